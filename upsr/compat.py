@@ -1,0 +1,33 @@
+"""The one place that makes basicsr 1.4.2 importable and hands out its registries.
+
+basicsr imports ``torchvision.transforms.functional_tensor``, which torchvision removed in 0.17. Everything
+in this project that needs basicsr imports this module first, so the mend happens exactly once.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import torchvision.transforms.functional as _functional
+
+
+def _restore_functional_tensor() -> None:
+    name = "torchvision.transforms.functional_tensor"
+    if name not in sys.modules:
+        module = types.ModuleType(name)
+        module.rgb_to_grayscale = _functional.rgb_to_grayscale  # type: ignore[attr-defined]
+        sys.modules[name] = module
+
+
+_restore_functional_tensor()
+
+from basicsr.utils.registry import (  # noqa: E402  (must follow the mend)
+    ARCH_REGISTRY,
+    DATASET_REGISTRY,
+    LOSS_REGISTRY,
+    METRIC_REGISTRY,
+    MODEL_REGISTRY,
+)
+
+__all__ = ["ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY"]

@@ -1,0 +1,79 @@
+"""Turns what a schema refuses into messages that name the key, what is wrong, and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an option file."""
+
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or the valid names where none is near."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; valid are {', '.join(names)}" if names else ""
+
+
+def problems_of(schema: type[BaseModel], data: Mapping[str, Any], where: str = "") -> Iterator[Problem]:
+    """All problems of ``data`` under ``schema``. Types are strict as JSON's are: "4" is no number, [1, 2] is a tuple."""
+    try:
+        schema.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        for item in error.errors():
+            yield _problem(schema, item, where)
+
+
+def _problem(schema: type[BaseModel], item: Any, where: str) -> Problem:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(([where] if where else []) + _without_type_tags(schema, location))
+    if item["type"] == "extra_forbidden":
+        return Problem(key, "unknown key" + did_you_mean(location[-1], _valid_keys(schema, location[:-1])))
+    if item["type"] == "missing":
+        return Problem(key, "this key is needed")
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if item["type"] == "value_error" and not key:
+        return Problem("file", message)
+    shown = repr(item["input"])
+    return Problem(key, message if len(shown) > 60 or item["type"] == "value_error" else f"{message} (found {shown})")
+
+
+def _fields(annotation: Any) -> dict[str, Any]:
+    """The fields of the (only) section among an annotation's alternatives."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {name: field.annotation for name, field in annotation.model_fields.items()}
+    for alternative in typing.get_args(annotation):
+        if fields := _fields(alternative):
+            return fields
+    return {}
+
+
+def _valid_keys(schema: type[BaseModel], location: list[str]) -> list[str]:
+    annotation: Any = schema
+    for part in location:
+        annotation = _fields(annotation).get(part, annotation)
+    return list(_fields(annotation))
+
+
+def _without_type_tags(schema: type[BaseModel], location: list[str]) -> list[str]:
+    """pydantic puts the tried alternative of a union into the location; users wrote no such key."""
+    tags = {"int", "float", "str", "bool", "literal['auto']", "none"}
+    return [part for index, part in enumerate(location) if index == 0 or part.lower() not in tags]

@@ -1,0 +1,213 @@
+"""The option file as typed structures: every key, its default, and what it means.
+
+Unknown keys and wrong types are refused when the file is read (:mod:`upsr.config.load`). Keys of a registered
+component (a network, a dataset, a loss, a metric) are the annotated arguments of its constructor and are checked
+against them (:mod:`upsr.config.components`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from upsr.config.schema_data import DegradationOptions
+
+
+class Section(BaseModel):
+    """A section of the option file that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Component(BaseModel):
+    """A registered class by name, and the keyword arguments of its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str = Field(description="Name in the registry.")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Everything but ``type``."""
+        return dict(self.model_extra or {})
+
+
+class DatasetOptions(Component):
+    """A registered dataset and how it is read."""
+
+    name: str | None = Field(None, description="Name in logs and result folders; by default the key of the section.")
+    batch_size_per_gpu: int = Field(1, ge=1, description="Images of one process in one forward pass.")
+    num_worker_per_gpu: int = Field(0, ge=0, description="Loader processes of each training process.")
+
+
+class PairPoolOptions(Section):
+    """The training-pair pool, which mixes degradations within a batch."""
+
+    pairs_per_slot: int = Field(
+        10, ge=0, description="Stored pairs for each sample of the batch (released: 160 for a batch of 16); 0 for none."
+    )
+
+
+class UncertaintyOptions(Section):
+    """Uncertainty-guided noise weighting (paper Eq. 17)."""
+
+    enabled: bool = Field(True, description="Off: every pixel gets the full noise (Table 1 without UNW).")
+    psi_max: float = Field(0.05, gt=0, description="Uncertainty with full noise, on the [0, 1] image range.")
+    b_u: float = Field(0.4, ge=0, le=1, description="Noise weight of a pixel without uncertainty (Table 5).")
+
+
+class SamplerOptions(Section):
+    """How an image is sampled."""
+
+    type: Literal["ddim", "posterior"] = Field(
+        "ddim", description="ddim: deterministic, as the released weights were tested; posterior: Eq. 8 of the paper."
+    )
+    steps: int | None = Field(None, ge=1, description="Network calls; by default all steps of the schedule.")
+    spacing: Literal["endpoint", "released"] = Field(
+        "endpoint", description="Which steps fewer calls keep; 'released' drops the last one as the released code does."
+    )
+
+
+class DiffusionOptions(Section):
+    """The residual-shifting process and its schedule."""
+
+    steps: int = Field(5, ge=1, description="T of the schedule the network is trained with (5, 4, 15, 1, ...).")
+    kappa: float = Field(2.5, gt=0, description="Noise strength.")
+    power: float = Field(0.2, gt=0, description="Exponent of the exponential schedule.")
+    min_noise_level: float = Field(0.2, gt=0, description="Bound of kappa * sqrt(eta) at the first step.")
+    sqrt_eta_end: float = Field(0.99, gt=0, lt=1, description="sqrt(eta) at the last step.")
+    sqrt_eta_cap: float | None = Field(
+        math.sqrt(0.001), gt=0, description="Bound of sqrt(eta) at the first step; null for ResShift's schedule."
+    )
+    noise_power: float = Field(0.3, gt=0, description="Constant for E[w^2] in the input scaling.")
+    data_variance: float = Field(0.25, gt=0, description="Assumed image variance in the input scaling.")
+    one_step: bool = Field(False, description="Train at the last step alone and sample with one network call.")
+    sr_condition: bool = Field(True, description="Condition on g(y) beside y (Table 1).")
+    sampler: SamplerOptions = SamplerOptions()
+
+    @model_validator(mode="after")
+    def _sampler_fits_schedule(self) -> DiffusionOptions:
+        if self.sampler.steps is not None and self.sampler.steps > self.steps:
+            raise ValueError(f"sampler.steps is {self.sampler.steps}, but the schedule has {self.steps} steps")
+        if self.one_step and self.sampler.steps not in (None, 1):
+            raise ValueError("one_step samples with one network call; remove sampler.steps or set it to 1")
+        return self
+
+
+class PathOptions(Section):
+    """Where weights come from and where results go."""
+
+    pretrain_network_g: str | None = Field(None, description="Weights of network_g (.pth or .safetensors).")
+    param_key_g: str | None = Field(
+        None, description="Key inside the file; by default params_ema, then params, then the file itself."
+    )
+    strict_load_g: bool = Field(True, description="Refuse weights that do not fit key by key.")
+    pretrain_network_aux: str | None = Field(None, description="Weights of network_aux, the frozen g.")
+    param_key_aux: str | None = Field(None, description="As param_key_g, for network_aux.")
+    allow_random_weights: bool = Field(
+        False, description="Go on where weights that a run needs are not given: dry runs, not results."
+    )
+    resume_state: str | None = Field(None, description="Training state to continue from (.state).")
+    experiments_root: str = Field("experiments", description="Folder of training runs.")
+    results_root: str = Field("results", description="Folder of test runs.")
+
+
+class OptimizerOptions(Section):
+    """The optimiser, from torch.optim."""
+
+    type: Literal["AdamW", "Adam"] = "AdamW"
+    lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class SchedulerOptions(Section):
+    """The learning rate after warm-up."""
+
+    type: Literal["MultiStepLR"] = "MultiStepLR"
+    milestones: list[int] = Field(default_factory=list, description="Iterations at which the rate is multiplied.")
+    gamma: float = Field(0.5, gt=0, description="The factor at a milestone.")
+
+
+class TrainOptions(Section):
+    """The training loop."""
+
+    total_iter: int = Field(ge=1, description="Optimiser steps.")
+    warmup_iter: int = Field(0, ge=0, description="Steps over which the rate grows linearly from 0.")
+    accumulate: int = Field(1, ge=1, description="Micro-batches for each optimiser step.")
+    amp: Literal["off", "bf16", "fp16"] = Field("off", description="Autocast type of network and loss.")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
+    optim_g: OptimizerOptions = OptimizerOptions()
+    scheduler: SchedulerOptions = SchedulerOptions()
+    pixel_opt: Component = Field(description="Pixel loss, a registered loss.")
+    perceptual_opt: Component | None = Field(None, description="Perceptual loss (LPIPSLoss); null for none.")
+
+
+class TileOptions(Section):
+    """Images larger than a tile are restored in overlapping tiles and averaged."""
+
+    size: int = Field(512, ge=8, description="Side of a tile in LR pixels.")
+    overlap: int = Field(64, ge=0, description="Overlap of neighbouring tiles in LR pixels.")
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> TileOptions:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
+        return self
+
+
+class ValOptions(Section):
+    """Validation during training, and test.py."""
+
+    val_freq: int = Field(5000, ge=1, description="Iterations between two validations.")
+    save_img: bool = Field(True, description="Write the restored images.")
+    suffix: str | None = Field(None, description="Appended to the names of restored images by test.py.")
+    max_images: int | None = Field(None, ge=1, description="Use only the first images of each set.")
+    tile: TileOptions | None = TileOptions()
+    metrics: dict[str, Component] = Field(default_factory=dict, description="Name in the table: registered metric.")
+
+
+class LoggerOptions(Section):
+    """What is reported and kept."""
+
+    print_freq: int = Field(100, ge=1, description="Iterations between two log lines.")
+    save_checkpoint_freq: int = Field(10000, ge=1, description="Iterations between two checkpoints.")
+    use_tb_logger: bool = Field(True, description="Write TensorBoard scalars and pictures.")
+
+
+class Options(Section):
+    """One option file: a training run or a test run."""
+
+    name: str = Field(description="Name of the run: the folder under experiments/ or results/.")
+    model_type: str = Field(description="Registered model: UPSRModel (stage two), AuxiliarySRModel (stage one: g).")
+    scale: Literal[1, 2, 4, 8] = 4
+    num_gpu: Literal["auto"] | int = Field(
+        "auto", description="GPUs of the whole run: auto (all that were started, else the CPU), 0 for the CPU, or N."
+    )
+    manual_seed: int = Field(0, ge=0, description="The run's one seed.")
+    degradation: DegradationOptions = DegradationOptions()
+    pair_pool: PairPoolOptions = PairPoolOptions()
+    datasets: dict[str, DatasetOptions] = Field(description="'train' and any number of 'val...' sets.")
+    network_g: Component = Field(description="The network that is trained: the denoiser, or g in stage one.")
+    network_aux: Component | None = Field(None, description="The frozen auxiliary network g of stage two.")
+    diffusion: DiffusionOptions = DiffusionOptions()
+    uncertainty: UncertaintyOptions = UncertaintyOptions()
+    path: PathOptions = PathOptions()
+    train: TrainOptions | None = Field(None, description="Needed by train.py.")
+    val: ValOptions = ValOptions()
+    logger: LoggerOptions = LoggerOptions()
+
+    @model_validator(mode="after")
+    def _dataset_phases(self) -> Options:
+        for phase in self.datasets:
+            if phase != "train" and not phase.startswith("val"):
+                raise ValueError(f"datasets.{phase}: a set is 'train' or its name begins with 'val'")
+        return self
+
+    @property
+    def validation_sets(self) -> dict[str, DatasetOptions]:
+        """The val sets by key, in the order of the file."""
+        return {phase: dataset for phase, dataset in self.datasets.items() if phase != "train"}

@@ -1,0 +1,78 @@
+"""From an LR image of any size to its restoration: noise, padding, tiles. Every caller goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from upsr.config.schema import TileOptions
+from upsr.inference.padding import pad_to_multiple
+from upsr.inference.tiling import Tile, restore_in_tiles, whole
+from upsr.models.base import RestorationModel
+from upsr.rng import stacked, torch_generator
+
+
+class NoiseField:
+    """The noise of a batch of images, each from its own seed, over the whole images.
+
+    Drawn on the CPU in the unshuffled layout, so that it is the same on every device, whatever batch an image is in;
+    a tile cuts its part out of the field, so that it is the same in whatever order tiles come.
+
+    Args:
+        seed: seed of the run.
+        names: identity of each image.
+        shape: (C*s*s, h, w) of one image's field.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str], shape: tuple[int, int, int]) -> None:
+        self.seed = seed
+        self.names = names
+        self.shape = shape
+        self._draw: tuple[int, Tensor] | None = None
+
+    def draw(self, k: int) -> Tensor:
+        """The k-th standard normal tensor, (B, C*s*s, h, w) on the CPU."""
+        if self._draw is None or self._draw[0] != k:
+            generators = [torch_generator(self.seed, "restore", name, k) for name in self.names]
+            self._draw = (k, stacked("randn", self.shape, generators))
+        return self._draw[1]
+
+
+@torch.inference_mode()
+def restore(
+    model: RestorationModel, lq: Tensor, *, seed: int, names: Sequence[str], tile: TileOptions | None = None
+) -> Tensor:
+    """Super-resolve a batch of equally large images of any size.
+
+    Args:
+        model: on the device that ``lq`` is on.
+        lq: (B, C, h, w) in [0, 1].
+        seed: seed of the run; the noise of image i is a function of (seed, names[i]).
+        names: identity of each image.
+        tile: how images larger than a tile are cut; ``None`` restores any size at once.
+
+    Returns:
+        (B, C, s*h, s*w) in [0, 1].
+    """
+    multiple, scale = model.size_multiple, model.scale
+    height, width = (-(-side // multiple) * multiple for side in lq.shape[-2:])
+    field = NoiseField(seed, names, (lq.shape[1] * scale**2, height, width))
+
+    def restore_tile(pixels: Tensor, place: Tile) -> Tensor:
+        padded = pad_to_multiple(pixels, multiple)
+        rows = _span(place.top, padded.shape[-2], height)
+        columns = _span(place.left, padded.shape[-1], width)
+        restored = model.restore(padded, lambda k: field.draw(k)[..., rows, columns].to(lq))
+        return restored[..., : pixels.shape[-2] * scale, : pixels.shape[-1] * scale]
+
+    if tile is None or max(lq.shape[-2:]) <= tile.size:
+        return restore_tile(lq, whole(lq))
+    return restore_in_tiles(lq, restore_tile, scale=scale, size=tile.size, overlap=tile.overlap)
+
+
+def _span(start: int, length: int, field_length: int) -> slice:
+    """``length`` places of the field from ``start``, moved inside where a padded tile at the border sticks out."""
+    start = min(start, field_length - length)
+    return slice(start, start + length)

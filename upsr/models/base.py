@@ -1,0 +1,81 @@
+"""What every restoration model offers to training and evaluation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from upsr.config.schema import Options
+from upsr.diffusion.sampling import NoiseSource
+
+Purpose = Literal["train", "test"]
+
+
+class RestorationModel(nn.Module, ABC):
+    """A trained network with what surrounds it: frozen networks, the process, the losses.
+
+    ``forward`` is the training loss, so that DistributedDataParallel wraps the model as it is.
+
+    Attributes:
+        network_g: the trained network; the only part with gradients, and the only part that is saved.
+        scale: upscaling factor.
+        channels: image channels, 1 or 3.
+        size_multiple: LR height and width that :meth:`restore` takes are multiples of it.
+    """
+
+    network_g: nn.Module
+    scale: int
+    channels: int
+    size_multiple: int
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, opt: Options, purpose: Purpose) -> RestorationModel:
+        """Build networks, load the weights that the options name, and for training the losses."""
+
+    @abstractmethod
+    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """The training losses of a batch.
+
+        Args:
+            lq: (B, C, h, w) in [0, 1].
+            gt: (B, C, s*h, s*w) in [0, 1].
+            generators: one for each sample; the only source of randomness.
+
+        Returns:
+            Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate.
+        """
+
+    @abstractmethod
+    def restore(self, lq: Tensor, noise: NoiseSource) -> Tensor:
+        """Super-resolve.
+
+        Args:
+            lq: (B, C, h, w) in [0, 1], sides multiples of ``size_multiple``.
+            noise: gives the k-th standard normal tensor of shape (B, C*s*s, h, w).
+
+        Returns:
+            (B, C, s*h, s*w) in [0, 1].
+        """
+
+
+class Frozen(nn.Module):
+    """A network that is never trained: no gradients, always in evaluation mode."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        """The network's output, in float32 whatever autocast is on around it."""
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return self.network(*inputs)

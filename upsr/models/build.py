@@ -1,0 +1,81 @@
+"""Networks, losses and models from options."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import Tensor, nn
+
+import upsr.archs  # noqa: F401  (registers the networks)
+import upsr.losses  # noqa: F401  (registers the losses)
+from upsr.archs.weights import load_network_weights
+from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
+from upsr.config.components import build
+from upsr.config.schema import Component, Options
+from upsr.errors import UpsrError
+from upsr.models.base import Purpose, RestorationModel
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
+    """The model an option file names, with its weights."""
+    return MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
+
+
+def build_network(component: Component, key: str, *, scale: int) -> nn.Module:
+    """A registered network; refuses one whose scale is not the run's.
+
+    Args:
+        key: the option key, for messages.
+    """
+    network = build(ARCH_REGISTRY, component)
+    if network.scale != scale:
+        raise UpsrError(f"{key}: the network is x{network.scale}, but scale is {scale}; make them agree")
+    return network
+
+
+def load_or_refuse(
+    network: nn.Module, path: str | None, *, key: str, param_key: str | None, strict: bool, optional: bool
+) -> None:
+    """Fill a network from a weight file, or say why it stays random.
+
+    Args:
+        key: the option key that names the file.
+        optional: the run makes sense without weights (a network about to be trained, or random weights allowed).
+    """
+    if path is not None:
+        used = load_network_weights(network, path, param_key=param_key, strict=strict)
+        logger.info("%s: loaded '%s' of %s", key, used, path)
+    elif optional:
+        logger.warning("%s is not set: %s starts from random weights", key, type(network).__name__)
+    else:
+        raise UpsrError(
+            f"{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
+            "or set path.allow_random_weights: true for a dry run"
+        )
+
+
+class Losses(nn.Module):
+    """The pixel loss and, where asked for, the perceptual loss."""
+
+    def __init__(self, pixel: Component, perceptual: Component | None) -> None:
+        super().__init__()
+        self.pixel = build(LOSS_REGISTRY, pixel)
+        self.perceptual = build(LOSS_REGISTRY, perceptual) if perceptual else None
+        if perceptual is None:
+            logger.warning("train.perceptual_opt is not set: training without a perceptual loss")
+
+    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Weighted losses by name and their ``total``, for (B, C, H, W) images in [-1, 1]."""
+        losses = {"l_pix": self.pixel(prediction, target)}
+        if self.perceptual is not None:
+            losses["l_percep"] = self.perceptual(prediction, target)
+        return {**losses, "total": sum(losses.values())}  # type: ignore[dict-item]
+
+
+def build_losses(opt: Options) -> Losses:
+    """The losses of ``train``."""
+    if opt.train is None:
+        raise UpsrError("train: this section is needed for training")
+    return Losses(opt.train.pixel_opt, opt.train.perceptual_opt)

@@ -1,0 +1,193 @@
+"""Stage two: the uncertainty-guided diffusion model of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from upsr.compat import MODEL_REGISTRY
+from upsr.config.schema import Options
+from upsr.diffusion import (
+    SAMPLERS,
+    PixelUnshuffleCodec,
+    ResidualShift,
+    UncertaintyWeight,
+    exponential_sqrt_etas,
+    respace,
+    sample,
+)
+from upsr.diffusion.sampling import NoiseSource, Step
+from upsr.errors import UpsrError
+from upsr.models.base import Frozen, Purpose, RestorationModel
+from upsr.models.build import Losses, build_losses, build_network, load_or_refuse
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a batch of LR images gives to the diffusion.
+
+    Attributes:
+        y: bicubic upsampling, (B, C, s*h, s*w) in [-1, 1], not clamped.
+        y_hat: g's estimate, the same shape and range, not clamped.
+        psi: uncertainty, the same shape.
+        weight: noise weight w, the same shape, in [b_u, 1].
+        features: what the denoiser sees beside the state, (B, n*C*s*s, h, w): g(y) first (if it is used), then y.
+    """
+
+    y: Tensor
+    y_hat: Tensor
+    psi: Tensor
+    weight: Tensor
+    features: Tensor
+
+
+@MODEL_REGISTRY.register()
+class UPSRModel(RestorationModel):
+    """Frozen g, uncertainty weight, residual-shifting diffusion and denoiser (paper, Sec. 3.3 and Algorithm 1).
+
+    Args:
+        network_g: denoiser, called as (x, t, features).
+        network_aux: g, from LR in [0, 1] to SR in about [0, 1].
+        sr_condition: condition on g(y) beside y.
+        timesteps: steps a restoration visits, descending.
+        step: reverse step, one of :data:`upsr.diffusion.SAMPLERS`.
+        train_timesteps: range (low, high) that training draws t from, high excluded.
+        losses: needed for training only.
+    """
+
+    def __init__(
+        self,
+        network_g: nn.Module,
+        network_aux: nn.Module,
+        process: ResidualShift,
+        uncertainty: UncertaintyWeight,
+        *,
+        scale: int,
+        channels: int,
+        sr_condition: bool,
+        timesteps: Sequence[int],
+        step: Step,
+        train_timesteps: tuple[int, int],
+        losses: Losses | None = None,
+    ) -> None:
+        super().__init__()
+        self.network_g = network_g
+        self.network_aux = Frozen(network_aux)
+        self.process = process
+        self.uncertainty = uncertainty
+        self.codec = PixelUnshuffleCodec(scale)
+        self.scale = scale
+        self.channels = channels
+        self.size_multiple = network_g.size_multiple
+        self.sr_condition = sr_condition
+        self.timesteps = list(timesteps)
+        self.step = step
+        self.train_timesteps = train_timesteps
+        self.losses = losses
+
+    @classmethod
+    def from_options(cls, opt: Options, purpose: Purpose) -> UPSRModel:
+        """See :meth:`RestorationModel.from_options`."""
+        if opt.network_aux is None:
+            raise UpsrError("network_aux: UPSRModel needs the auxiliary network g")
+        network_g = build_network(opt.network_g, "network_g", scale=opt.scale)
+        network_aux = build_network(opt.network_aux, "network_aux", scale=opt.scale)
+        channels = network_g.out_channels
+        _check_fit(network_g, network_aux, opt)
+
+        path = opt.path
+        load_or_refuse(
+            network_g,
+            path.pretrain_network_g,
+            key="path.pretrain_network_g",
+            param_key=path.param_key_g,
+            strict=path.strict_load_g,
+            optional=purpose == "train" or path.allow_random_weights,
+        )
+        if not network_aux.carries_weights:
+            load_or_refuse(
+                network_aux,
+                path.pretrain_network_aux,
+                key="path.pretrain_network_aux",
+                param_key=path.param_key_aux,
+                strict=True,
+                optional=path.allow_random_weights,
+            )
+
+        d = opt.diffusion
+        sqrt_etas = exponential_sqrt_etas(
+            d.steps,
+            kappa=d.kappa,
+            power=d.power,
+            min_noise_level=d.min_noise_level,
+            sqrt_eta_end=d.sqrt_eta_end,
+            sqrt_eta_cap=d.sqrt_eta_cap,
+        )
+        calls = 1 if d.one_step else d.sampler.steps or d.steps
+        return cls(
+            network_g,
+            network_aux,
+            ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance),
+            UncertaintyWeight(opt.uncertainty.psi_max, opt.uncertainty.b_u, opt.uncertainty.enabled),
+            scale=opt.scale,
+            channels=channels,
+            sr_condition=d.sr_condition,
+            timesteps=[d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing),
+            step=SAMPLERS[d.sampler.type],
+            train_timesteps=(d.steps - 1 if d.one_step else 0, d.steps),
+            losses=build_losses(opt) if purpose == "train" else None,
+        )
+
+    @torch.no_grad()
+    def condition(self, lq: Tensor) -> Condition:
+        """Everything that depends on the LR image alone; ``lq`` is (B, C, h, w) in [0, 1]."""
+        y = F.interpolate(2 * lq - 1, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        y_hat = 2 * self.network_aux(lq) - 1
+        psi = self.uncertainty.uncertainty(y_hat, y)
+        images = [y_hat, y] if self.sr_condition else [y]
+        return Condition(y, y_hat, psi, self.uncertainty.weight(psi), self.codec.encode(torch.cat(images, dim=1)))
+
+    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """One step of Algorithm 1; see :meth:`RestorationModel.forward`."""
+        if self.losses is None:
+            raise RuntimeError("the model was built for testing and has no losses")
+        cond = self.condition(lq)
+        x_0 = 2 * gt - 1
+        t = self._draw_timesteps(generators).to(lq.device)
+        x_t = self.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
+        x_in = self.codec.encode(self.process.scale_input(x_t, t))
+        return self.losses(self.network_g(x_in, t, cond.features), x_0)
+
+    def restore(self, lq: Tensor, noise: NoiseSource) -> Tensor:
+        """See :meth:`RestorationModel.restore`; the one clamp is at the end."""
+        cond = self.condition(lq)
+        x_0 = sample(
+            self.process,
+            lambda x, t: self.codec.encode(self.network_g(x, t, cond.features)),
+            self.codec.encode(cond.y),
+            weight=self.codec.encode(cond.weight),
+            noise=noise,
+            timesteps=self.timesteps,
+            step=self.step,
+        )
+        return (self.codec.decode(x_0).clamp(-1, 1) + 1) / 2
+
+    def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
+        low, high = self.train_timesteps
+        return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
+
+
+def _check_fit(network_g: nn.Module, network_aux: nn.Module, opt: Options) -> None:
+    channels = network_g.out_channels
+    if network_aux.channels != channels:
+        raise UpsrError(f"network_aux: g has {network_aux.channels} image channels, but network_g has {channels}")
+    expected = (2 if opt.diffusion.sr_condition else 1) * channels * opt.scale**2
+    if network_g.cond_channels != expected:
+        raise UpsrError(
+            f"network_g.cond_channels is {network_g.cond_channels}, but diffusion.sr_condition: "
+            f"{str(opt.diffusion.sr_condition).lower()} at x{opt.scale} gives {expected}; make them agree"
+        )
