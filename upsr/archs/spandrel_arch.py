@@ -1,0 +1,68 @@
+"""Any super-resolution network that spandrel recognises from its checkpoint, as g."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from upsr.archs.weights import read_weight_file, select_weights
+from upsr.compat import ARCH_REGISTRY
+from upsr.errors import UpsrError
+
+_OWN_KEY = "layers.0.patch_embed.norm.weight"
+"""A key that the released g has and no published ATD; spandrel, shown such a file without it, would run it wrongly."""
+
+
+@ARCH_REGISTRY.register()
+class SpandrelSR(nn.Module):
+    """A network built from its weight file alone.
+
+    Args:
+        path: checkpoint (.pth, .safetensors, ...) of a super-resolution network.
+
+    Attributes:
+        scale, channels: of the network.
+        size_multiple: 1; spandrel pads inside.
+        carries_weights: True; no other weight file is read.
+
+    Raises:
+        UpsrError: spandrel is not installed, or the file is no super-resolution network that it knows.
+    """
+
+    size_multiple = 1
+    carries_weights = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        try:
+            import spandrel
+        except ImportError:
+            raise UpsrError("SpandrelSR needs the package spandrel: pip install spandrel") from None
+        if not Path(path).is_file():
+            raise UpsrError(f"SpandrelSR.path: no such file: {path}")
+        if Path(path).suffix in (".pth", ".safetensors") and _OWN_KEY in select_weights(
+            read_weight_file(path), None, path
+        )[1]:
+            raise UpsrError(f"SpandrelSR.path: {path} is the released g; use network type ATD and its weights for it")
+        try:
+            descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
+        except spandrel.UnsupportedModelError:
+            raise UpsrError(f"SpandrelSR.path: spandrel recognises no network in {path}") from None
+        except Exception as error:  # damaged files fail in many ways
+            raise UpsrError(f"SpandrelSR.path: {path} cannot be loaded ({type(error).__name__}: {error})") from None
+        if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.purpose not in ("SR", "FaceSR"):
+            raise UpsrError(f"SpandrelSR.path: {path} holds a {descriptor.architecture.name}, which does not upscale images")
+        if descriptor.input_channels != descriptor.output_channels or descriptor.input_channels not in (1, 3):
+            raise UpsrError(
+                f"SpandrelSR.path: {path} maps {descriptor.input_channels} to {descriptor.output_channels} channels; "
+                "1 or 3 on both sides are needed"
+            )
+        self.scale = descriptor.scale
+        self.channels = descriptor.input_channels
+        self.network = descriptor.model
+        self._descriptor = descriptor
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """(B, C, h, w) in [0, 1] -> (B, C, scale*h, scale*w) in [0, 1]."""
+        return self._descriptor(lq)

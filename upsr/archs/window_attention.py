@@ -1,0 +1,142 @@
+"""Attention inside windows of an image, shared by the denoiser and g.
+
+A shifted window layer masks some windows and not others, but there are only a few kinds of windows: those in the
+last row of windows, those in the last column, their corner, and the rest. All windows of a kind share one matrix
+"position bias + mask", so each kind is one fused attention call, and nothing of the size
+(windows, heads, tokens, tokens) is ever built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKED = -100.0
+"""What is added to a logit to mask it."""
+
+BiasGrid = Sequence[Sequence[Tensor]]
+"""Bias + mask by kind of window, each (heads, tokens, tokens). One row serves all rows of windows; of two rows, the
+second serves the last row of windows. Columns likewise."""
+
+
+def relative_position_index(window: int) -> Tensor:
+    """(N, N) int64, N = window^2: where the bias of tokens i and j stands in a ((2 window - 1)^2, heads) table."""
+    coordinates = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
+    difference = coordinates[:, :, None] - coordinates[:, None, :] + window - 1
+    return difference[0] * (2 * window - 1) + difference[1]
+
+
+def position_bias(table: Tensor, index: Tensor) -> Tensor:
+    """(heads, N, N) bias from a table and :func:`relative_position_index`."""
+    return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).contiguous()
+
+
+def textbook_shift_masks(window: int, shift: int) -> Tensor:
+    """Swin's masks of a shifted layer, (2, 2, N, N): rolled-in rows do not see the others, nor do rolled-in columns."""
+    row, column = torch.arange(window).repeat_interleave(window), torch.arange(window).repeat(window)
+    rows, columns = (_differs(place >= window - shift) for place in (row, column))
+    nothing = torch.zeros_like(rows)
+    return torch.stack(
+        [torch.stack([_mask(r | c) for c in (nothing, columns)]) for r in (nothing, rows)]
+    )
+
+
+def released_shift_masks(window: int, shift: int) -> Tensor:
+    """The masks that the released denoiser was trained with, (2, 1, N, N).
+
+    Only the last row of windows is masked, and it is split by token column although these windows wrap in the row
+    direction: an inherited bug that the weights have learned to live with.
+    """
+    column = torch.arange(window).repeat(window)
+    apart = _differs(column >= window - shift)
+    return torch.stack([_mask(torch.zeros_like(apart)), _mask(apart)])[:, None]
+
+
+def masked_bias(bias: Tensor, masks: Tensor | None) -> BiasGrid:
+    """The bias (heads, N, N) alone, or with each of a (rows, columns, N, N) grid of masks added."""
+    if masks is None:
+        return [[bias]]
+    return [[bias + mask for mask in row] for row in masks]
+
+
+def _differs(group: Tensor) -> Tensor:
+    return group[:, None] != group[None, :]
+
+
+def _mask(apart: Tensor) -> Tensor:
+    return torch.zeros(apart.shape).masked_fill_(apart, MASKED)
+
+
+class CachedBias:
+    """Keeps a bias grid for as long as the table it comes from stays the same.
+
+    Where gradients are recorded the grid is built anew each time, so that they reach the table.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._grid: BiasGrid = []
+
+    def get(self, table: Tensor, build: Callable[[], BiasGrid]) -> BiasGrid:
+        """``build()``, or its result from an earlier call with the same table."""
+        if torch.is_grad_enabled():
+            return build()
+        version = 0 if table.is_inference() else table._version
+        key = (table.data_ptr(), version, table.dtype, table.device)
+        if key != self._key:
+            self._key, self._grid = key, build()
+        return self._grid
+
+    def __deepcopy__(self, memo: dict[int, object]) -> CachedBias:
+        return CachedBias()
+
+
+def window_attention(
+    qkv: Tensor, bias: BiasGrid, *, heads: int, window: int, shift: int = 0, scale: float | None = None
+) -> Tensor:
+    """Multi-head attention inside each window.
+
+    Args:
+        qkv: (B, H, W, 3*C) with channels laid out as (q | k | v) x head x dimension; H and W multiples of ``window``.
+        bias: added to the logits, see :data:`BiasGrid`.
+        heads: number of heads.
+        window: side of a window.
+        shift: the windows start this many rows and columns further down and right; the image wraps around.
+        scale: factor of q k; by default 1 / sqrt(C / heads).
+
+    Returns:
+        (B, H, W, C).
+    """
+    if shift:
+        qkv = qkv.roll((-shift, -shift), dims=(1, 2))
+    rows = []
+    for top, bottom, bias_row in _bands(qkv.shape[1], window, bias):
+        columns = [
+            _attend(qkv[:, top:bottom, left:right], matrix, heads, window, scale)
+            for left, right, matrix in _bands(qkv.shape[2], window, bias_row)
+        ]
+        rows.append(torch.cat(columns, dim=2) if len(columns) > 1 else columns[0])
+    out = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+    return out.roll((shift, shift), dims=(1, 2)) if shift else out
+
+
+def _bands(length: int, window: int, kinds: Sequence) -> list[tuple[int, int, object]]:  # type: ignore[type-arg]
+    """(start, end, kind) along one side: everything, or all windows but the last and the last one."""
+    if len(kinds) == 1:
+        return [(0, length, kinds[0])]
+    bands = [(0, length - window, kinds[0]), (length - window, length, kinds[1])]
+    return [band for band in bands if band[0] < band[1]]
+
+
+def _attend(qkv: Tensor, bias: Tensor, heads: int, window: int, scale: float | None) -> Tensor:
+    batch, height, width, channels = qkv.shape
+    rows, columns, dim = height // window, width // window, channels // (3 * heads)
+    tiles = qkv.reshape(batch, rows, window, columns, window, 3, heads, dim)
+    # (3, windows, heads, tokens, dim): one copy for q, k and v together
+    q, k, v = tiles.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, window * window, dim)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
+    out = out.view(batch, rows, columns, heads, window, window, dim).permute(0, 1, 4, 2, 5, 3, 6)
+    return out.reshape(batch, height, width, heads * dim)

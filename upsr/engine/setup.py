@@ -1,0 +1,130 @@
+"""From the command line to a checked run: options, components, files, device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import upsr.data  # noqa: F401  (registers the datasets)
+import upsr.metrics  # noqa: F401  (registers the metrics)
+import upsr.models  # noqa: F401  (registers the models, networks and losses)
+from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from upsr.config import Options, load_options
+from upsr.config.components import component_problems
+from upsr.config.load import refuse
+from upsr.config.problems import Problem, did_you_mean
+from upsr.engine.distributed import Runtime, runtime
+from upsr.errors import UpsrError
+from upsr.models.base import Purpose, RestorationModel
+
+logger = logging.getLogger(__name__)
+
+
+def parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """The arguments that train.py and test.py share."""
+    result = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
+    result.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="how the processes were started: none (one process, default), pytorch (torchrun), slurm (srun)",
+    )
+    result.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override options: train.total_iter=1000 datasets.train.batch_size_per_gpu=4",
+    )
+    return result
+
+
+def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> int:
+    """Check the options, join the processes, run ``body``; a user's mistake is one message and exit code 2."""
+    try:
+        opt = checked_options(arguments.opt, arguments.force_yml, purpose)
+        with runtime(arguments.launcher, opt.num_gpu) as run:
+            body(opt, run)
+    except UpsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> Options:
+    """Options of which every key, component and file has been checked, before anything is built."""
+    opt = load_options(path, force_yml)
+    refuse(path, list(_component_problems(opt)))
+    refuse(path, list(_file_problems(opt, purpose)))
+    return opt
+
+
+def _component_problems(opt: Options) -> Iterator[Problem]:
+    if opt.model_type not in MODEL_REGISTRY or not _is_ours(MODEL_REGISTRY.get(opt.model_type)):
+        names = [name for name, model in MODEL_REGISTRY if _is_ours(model)]
+        yield Problem("model_type", f"unknown model '{opt.model_type}'" + did_you_mean(opt.model_type, names))
+    yield from component_problems(ARCH_REGISTRY, opt.network_g, "network_g")
+    if opt.network_aux is not None:
+        yield from component_problems(ARCH_REGISTRY, opt.network_aux, "network_aux")
+    for phase, dataset in opt.datasets.items():
+        yield from component_problems(DATASET_REGISTRY, dataset, f"datasets.{phase}")
+    for name, metric in opt.val.metrics.items():
+        yield from component_problems(METRIC_REGISTRY, metric, f"val.metrics.{name}")
+    if opt.train is not None:
+        yield from component_problems(LOSS_REGISTRY, opt.train.pixel_opt, "train.pixel_opt")
+        if opt.train.perceptual_opt is not None:
+            yield from component_problems(LOSS_REGISTRY, opt.train.perceptual_opt, "train.perceptual_opt")
+
+
+def _is_ours(model: object) -> bool:
+    """basicsr registers models of its own, which this engine cannot run."""
+    return isinstance(model, type) and issubclass(model, RestorationModel)
+
+
+def _file_problems(opt: Options, purpose: Purpose) -> Iterator[Problem]:
+    """Files and folders that are named but absent."""
+    files = {
+        "path.pretrain_network_g": opt.path.pretrain_network_g,
+        "path.pretrain_network_aux": opt.path.pretrain_network_aux,
+        "path.resume_state": opt.path.resume_state,
+    }
+    if purpose == "test":
+        if not opt.validation_sets:
+            yield Problem("datasets", "testing needs at least one 'val...' set")
+    elif opt.train is None:
+        yield Problem("train", "this section is needed for training")
+    elif "train" not in opt.datasets:
+        yield Problem("datasets.train", "this set is needed for training")
+    for phase, dataset in opt.datasets.items():
+        if purpose == "train" or phase != "train":
+            for key, value in dataset.arguments.items():
+                if key.startswith("dataroot") or key == "meta_info":
+                    files[f"datasets.{phase}.{key}"] = value
+    for key, name in files.items():
+        if name is not None and not Path(name).exists():
+            kind = "folder" if "dataroot" in key else "file"
+            yield Problem(key, f"no such {kind}: {name}")
+
+
+def configure_backends(device: torch.device) -> None:
+    """TF32 matrix products and cuDNN's choice of algorithms on CUDA, as the released training used."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+
+
+def is_distributed() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
