@@ -1,0 +1,19 @@
+"""From image files to training pairs: datasets in DATASET_REGISTRY, degradation, pair pool."""
+
+from upsr.data.datasets import BicubicFolderDataset, FolderDataset, PairedFolderDataset, RealESRGANDataset
+from upsr.data.degradation import RealESRGANDegradation
+from upsr.data.loader import build_train_loader
+from upsr.data.pair_pool import PairPool
+from upsr.data.sampler import GlobalBatchSampler, SampleId
+
+__all__ = [
+    "BicubicFolderDataset",
+    "FolderDataset",
+    "GlobalBatchSampler",
+    "PairPool",
+    "PairedFolderDataset",
+    "RealESRGANDataset",
+    "RealESRGANDegradation",
+    "SampleId",
+    "build_train_loader",
+]

@@ -1,0 +1,224 @@
+"""Datasets in DATASET_REGISTRY. Their arguments are the keys of the option file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from upsr.compat import DATASET_REGISTRY
+from upsr.config.schema_data import DegradationOptions
+from upsr.data.backends import list_keys, open_backend
+from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor, to_uint8
+from upsr.data.kernels import sample_kernels
+from upsr.data.sampler import SampleId
+from upsr.errors import UpsrError
+from upsr.rng import numpy_generator
+
+_ATTEMPTS = 10
+
+Item = dict[str, Any]
+
+
+class ImageFolder:
+    """Decoded images of one root, by key."""
+
+    def __init__(self, root: str, channels: int, meta_info: str | None = None) -> None:
+        self.root = root
+        self.channels = channels
+        self.keys = list_keys(root, meta_info)
+        self._backend = open_backend(root)
+
+    def image(self, key: str) -> NDArray[np.uint8]:
+        """(H, W, C) uint8."""
+        return decode_image(self._backend.read(key), self.channels, f"{self.root}/{key}")
+
+    def names(self) -> list[str]:
+        """Keys without suffix, where that leaves them distinct."""
+        stems = [str(Path(key).with_suffix("")) for key in self.keys]
+        times = Counter(stems)
+        return [stem if times[stem] == 1 else key for stem, key in zip(stems, self.keys, strict=True)]
+
+
+@DATASET_REGISTRY.register()
+class RealESRGANDataset(Dataset[Item]):
+    """HR crops and blur kernels; the degradation makes LR images of them on the training device.
+
+    Items: ``gt`` (C, gt_size, gt_size) in [0, 1], ``kernel1``, ``kernel2``, ``sinc_kernel``, ``key``, and
+    ``unreadable``: the files that could not be decoded and were replaced by others.
+
+    Args:
+        dataroot_gt: folder or lmdb of HR images.
+        meta_info: text file that lists the images to use, one a line; by default all, at any depth.
+        gt_size: side of a crop. Smaller images are extended by reflection.
+        channels: 3 for RGB, 1 for grey.
+        use_hflip, use_vflip, use_rot: flip and transpose, each for half of the samples.
+    """
+
+    def __init__(
+        self,
+        dataroot_gt: str,
+        meta_info: str | None = None,
+        gt_size: int = 256,
+        channels: Literal[1, 3] = 3,
+        use_hflip: bool = True,
+        use_vflip: bool = True,
+        use_rot: bool = True,
+    ) -> None:
+        self.folder = ImageFolder(dataroot_gt, channels, meta_info)
+        self.gt_size = gt_size
+        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._seed = 0
+        self._degradation = DegradationOptions()
+
+    def bind(self, seed: int, degradation: DegradationOptions) -> None:
+        """Tie the draws to a run's seed and the kernels to its degradation."""
+        self._seed, self._degradation = seed, degradation
+
+    def __len__(self) -> int:
+        return len(self.folder.keys)
+
+    def __getitem__(self, sample: SampleId) -> Item:
+        rng = numpy_generator(self._seed, "sample", *sample)
+        image, key, unreadable = self._readable(sample.index, rng)
+        kernels = sample_kernels(self._degradation, self._seed, "sample", *sample)
+        return {
+            "gt": to_tensor(self._augmented_crop(image, rng)),
+            **vars(kernels),
+            "key": key,
+            "unreadable": unreadable,
+        }
+
+    def _readable(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str, list[str]]:
+        """The image at ``index``, or one drawn in its place while it cannot be decoded."""
+        unreadable: list[str] = []
+        for _ in range(_ATTEMPTS):
+            key = self.folder.keys[index]
+            try:
+                return self.folder.image(key), key, unreadable
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+                index = int(rng.integers(len(self)))
+        raise UpsrError(
+            f"{self.folder.root}: {_ATTEMPTS} images in a row could not be read, the last: {unreadable[-1]}; check the files"
+        )
+
+    def _augmented_crop(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        hflip, vflip, transpose = rng.random(3) < 0.5
+        if self.use_hflip and hflip:
+            image = image[:, ::-1]
+        if self.use_vflip and vflip:
+            image = image[::-1]
+        if self.use_rot and transpose:
+            image = image.transpose(1, 0, 2)
+        size = self.gt_size
+        margins = [max(0, size - side) for side in image.shape[:2]]
+        if any(margins):
+            image = np.pad(image, [(0, margins[0]), (0, margins[1]), (0, 0)], mode="reflect")
+        top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
+        return image[top : top + size, left : left + size]
+
+
+@DATASET_REGISTRY.register()
+class PairedFolderDataset(Dataset[Item]):
+    """Pairs of LR and HR images, matched by name. Items: ``lq``, ``gt`` (C, H, W) in [0, 1], ``key``.
+
+    Args:
+        dataroot_gt, dataroot_lq: folders or lmdbs.
+        filename_tmpl: LR name for the HR name ``{}``, both without suffix: ``"{}x4"``, ``"{}_LR4"``.
+        gt_suffix: ending of HR names that the template does not see, such as ``_HR`` in RealSR.
+        meta_info: lists the HR images to use.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    def __init__(
+        self,
+        dataroot_gt: str,
+        dataroot_lq: str,
+        filename_tmpl: str = "{}",
+        gt_suffix: str = "",
+        meta_info: str | None = None,
+        channels: Literal[1, 3] = 3,
+    ) -> None:
+        self.gt = ImageFolder(dataroot_gt, channels, meta_info)
+        self.lq = ImageFolder(dataroot_lq, channels)
+        self.keys = self.gt.names()
+        partners = dict(zip(self.lq.names(), self.lq.keys, strict=True))
+        self._lq_keys = []
+        for key in self.keys:
+            folder, _, stem = key.rpartition("/")
+            name = "/".join(filter(None, [folder, filename_tmpl.format(stem.removesuffix(gt_suffix))]))
+            if name not in partners:
+                raise UpsrError(f"{dataroot_lq}: no '{name}' for '{key}' of {dataroot_gt}; set filename_tmpl where names differ")
+            self._lq_keys.append(partners[name])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Item:
+        lq, gt = self.lq.image(self._lq_keys[index]), self.gt.image(self.gt.keys[index])
+        return {"lq": to_tensor(lq), "gt": to_tensor(gt), "key": self.keys[index]}
+
+
+@DATASET_REGISTRY.register()
+class FolderDataset(Dataset[Item]):
+    """LR images without ground truth. Items: ``lq`` (C, H, W) in [0, 1], ``key``.
+
+    Args:
+        dataroot_lq: folder or lmdb.
+        meta_info: lists the images to use.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    def __init__(self, dataroot_lq: str, meta_info: str | None = None, channels: Literal[1, 3] = 3) -> None:
+        self.lq = ImageFolder(dataroot_lq, channels, meta_info)
+        self.keys = self.lq.names()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Item:
+        return {"lq": to_tensor(self.lq.image(self.lq.keys[index])), "key": self.keys[index]}
+
+
+@DATASET_REGISTRY.register()
+class BicubicFolderDataset(Dataset[Item]):
+    """HR images and their antialiased bicubic reduction, rounded to 8 bit (Set5, Set14, ...).
+
+    Items: ``lq``, ``gt`` (C, H, W) in [0, 1], ``key``. HR images are cropped at the bottom and the right to a multiple of
+    ``scale``.
+
+    Args:
+        dataroot_gt: folder or lmdb of HR images.
+        scale: reduction factor.
+        meta_info: lists the images to use.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    def __init__(
+        self,
+        dataroot_gt: str,
+        scale: Literal[1, 2, 4, 8] = 4,
+        meta_info: str | None = None,
+        channels: Literal[1, 3] = 3,
+    ) -> None:
+        self.gt = ImageFolder(dataroot_gt, channels, meta_info)
+        self.scale = scale
+        self.keys = self.gt.names()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Item:
+        image = self.gt.image(self.gt.keys[index])
+        height, width = (side // self.scale * self.scale for side in image.shape[:2])
+        gt = to_tensor(image[:height, :width])
+        lq = F.interpolate(
+            gt[None], size=(height // self.scale, width // self.scale), mode="bicubic", antialias=True
+        )[0]
+        return {"lq": to_tensor(to_uint8(lq)), "gt": gt, "key": self.keys[index]}

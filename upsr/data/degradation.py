@@ -1,0 +1,154 @@
+"""The second-order degradation of Real-ESRGAN on a batch, on the device that the batch is on.
+
+Every draw is a function of the step (``keys``) and of the place of a sample in the global batch (``slots``), so a
+batch that is split over processes or micro-batches in any way is degraded to the same images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import upsr.compat  # noqa: F401  (makes basicsr importable)
+from upsr.config.schema_data import DegradationOptions, StageOptions
+from upsr.data.noise import coin, gaussian_noise, poisson_noise, uniform
+from upsr.rng import numpy_generator, torch_generator
+
+_MODES = ("area", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Where the random numbers of one group of samples come from."""
+
+    decisions: np.random.Generator
+    samples: list[torch.Generator]
+    shared: torch.Generator
+
+
+class RealESRGANDegradation:
+    """Makes LR images of HR crops.
+
+    Args:
+        options: probabilities and ranges.
+        scale: side of the HR image over that of the LR image.
+    """
+
+    def __init__(self, options: DegradationOptions, scale: int) -> None:
+        from basicsr.utils.diffjpeg import DiffJPEG
+
+        self.options = options
+        self.scale = scale
+        self._jpeg = DiffJPEG(differentiable=False)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        gt: Tensor,
+        kernel1: Tensor,
+        kernel2: Tensor,
+        sinc_kernel: Tensor,
+        *,
+        slots: Sequence[int],
+        keys: Sequence[int | str],
+    ) -> Tensor:
+        """Degrade a batch.
+
+        Args:
+            gt: (B, C, H, W) in [0, 1], sides multiples of the scale.
+            kernel1, kernel2, sinc_kernel: (B, k, k), see :mod:`upsr.data.kernels`.
+            slots: place of each sample in the global batch, ascending.
+            keys: identity of the step.
+
+        Returns:
+            (B, C, H/scale, W/scale) in [0, 1], rounded to 8 bit.
+        """
+        self._jpeg.to(gt.device)
+        parts = []
+        start = 0
+        for group, members in groupby(slots, key=lambda slot: slot // self.options.decision_group):
+            own = list(members)
+            part = slice(start, start + len(own))
+            start += len(own)
+            draws = _Draws(
+                decisions=numpy_generator(*keys, "degradation", group),
+                samples=[torch_generator(*keys, "degradation", "slot", slot, device=gt.device) for slot in own],
+                shared=torch_generator(*keys, "degradation", "shared", group, device=gt.device),
+            )
+            parts.append(self._degrade(gt[part], kernel1[part], kernel2[part], sinc_kernel[part], draws))
+        return torch.cat(parts)
+
+    def _degrade(self, gt: Tensor, kernel1: Tensor, kernel2: Tensor, sinc_kernel: Tensor, draws: _Draws) -> Tensor:
+        size = (gt.shape[-2] // self.scale, gt.shape[-1] // self.scale)
+        first, second = self.options.first, self.options.second
+
+        x = self._blur_sometimes(gt, kernel1, first, draws)
+        factor, mode = self._draw_resize(first, draws)
+        if factor != 1:
+            x = F.interpolate(x, scale_factor=factor, mode=mode, align_corners=_align(mode))
+        x = self._noise(x, first, draws)
+        x = self._compress(x, first, draws)
+
+        if draws.decisions.uniform() < self.options.second_order_prob:
+            x = self._blur_sometimes(x, kernel2, second, draws)
+            factor, mode = self._draw_resize(second, draws)
+            x = _to_size(x, [max(1, int(side * factor)) for side in size], mode)
+            x = self._noise(x, second, draws)
+
+        jpeg_last = draws.decisions.uniform() < 0.5
+        mode = str(draws.decisions.choice(_MODES))
+        if jpeg_last:
+            x = _blur(_to_size(x, size, mode), sinc_kernel)
+            x = self._compress(x, second, draws)
+        else:
+            x = self._compress(x, second, draws)
+            x = _blur(_to_size(x, size, mode), sinc_kernel)
+        return (x * 255).round().clamp(0, 255) / 255
+
+    def _blur_sometimes(self, x: Tensor, kernel: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
+        return _blur(x, kernel) if draws.decisions.uniform() < stage.blur_prob else x
+
+    def _draw_resize(self, stage: StageOptions, draws: _Draws) -> tuple[float, str]:
+        """A resize factor, 1 for "keep", and an interpolation mode."""
+        weights = np.asarray(stage.resize_prob)
+        direction = draws.decisions.choice(["up", "down", "keep"], p=weights / weights.sum())
+        low, high = {"up": (1, stage.resize_range[1]), "down": (stage.resize_range[0], 1), "keep": (1, 1)}[direction]
+        return draws.decisions.uniform(low, high), str(draws.decisions.choice(_MODES))
+
+    def _noise(self, x: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
+        if draws.decisions.uniform() < stage.gaussian_noise_prob:
+            sigma = uniform(draws.samples, *stage.noise_range)
+            gray = coin(draws.samples, stage.gray_noise_prob)
+            noise = gaussian_noise(x.shape, sigma, gray, draws.samples, draws.shared)
+        else:
+            scale = uniform(draws.samples, *stage.poisson_scale_range)
+            gray = coin(draws.samples, stage.gray_noise_prob)
+            noise = poisson_noise(x, scale, gray, draws.samples)
+        return (x + noise).clamp(0, 1)
+
+    def _compress(self, x: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
+        quality = uniform(draws.samples, *stage.jpeg_range).flatten()
+        channels = x.shape[1]
+        # basicsr writes into the quality tensor it is given; this one is nobody else's
+        return self._jpeg(x.clamp(0, 1).expand(-1, 3, -1, -1), quality)[:, :channels]
+
+
+def _blur(x: Tensor, kernel: Tensor) -> Tensor:
+    from basicsr.utils.img_process_util import filter2D
+
+    return filter2D(x.contiguous(), kernel)  # it takes views of its input
+
+
+def _to_size(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode=mode, align_corners=_align(mode))
+
+
+def _align(mode: str) -> bool | None:
+    """The modes that have corners to align do not align them; "area" has none."""
+    return None if mode == "area" else False

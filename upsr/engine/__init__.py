@@ -1,0 +1,1 @@
+"""Runs: distribution, training, evaluation, checkpoints. Nothing below the entry points imports it."""

@@ -1,0 +1,167 @@
+"""Restores the images of a set and measures them. Validation in training and test.py are this function."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from upsr.atomic import atomic_write
+from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
+from upsr.config.components import build
+from upsr.config.schema import DatasetOptions, Options, TileOptions
+from upsr.data.image_io import to_uint8, write_png
+from upsr.data.loader import collate
+from upsr.engine.distributed import Runtime
+from upsr.errors import UpsrError
+from upsr.inference import restore
+from upsr.metrics import Metric
+from upsr.models.base import RestorationModel
+
+logger = logging.getLogger(__name__)
+
+OnImage = Callable[[str, Tensor], None]
+
+
+@dataclass
+class Evaluation:
+    """Metrics of one set.
+
+    Attributes:
+        name: of the set.
+        images: key of an image: metric: value.
+        means: metric: mean over the images; metrics that could not be measured (no ground truth) are absent.
+    """
+
+    name: str
+    images: dict[str, dict[str, float]]
+    means: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = list(dict.fromkeys(metric for values in self.images.values() for metric in values))
+        self.means = {
+            name: math.fsum(values[name] for values in self.images.values()) / len(self.images) for name in names
+        }
+
+    def __str__(self) -> str:
+        if not self.means:
+            return f"{self.name}: {len(self.images)} images, nothing to measure"
+        values = ", ".join(f"{metric} {value:.4f}" for metric, value in self.means.items())
+        return f"{self.name}: {values} ({len(self.images)} images)"
+
+    def write(self, folder: Path) -> None:
+        """``metrics.csv`` by image and ``summary.json`` in ``folder``."""
+        columns = list(self.means)
+        with atomic_write(folder / "metrics.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", *columns])
+            writer.writerows([key, *(values.get(c, "") for c in columns)] for key, values in self.images.items())
+        with atomic_write(folder / "summary.json") as path:
+            summary = {"dataset": self.name, "images": len(self.images), "means": self.means}
+            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """A set to evaluate on, built once for a run."""
+
+    name: str
+    dataset: Any
+    batch_size: int
+    num_workers: int
+
+
+def build_validation_set(phase: str, options: DatasetOptions, max_images: int | None) -> ValidationSet:
+    """A set from its section of the option file."""
+    dataset = build(DATASET_REGISTRY, options)
+    if max_images is not None and max_images < len(dataset):
+        dataset = Subset(dataset, range(max_images))
+    return ValidationSet(options.name or phase, dataset, options.batch_size_per_gpu, options.num_worker_per_gpu)
+
+
+def build_metrics(opt: Options, device: torch.device) -> dict[str, Metric]:
+    """The metrics of ``val.metrics`` on a device."""
+    return {name: build(METRIC_REGISTRY, metric).to(device) for name, metric in opt.val.metrics.items()}
+
+
+def evaluate(
+    model: RestorationModel,
+    data: ValidationSet,
+    metrics: Mapping[str, Metric],
+    run: Runtime,
+    *,
+    seed: int,
+    tile: TileOptions | None,
+    on_image: OnImage | None = None,
+) -> Evaluation:
+    """Restore and measure a set.
+
+    Processes take every world_size-th image; an image's result depends neither on that nor on the batch it is in. A model
+    in training mode is returned to it.
+
+    Args:
+        on_image: called with the key and the restored image (C, H, W) in [0, 1], on the process that restored it.
+
+    Returns:
+        The same on every process.
+    """
+    own = Subset(data.dataset, range(run.rank, len(data.dataset), run.world_size))
+    loader = DataLoader(own, batch_size=data.batch_size, num_workers=data.num_workers, collate_fn=list)
+    training = model.training
+    model.eval()
+    rows: dict[str, dict[str, float]] = {}
+    with tqdm(total=len(own), desc=data.name, unit="image", disable=None if run.is_main else True, leave=False) as bar:
+        for items in loader:
+            for batch in _equally_large(items):
+                lq = batch["lq"].to(run.device)
+                restored = restore(model, lq, seed=seed, names=batch["key"], tile=tile)
+                for i, key in enumerate(batch["key"]):
+                    gt = batch["gt"][i : i + 1].to(run.device) if "gt" in batch else None
+                    rows[key] = _measure(metrics, restored[i : i + 1], gt, key)
+                    if on_image is not None:
+                        on_image(key, restored[i])
+            bar.update(len(items))
+    model.train(training)
+    gathered = {key: values for part in run.gather(rows) for key, values in part.items()}
+    return Evaluation(data.name, dict(sorted(gathered.items())))
+
+
+def _equally_large(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Batches of images of one size."""
+    by_size: dict[torch.Size, list[dict[str, Any]]] = {}
+    for item in items:
+        by_size.setdefault(item["lq"].shape, []).append(item)
+    return [collate(group) for group in by_size.values()]
+
+
+def _measure(metrics: Mapping[str, Metric], sr: Tensor, gt: Tensor | None, key: str) -> dict[str, float]:
+    if gt is not None:
+        # A ground truth that is no multiple of the scale has a few rows or columns more than the restored image.
+        extra = [have - want for have, want in zip(gt.shape[-2:], sr.shape[-2:], strict=True)]
+        if not all(0 <= e < 8 for e in extra):
+            raise UpsrError(
+                f"{key}: the restored image is {sr.shape[-1]}x{sr.shape[-2]}, its ground truth {gt.shape[-1]}x{gt.shape[-2]}; "
+                "check the set's scale and pairing"
+            )
+        gt = gt[..., : sr.shape[-2], : sr.shape[-1]]
+    return {
+        name: metric(sr, gt if metric.needs_reference else None)
+        for name, metric in metrics.items()
+        if gt is not None or not metric.needs_reference
+    }
+
+
+def save_image(folder: Path, key: str, image: Tensor, suffix: str | None = None) -> None:
+    """Write a restored image as ``folder/key[_suffix].png``."""
+    name = key if suffix is None else f"{key}_{suffix}"
+    write_png(folder / f"{name}.png", to_uint8(image))

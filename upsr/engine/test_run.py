@@ -1,0 +1,59 @@
+"""The run of test.py: every validation set restored and measured."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+from upsr.atomic import atomic_write
+from upsr.config.schema import Options
+from upsr.engine.distributed import Runtime
+from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set, evaluate, save_image
+from upsr.engine.logging import setup_logging
+from upsr.engine.setup import configure_backends
+from upsr.models import build_model
+
+logger = logging.getLogger(__name__)
+
+
+def test(opt: Options, run: Runtime) -> list[Evaluation]:
+    """Restore and measure the validation sets of an option file.
+
+    Images go to ``results/NAME/visualization/SET/``, metrics to ``results/NAME/SET/``. A folder of an earlier run is kept
+    under another name.
+    """
+    folder = Path(opt.path.results_root) / opt.name
+    if run.is_main and folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"))
+    run.barrier()
+    setup_logging(run, folder / "test.log")
+    configure_backends(run.device)
+    model = build_model(opt, "test").to(run.device).eval()
+    metrics = build_metrics(opt, run.device)
+    sets = [build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()]
+
+    results = []
+    for data in sets:
+        pictures = folder / "visualization" / data.name
+        result = evaluate(
+            model,
+            data,
+            metrics,
+            run,
+            seed=opt.manual_seed,
+            tile=opt.val.tile,
+            on_image=lambda key, image, to=pictures: save_image(to, key, image, opt.val.suffix)  # type: ignore[misc]
+            if opt.val.save_img
+            else None,
+        )
+        logger.info("%s", result)
+        if run.is_main:
+            result.write(folder / data.name)
+        results.append(result)
+    if run.is_main:
+        with atomic_write(folder / "options.json") as path:
+            path.write_text(json.dumps(opt.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        logger.info("results in %s", folder)
+    return results
