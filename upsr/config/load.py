@@ -37,7 +37,7 @@ def load_options(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
     """Read and check an option file.
 
     Args:
-        path: the YAML file.
+        path: the YAML file. Its key ``base`` may name another option file that it changes.
         force_yml: overrides ``key=value`` with nested keys joined by ``.`` or ``:`` (``train.optim_g.lr=5e-5``);
             values are YAML.
 
@@ -45,7 +45,35 @@ def load_options(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
         UpsrError: the file is missing or no YAML, or keys are unknown, missing or of the wrong type. All problems are
             named in one message.
     """
-    return parse_options(read_yaml(path), str(path), force_yml)
+    return parse_options(read_with_base(path), str(path), force_yml)
+
+
+def read_with_base(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """An option file's mapping over that of its ``base`` file, if it names one (relative to itself)."""
+    path = Path(path)
+    data = read_yaml(path)
+    base = data.pop("base", None)
+    if base is None:
+        return data
+    base_path = (path.parent / str(base)).resolve()
+    if base_path in seen:
+        raise UpsrError(f"{path}: base: {base} leads back to itself")
+    if not base_path.is_file():
+        raise UpsrError(f"{path}: base: no such option file: {base_path}")
+    return _merged(read_with_base(base_path, (*seen, base_path)), data)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` over ``base``, section by section; a component of another type replaces the whole section."""
+    result = dict(base)
+    for key, value in changes.items():
+        below = result.get(key)
+        both_sections = isinstance(below, Mapping) and isinstance(value, Mapping)
+        if both_sections and value.get("type", below.get("type")) == below.get("type"):
+            result[key] = _merged(below, value)
+        else:
+            result[key] = value
+    return result
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -8,9 +8,9 @@ against them (:mod:`upsr.config.components`).
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from upsr.config.schema_data import DegradationOptions
 
@@ -178,6 +178,15 @@ class LoggerOptions(Section):
     use_tb_logger: bool = Field(True, description="Write TensorBoard scalars and pictures.")
 
 
+def _phase(name: str) -> str:
+    if name != "train" and not name.startswith("val"):
+        raise ValueError(f"a set is 'train' or its name begins with 'val', not '{name}'")
+    return name
+
+
+Phase = Annotated[str, AfterValidator(_phase)]
+
+
 class Options(Section):
     """One option file: a training run or a test run."""
 
@@ -190,7 +199,7 @@ class Options(Section):
     manual_seed: int = Field(0, ge=0, description="The run's one seed.")
     degradation: DegradationOptions = DegradationOptions()
     pair_pool: PairPoolOptions = PairPoolOptions()
-    datasets: dict[str, DatasetOptions] = Field(description="'train' and any number of 'val...' sets.")
+    datasets: dict[Phase, DatasetOptions] = Field(description="'train' and any number of 'val...' sets.")
     network_g: Component = Field(description="The network that is trained: the denoiser, or g in stage one.")
     network_aux: Component | None = Field(None, description="The frozen auxiliary network g of stage two.")
     diffusion: DiffusionOptions = DiffusionOptions()
@@ -199,13 +208,6 @@ class Options(Section):
     train: TrainOptions | None = Field(None, description="Needed by train.py.")
     val: ValOptions = ValOptions()
     logger: LoggerOptions = LoggerOptions()
-
-    @model_validator(mode="after")
-    def _dataset_phases(self) -> Options:
-        for phase in self.datasets:
-            if phase != "train" and not phase.startswith("val"):
-                raise ValueError(f"datasets.{phase}: a set is 'train' or its name begins with 'val'")
-        return self
 
     @property
     def validation_sets(self) -> dict[str, DatasetOptions]:

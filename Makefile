@@ -1,0 +1,48 @@
+# UPSR: everything happens in .venv; the system Python is only used to create it.
+# make demo | make test | make lint | make clean-venv; PYTHON=/path/to/python3.11 chooses the interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help venv demo test lint clean-venv
+
+help:
+	@echo "make demo        install into .venv, train a tiny UPSR for a minute or two, super-resolve photos with it"
+	@echo "make test        install into .venv if needed, run the test suite"
+	@echo "make lint        ruff and mypy"
+	@echo "make venv        only install (about 3 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
+	@echo "make clean-venv  remove .venv"
+
+venv: $(STAMP)
+
+# The stamp is written last: an interrupted installation is taken up again by the next make.
+$(STAMP): requirements.txt setup.py scripts/make_venv.sh
+	@bash scripts/make_venv.sh "$(VENV)" "$(PYTHON)"
+	@echo "[1/3] torch and build tools"
+	@$(PIP) install --quiet "setuptools<82" wheel cython $$(grep -E '^(torch|torchvision|numpy)==' requirements.txt)
+	@echo "[2/3] the other packages (a few minutes)"
+	@$(PIP) install --quiet --no-build-isolation $$(grep -vE '^(#|$$|basicsr==)' requirements.txt | cut -d' ' -f1)
+	@echo "[3/3] basicsr, OpenCV without a screen, and this project"
+	@$(PIP) install --quiet --no-deps --no-build-isolation $$(grep '^basicsr==' requirements.txt)
+	@$(PIP) install --quiet --no-deps --force-reinstall $$(grep '^opencv-python-headless==' requirements.txt)
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo "installed into $(VENV)"
+
+demo: $(STAMP)
+	@$(BIN)/python scripts/demo.py
+
+test: $(STAMP)
+	@echo "running the tests"
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@echo "ruff and mypy"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy upsr
+
+clean-venv:
+	rm -rf $(VENV)

@@ -1,0 +1,46 @@
+"""Installation. The tested versions are in requirements.txt; the ranges here are what the code is written for."""
+
+import re
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+if sys.version_info >= (3, 13):
+    sys.exit("error: upsr needs Python 3.10 to 3.12: basicsr 1.4.2 cannot be installed on Python 3.13 or later")
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "upsr/__init__.py").read_text(encoding="utf-8"))[1]
+
+setup(
+    name="upsr",
+    version=VERSION,
+    description="Uncertainty-guided perturbation for diffusion super-resolution of real photos",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["upsr", "upsr.*"]),
+    package_data={"upsr": ["py.typed"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "basicsr>=1.4.2",
+        "pyyaml>=6",
+        "pydantic>=2.7",
+        "lpips>=0.1.4",
+        "spandrel>=0.4",
+        "safetensors>=0.4",
+        "opencv-python>=4.8",
+        "numpy>=1.26",
+        "scipy>=1.10",
+        "pillow>=10",
+        "tqdm>=4.60",
+        "lmdb>=1.4",
+        "tensorboard>=2.12",
+    ],
+    extras_require={
+        "metrics": ["pyiqa>=0.1.13"],
+        "dev": ["pytest>=8", "ruff>=0.5", "mypy>=1.10", "types-PyYAML", "scikit-image>=0.21"],
+    },
+)
