@@ -1,0 +1,57 @@
+"""The smallest networks and photos-like images that show what the full ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+UNET: dict[str, Any] = {
+    "image_size": 16,
+    "model_channels": 32,
+    "channel_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attention_resolutions": [16, 8],
+    "swin_embed_dim": 32,
+    "num_feat": 16,
+}
+ATD: dict[str, Any] = {
+    "embed_dim": 16,
+    "depths": [2],
+    "num_heads": 2,
+    "window_size": 8,
+    "category_size": 32,
+    "num_tokens": 8,
+    "reducted_dim": 4,
+    "convffn_kernel_size": 3,
+}
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """An (H, W, 3) uint8 image with flat parts, edges and texture."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    image = 128 + 60 * np.stack([np.sin(rows / (5 + c) + seed) * np.cos(columns / (7 - c)) for c in range(3)], axis=-1)
+    image[height // 3 : height // 2, width // 4 : width // 2] = rng.integers(0, 255, 3)
+    image[height // 2 :, width // 2 :] += rng.normal(0, 20, (height - height // 2, width - width // 2, 1))
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def save_pictures(folder: Path, count: int, size: int = 96, suffix: str = ".png") -> Path:
+    """A folder of pictures of different sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.fromarray(picture(size + 5 * i, size + 3 * i, i)).save(folder / f"photo {i}{suffix}")
+    return folder
+
+
+def random_weights(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Weights that no initialiser leaves at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
