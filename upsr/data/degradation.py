@@ -21,6 +21,7 @@ from upsr.data.noise import coin, gaussian_noise, poisson_noise, uniform
 from upsr.rng import numpy_generator, torch_generator
 
 _MODES = ("area", "bilinear", "bicubic")
+_BEST_QUALITY = 99.9
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class RealESRGANDegradation:
         return (x + noise).clamp(0, 1)
 
     def _compress(self, x: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
-        quality = uniform(draws.samples, *stage.jpeg_range).flatten()
+        # At 100 basicsr's quantisation step is 0, and it divides by it.
+        quality = uniform(draws.samples, *stage.jpeg_range).flatten().clamp(max=_BEST_QUALITY)
         channels = x.shape[1]
         # basicsr writes into the quality tensor it is given; this one is nobody else's
         return self._jpeg(x.clamp(0, 1).expand(-1, 3, -1, -1), quality)[:, :channels]

@@ -1,0 +1,192 @@
+"""The degradation: deterministic, independent of how a batch is split, and of the stated distribution."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests import tiny
+from upsr.config.schema_data import DegradationOptions, StageOptions
+from upsr.data import PairPool, RealESRGANDegradation
+from upsr.data.image_io import to_tensor
+from upsr.data.kernels import sample_kernels
+from upsr.data.noise import gaussian_noise, poisson_noise
+from upsr.rng import numpy_generator
+
+OPTIONS = DegradationOptions(decision_group=4)
+
+
+def batch(count: int, size: int = 64, channels: int = 3) -> tuple[torch.Tensor, ...]:
+    gt = torch.stack([to_tensor(tiny.picture(size, size, i)) for i in range(count)])[:, :channels]
+    kernels = [sample_kernels(OPTIONS, 0, "test", i) for i in range(count)]
+    return gt, *(torch.stack([getattr(k, n) for k in kernels]) for n in ("kernel1", "kernel2", "sinc_kernel"))
+
+
+def degrade(data, slots, keys=(0, "step", 1), scale=4, options=OPTIONS):
+    slots = list(slots)
+    return RealESRGANDegradation(options, scale)(*(x[slots] for x in data), slots=slots, keys=keys)
+
+
+def test_same_step_same_images_other_step_others():
+    data = batch(4)
+    first = degrade(data, range(4))
+    assert torch.equal(first, degrade(data, range(4)))
+    assert not torch.equal(first, degrade(data, range(4), keys=(0, "step", 2)))
+
+
+@pytest.mark.parametrize("splits", [[range(0, 6), range(6, 12)], [range(3), range(3, 4), range(4, 12)], [[i] for i in range(12)]])
+@pytest.mark.parametrize("step", range(4))
+def test_any_split_of_a_batch_gives_the_same_images(splits, step):
+    """Steps differ in noise and order of operations; groups of four are cut by the splits."""
+    data, keys = batch(12), (0, "step", step)
+    whole = degrade(data, range(12), keys)
+    parts = torch.cat([degrade(data, part, keys) for part in splits])
+    assert torch.equal(whole, parts)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scale_and_channels(scale, channels):
+    lq = degrade(batch(2, channels=channels), range(2), scale=scale)
+    assert lq.shape == (2, channels, 64 // scale, 64 // scale)
+    assert torch.equal(lq, (lq * 255).round() / 255)
+    assert 0 <= lq.min() <= lq.max() <= 1
+
+
+def test_many_steps_are_finite_and_still_show_the_image():
+    data = batch(4)
+    small = torch.nn.functional.interpolate(data[0], scale_factor=0.25, mode="area")
+    for step in range(30):
+        lq = degrade(data, range(4), keys=(0, step))
+        assert lq.isfinite().all()
+        assert (lq - small).abs().mean() < 0.25
+
+
+def test_perfect_jpeg_quality_is_harmless():
+    clean = StageOptions(gaussian_noise_prob=1, noise_range=(0, 0), jpeg_range=(100, 100), resize_prob=(0, 0, 1), blur_prob=0)
+    options = DegradationOptions(first=clean, second=clean, final={"sinc_prob": 0})
+    gt, kernel1, kernel2, _ = batch(2, channels=1)
+    delta = sample_kernels(options, 0).sinc_kernel.expand(2, -1, -1)
+    lq = degrade((gt, kernel1, kernel2, delta), range(2), options=options, scale=1)
+    assert (lq - gt).abs().max() < 3 / 255
+
+
+def test_noise_equals_basicsr_for_the_same_draws():
+    from basicsr.data.degradations import generate_gaussian_noise_pt, generate_poisson_noise_pt
+
+    image = batch(1)[0]
+
+    def generator():
+        return torch.Generator().manual_seed(11)
+
+    for gray in (0.0, 1.0):
+        flag = torch.full((1, 1, 1, 1), gray)
+        torch.manual_seed(11)
+        expected = generate_gaussian_noise_pt(image, torch.tensor([12.0]), flag.flatten())
+        other = torch.Generator()
+        own, shared = (other, generator()) if gray else (generator(), other)
+        actual = gaussian_noise(image.shape, torch.full((1, 1, 1, 1), 12.0), flag, [own], shared)
+        torch.testing.assert_close(actual, expected)
+    torch.manual_seed(11)
+    expected = generate_poisson_noise_pt(image, torch.tensor([1.5]), torch.ones(1))
+    actual = poisson_noise(image, torch.full((1, 1, 1, 1), 1.5), torch.ones(1, 1, 1, 1), [generator()])
+    torch.testing.assert_close(actual, expected)
+
+
+def test_decisions_have_the_stated_probabilities():
+    degradation = RealESRGANDegradation(DegradationOptions(), 4)
+    stage, counts, factors = DegradationOptions().first, {"up": 0, "down": 0, "keep": 0}, []
+    rng = numpy_generator("statistics")
+    draws = type("Draws", (), {"decisions": rng})()
+    for _ in range(3000):
+        factor, mode = degradation._draw_resize(stage, draws)
+        assert mode in ("area", "bilinear", "bicubic")
+        counts["keep" if factor == 1 else "up" if factor > 1 else "down"] += 1
+        factors.append(factor)
+    assert {k: v / 3000 for k, v in counts.items()} == pytest.approx({"up": 0.2, "down": 0.7, "keep": 0.1}, abs=0.03)
+    assert min(factors) == pytest.approx(0.15, abs=0.01)
+    assert max(factors) == pytest.approx(1.5, abs=0.01)
+
+
+def test_kernels_are_normalised_deterministic_and_of_all_kinds():
+    kernels = [sample_kernels(DegradationOptions(), 0, i) for i in range(300)]
+    again = sample_kernels(DegradationOptions(), 0, 7)
+    assert torch.equal(again.kernel1, kernels[7].kernel1)
+    for kernel in kernels:
+        assert kernel.kernel1.shape == (21, 21)
+        assert kernel.kernel2.shape == kernel.sinc_kernel.shape == (15, 15)
+        for k in vars(kernel).values():
+            assert k.sum() == pytest.approx(1, abs=1e-3)
+    deltas = np.mean([float(k.sinc_kernel[7, 7]) == 1 and float(k.sinc_kernel.abs().sum()) == 1 for k in kernels])
+    assert deltas == pytest.approx(0.2, abs=0.07)
+    ringing = np.mean([bool((k.kernel1 < -1e-4).any()) for k in kernels])
+    assert ringing == pytest.approx(0.1, abs=0.06)
+
+
+def test_kernels_leave_the_global_generators_alone():
+    np.random.seed(5)
+    expected = np.random.rand(3)
+    np.random.seed(5)
+    sample_kernels(DegradationOptions(), 0)
+    assert np.array_equal(np.random.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"first": {"resize_range": [2, 1]}},
+        {"first": {"blur": {"kernel_sizes": [4]}}},
+        {"first": {"blur": {"kernel_prob": [1.0]}}},
+        {"final": {"support": 5}},
+        {"second_order_prob": 1.5},
+        {"unknown": 1},
+    ],
+)
+def test_impossible_options_are_refused(bad):
+    with pytest.raises(ValidationError):
+        DegradationOptions.model_validate(bad)
+
+
+def pair(value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((1, 1, 2, 2), value / 255), torch.full((1, 1, 4, 4), value / 255)
+
+
+def test_pool_returns_each_pair_once_and_keeps_lq_with_its_gt():
+    pool, seen = PairPool(4), []
+    for step in range(200):
+        lq, gt = pool.exchange(*pair(step % 256), slots=[0], keys=(step,))
+        assert lq[0, 0, 0, 0] == gt[0, 0, 0, 0]
+        seen.append(round(float(lq[0, 0, 0, 0]) * 255))
+    assert seen[:4] == [0, 1, 2, 3]
+    later = seen[4:]
+    assert len(set(later)) == len(later)
+    ages = np.array([step - value for step, value in enumerate(seen)][4:])
+    assert ages.mean() == pytest.approx(4, abs=1)  # a pair leaves with probability 1/4 at each step
+
+
+def test_pool_of_a_slot_does_not_depend_on_the_other_slots():
+    together, alone = PairPool(3), PairPool(3)
+    for step in range(20):
+        lq, gt = (torch.cat([x, y]) for x, y in zip(pair(step), pair(step + 100), strict=True))
+        both, _ = together.exchange(lq, gt, slots=[4, 9], keys=(step,))
+        one, _ = alone.exchange(*pair(step + 100), slots=[9], keys=(step,))
+        assert torch.equal(both[1:], one)
+
+
+def test_pool_survives_a_checkpoint(tmp_path):
+    pool = PairPool(3)
+    for step in range(5):
+        pool.exchange(*pair(step), slots=[0], keys=(step,))
+    torch.save(pool.state_dict(), tmp_path / "pool.pth")
+    restored = PairPool(3)
+    restored.load_state_dict(torch.load(tmp_path / "pool.pth", weights_only=True), slots=[0, 1])
+    for step in range(5, 12):
+        a, b = (p.exchange(*pair(step), slots=[0], keys=(step,))[0] for p in (pool, restored))
+        assert torch.equal(a, b)
+
+
+def test_pool_of_nothing_passes_pairs_through():
+    lq, gt = pair(7)
+    assert PairPool(0).exchange(lq, gt, slots=[0], keys=(0,)) == (lq, gt)

@@ -1,0 +1,57 @@
+"""Option mappings of tiny training runs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests import tiny
+from upsr.archs import ATD
+from upsr.config.load import _merged
+
+
+def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
+    """Stage two on tiny networks; g has random weights. ``changes`` are merged section by section."""
+    g = root / "g.pth"
+    if not g.exists():
+        torch.manual_seed(0)
+        torch.save({"params": ATD(**tiny.ATD).state_dict()}, g)
+    options = {
+        "name": "run",
+        "model_type": "UPSRModel",
+        "num_gpu": 0,
+        "manual_seed": 3,
+        "pair_pool": {"pairs_per_slot": 2},
+        "datasets": {
+            "train": {"type": "RealESRGANDataset", "dataroot_gt": str(photos), "gt_size": 64, "batch_size_per_gpu": 2}
+        },
+        "network_g": {"type": "UNetModelSwin", **copy.deepcopy(tiny.UNET)},
+        "network_aux": {"type": "ATD", **copy.deepcopy(tiny.ATD)},
+        "path": {
+            "pretrain_network_aux": str(g),
+            "experiments_root": str(root / "experiments"),
+            "results_root": str(root / "results"),
+        },
+        "train": {
+            "total_iter": 4,
+            "warmup_iter": 10,
+            "optim_g": {"type": "AdamW", "lr": 1e-3},
+            "pixel_opt": {"type": "MSELoss"},
+        },
+        "val": {"val_freq": 1000, "metrics": {"psnr": {"type": "PSNR"}, "ssim": {"type": "SSIM"}}},
+        "logger": {"print_freq": 1, "save_checkpoint_freq": 1000, "use_tb_logger": False},
+    }
+    return _merged(options, changes)
+
+
+CLEAN_STAGE = {
+    "blur_prob": 0.0,
+    "resize_prob": [0, 0, 1],
+    "noise_range": [0, 0],
+    "gaussian_noise_prob": 1.0,
+    "jpeg_range": [100, 100],
+}
+"""A degradation that only reduces, for what has to be learnt quickly."""
