@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from tests import tiny
-from upsr.config.schema_data import DegradationOptions, StageOptions
+from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.image_io import to_tensor
 from upsr.data.kernels import sample_kernels
@@ -65,7 +65,8 @@ def test_many_steps_are_finite_and_still_show_the_image():
 
 
 def test_perfect_jpeg_quality_is_harmless():
-    clean = StageOptions(gaussian_noise_prob=1, noise_range=(0, 0), jpeg_range=(100, 100), resize_prob=(0, 0, 1), blur_prob=0)
+    clean = {"gaussian_noise_prob": 1, "noise_range": (0, 0), "resize_prob": (0, 0, 1), "blur_prob": 0}
+    clean["jpeg_range"] = (100, 100)
     options = DegradationOptions(first=clean, second=clean, final={"sinc_prob": 0})
     gt, kernel1, kernel2, _ = batch(2, channels=1)
     delta = sample_kernels(options, 0).sinc_kernel.expand(2, -1, -1)

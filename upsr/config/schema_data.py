@@ -52,6 +52,14 @@ class BlurOptions(DegradationSection):
         return self
 
 
+class SecondBlurOptions(BlurOptions):
+    """The blur kernel of the second round."""
+
+    kernel_sizes: KernelSizes = list(range(3, 14, 2))
+    support: int = Field(15, ge=1)
+    blur_sigma: Range = (0.2, 1.5)
+
+
 class StageOptions(DegradationSection):
     """One round of blur, resizing, noise and JPEG."""
 
@@ -73,6 +81,17 @@ class StageOptions(DegradationSection):
         return self
 
 
+class SecondStageOptions(StageOptions):
+    """The second round, which is milder."""
+
+    blur_prob: Probability = 0.8
+    blur: SecondBlurOptions = SecondBlurOptions()
+    resize_prob: tuple[float, float, float] = (0.3, 0.4, 0.3)
+    resize_range: Range = (0.3, 1.2)
+    noise_range: Range = (1.0, 25.0)
+    poisson_scale_range: Range = (0.05, 2.5)
+
+
 class FinalOptions(DegradationSection):
     """The sinc filter at the end."""
 
@@ -91,14 +110,7 @@ class DegradationOptions(DegradationSection):
     """The second-order degradation of Real-ESRGAN."""
 
     first: StageOptions = StageOptions()
-    second: StageOptions = StageOptions(
-        blur_prob=0.8,
-        blur=BlurOptions(kernel_sizes=list(range(3, 14, 2)), support=15, blur_sigma=(0.2, 1.5)),
-        resize_prob=(0.3, 0.4, 0.3),
-        resize_range=(0.3, 1.2),
-        noise_range=(1.0, 25.0),
-        poisson_scale_range=(0.05, 2.5),
-    )
+    second: SecondStageOptions = SecondStageOptions()
     final: FinalOptions = FinalOptions()
     second_order_prob: Probability = Field(
         1.0,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from upsr.atomic import atomic_write
@@ -40,6 +40,9 @@ def decode_image(data: bytes, channels: int, name: str) -> NDArray[np.uint8]:
             if image.mode.startswith("I") or image.mode == "F":
                 image = Image.fromarray(_to_eight_bit(np.asarray(image)))
             return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(image.height, image.width, channels)
+    except UnidentifiedImageError:
+        reason = "no image format that Pillow knows" if data else "the file is empty"
+        raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None
     except Exception as error:  # damaged files fail in many ways inside the decoders
         raise UnreadableImageError(f"{name}: not a readable image ({error})") from None
 

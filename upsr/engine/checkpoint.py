@@ -29,7 +29,7 @@ class Checkpoint:
     Attributes:
         iteration: finished optimiser steps.
         params, params_ema: of network_g.
-        optimizer, scheduler, scaler: their state dicts.
+        optimizer, scaler: their state dicts.
         pool: pairs of all slots.
         run: seed, global batch and number of processes that made it.
     """
@@ -38,7 +38,6 @@ class Checkpoint:
     params: Mapping[str, Tensor]
     params_ema: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
     scaler: Mapping[str, Any]
     pool: Mapping[int, Mapping[str, Tensor]]
     run: Mapping[str, int]

@@ -73,7 +73,6 @@ class Trainer:
         self.network: nn.Module = self.model.network_g
         self.ema = _average_of(self.network, self.settings.ema_decay)
         self.optimizer = _build_optimizer(self.network, self.settings.optim_g)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.scaler = torch.amp.GradScaler(run.device.type, enabled=self.settings.amp == "fp16")
         self.parallel: nn.Module = self.model
         if run.world_size > 1:
@@ -114,7 +113,6 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()
             raise UpsrError(f"{state}: the state is of another network or optimiser ({' '.join(reason[:2])})") from None
-        self.scheduler.load_state_dict(dict(checkpoint.scheduler))
         self.scaler.load_state_dict(dict(checkpoint.scaler))
         self.pool.load_state_dict(checkpoint.pool, sampler.all_slots())
         self.iteration = checkpoint.iteration
@@ -170,12 +168,13 @@ class Trainer:
                 self.scaler.scale(share).backward()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(micro_batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.optim_g.lr * self._rate_factor(self.iteration)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update_parameters(self.network)
         self.iteration += 1
-        self.scheduler.step()
         return totals
 
     def pairs(self, batch: dict[str, Any], slots: range) -> tuple[Tensor, Tensor]:
@@ -200,7 +199,6 @@ class Trainer:
             params=params,
             params_ema=params_ema,
             optimizer=self.optimizer.state_dict(),
-            scheduler=_without_functions(self.scheduler.state_dict()),
             scaler=self.scaler.state_dict(),
             pool={slot: pairs for pool in pools for slot, pairs in pool.items()},
             run={
@@ -245,8 +243,11 @@ class Trainer:
             stop=self.settings.total_iter,
         )
 
-    def _rate(self, iteration: int) -> float:
-        """Factor of the learning rate for the step after ``iteration`` finished ones: warm-up, then milestones."""
+    def _rate_factor(self, iteration: int) -> float:
+        """Of the learning rate, for the step after ``iteration`` finished ones: warm-up, then milestones.
+
+        A function of the iteration alone, so there is no scheduler whose state could be lost.
+        """
         schedule = self.settings.scheduler
         warmup = min(1.0, (iteration + 1) / self.settings.warmup_iter) if self.settings.warmup_iter else 1.0
         return warmup * schedule.gamma ** sum(iteration + 1 > milestone for milestone in schedule.milestones)
@@ -324,8 +325,3 @@ def _average_of(network: nn.Module, decay: float) -> AveragedModel:
 def _build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     arguments = options.model_dump(exclude={"type"})
     return getattr(torch.optim, options.type)([p for p in network.parameters() if p.requires_grad], **arguments)
-
-
-def _without_functions(state: dict[str, Any]) -> dict[str, Any]:
-    """A LambdaLR state without the lambdas, which are rebuilt and are no data."""
-    return {key: value for key, value in state.items() if key in ("base_lrs", "last_epoch", "_step_count", "_last_lr")}
