@@ -17,7 +17,9 @@ Exit codes: 0 finished, 2 a mistake in the options, files or devices (one messag
 
 def main() -> int:
     arguments = parser(__doc__ or "", EXAMPLES)
-    arguments.add_argument("--auto_resume", action="store_true", help="continue from the newest state of this run, if any")
+    arguments.add_argument(
+        "--auto_resume", action="store_true", help="continue from the newest state of this run, if any"
+    )
     given = arguments.parse_args()
     return run_main(lambda opt, run: train(opt, run, auto_resume=given.auto_resume), given, "train")
 

@@ -44,7 +44,10 @@ def test_flips_and_transposition_each_come_half_of_the_time(tmp_path):
     ramp[0, 0], ramp[0, -1], ramp[-1, 0], ramp[-1, -1] = 10, 20, 30, 40
     Image.fromarray(ramp).save(tmp_path / "corners.png")
     dataset = make_dataset(tmp_path)
-    seen = [tuple((dataset[SampleId(e, 0)]["gt"][0, [0, 0, -1, -1], [0, -1, 0, -1]] * 255).int().tolist()) for e in range(160)]
+    seen = [
+        tuple((dataset[SampleId(e, 0)]["gt"][0, [0, 0, -1, -1], [0, -1, 0, -1]] * 255).int().tolist())
+        for e in range(160)
+    ]
     assert len(set(seen)) == 8
     assert np.mean([s[0] in (10, 30) for s in seen]) == pytest.approx(0.5, abs=0.12)
     still = make_dataset(tmp_path, use_hflip=False, use_vflip=False, use_rot=False)

@@ -36,7 +36,9 @@ def test_same_step_same_images_other_step_others():
     assert not torch.equal(first, degrade(data, range(4), keys=(0, "step", 2)))
 
 
-@pytest.mark.parametrize("splits", [[range(0, 6), range(6, 12)], [range(3), range(3, 4), range(4, 12)], [[i] for i in range(12)]])
+@pytest.mark.parametrize(
+    "splits", [[range(0, 6), range(6, 12)], [range(3), range(3, 4), range(4, 12)], [[i] for i in range(12)]]
+)
 @pytest.mark.parametrize("step", range(4))
 def test_any_split_of_a_batch_gives_the_same_images(splits, step):
     """Steps differ in noise and order of operations; groups of four are cut by the splits."""

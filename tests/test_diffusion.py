@@ -83,9 +83,7 @@ def test_noise_comes_from_the_generator_of_each_sample():
     process, (x_0, y, weight) = make_process(), images()
     t = torch.tensor([2, 2])
     both = process.q_sample(x_0, y, t, weight=weight, generator=[torch.Generator().manual_seed(s) for s in (7, 8)])
-    alone = process.q_sample(
-        x_0[1:], y[1:], t[1:], weight=weight[1:], generator=[torch.Generator().manual_seed(8)]
-    )
+    alone = process.q_sample(x_0[1:], y[1:], t[1:], weight=weight[1:], generator=[torch.Generator().manual_seed(8)])
     assert torch.equal(both[1:], alone)
     with pytest.raises(ValueError, match="noise"):
         process.q_sample(x_0, y, t)

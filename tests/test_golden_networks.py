@@ -10,7 +10,14 @@ from torch import nn
 from tests.golden_recipe import arr, filled, key_shapes, vector
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.weights import load_network_weights
-from upsr.diffusion import SAMPLERS, PixelUnshuffleCodec, ResidualShift, UncertaintyWeight, exponential_sqrt_etas, respace
+from upsr.diffusion import (
+    SAMPLERS,
+    PixelUnshuffleCodec,
+    ResidualShift,
+    UncertaintyWeight,
+    exponential_sqrt_etas,
+    respace,
+)
 from upsr.models import UPSRModel
 
 TOLERANCE = 1e-4
@@ -52,7 +59,9 @@ def test_parameters_and_state_dict_are_those_of_the_released_network(network, fi
 def test_released_file_layouts_load_strictly(layout, prefix, atd, tmp_path):
     weights = {prefix + key: value for key, value in atd.state_dict().items()}
     decoy = {key: torch.zeros_like(value) for key, value in weights.items()}
-    content = {"params_ema": {"params": decoy, "params_ema": weights}, "params": {"params": weights}, "root": weights}[layout]
+    content = {"params_ema": {"params": decoy, "params_ema": weights}, "params": {"params": weights}, "root": weights}[
+        layout
+    ]
     torch.save(content, tmp_path / "weights.pth")
     fresh = ATD()
     assert load_network_weights(fresh, tmp_path / "weights.pth") == layout

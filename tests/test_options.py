@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from upsr.archs import ATD
+from upsr.compat import ARCH_REGISTRY
 from upsr.config import load_options
 from upsr.config.components import build, component_problems
-from upsr.compat import ARCH_REGISTRY
 from upsr.engine.setup import _component_problems, checked_options
 from upsr.errors import UpsrError
 from upsr.models.build import build_network
@@ -55,7 +55,11 @@ def test_ablations_differ_from_the_full_method_in_what_they_ablate():
     }
     for name, (weighted, sr_condition, b_u) in rows.items():
         opt = load(name)
-        assert (opt.uncertainty.enabled, opt.diffusion.sr_condition, opt.uncertainty.b_u) == (weighted, sr_condition, b_u)
+        assert (opt.uncertainty.enabled, opt.diffusion.sr_condition, opt.uncertainty.b_u) == (
+            weighted,
+            sr_condition,
+            b_u,
+        )
         same = {"name", "uncertainty", "diffusion", "network_g"}
         assert opt.model_dump(exclude=same) == full.model_dump(exclude=same)
 
@@ -77,7 +81,10 @@ def test_defaults_are_the_released_training():
         ("uncertainty.b_u=2", r"uncertainty\.b_u: .*less than or equal to 1"),
         ("datasets.test_1.type=FolderDataset", r"datasets\.test_1: a set is 'train' or its name begins with 'val'"),
         ("diffusion.sampler.steps=9", r"sampler\.steps is 9, but the schedule has 5"),
-        ("degradation.first.noise_rnge=[1,2]", r"degradation\.first\.noise_rnge: unknown key; did you mean 'noise_range'"),
+        (
+            "degradation.first.noise_rnge=[1,2]",
+            r"degradation\.first\.noise_rnge: unknown key; did you mean 'noise_range'",
+        ),
     ],
 )
 def test_structure_is_checked(change, message):
@@ -150,11 +157,16 @@ def test_overrides_are_yaml_with_dots_or_colons():
 
 def test_a_base_file_is_changed_section_by_section(tmp_path):
     path = tmp_path / "mine.yml"
-    path.write_text(f"base: {FULL}\nname: mine\ntrain: {{total_iter: 7}}\nnetwork_aux: {{type: SpandrelSR, path: g.pth}}\n")
+    path.write_text(
+        f"base: {FULL}\nname: mine\ntrain: {{total_iter: 7}}\nnetwork_aux: {{type: SpandrelSR, path: g.pth}}\n"
+    )
     opt, full = load_options(path), load_options(FULL)
     assert (opt.name, opt.train.total_iter) == ("mine", 7)
     assert opt.train.optim_g == full.train.optim_g
     assert opt.network_aux.arguments == {"path": "g.pth"}
+    path.write_text(f"base: {FULL}\nname: mine\ndatasets: {{val_1: null}}\nval: {{metrics: {{ssim: null}}}}\n")
+    assert list(load_options(path).datasets) == ["train"]
+    assert list(load_options(path).val.metrics) == ["psnr"]
     path.write_text("base: mine.yml\nname: mine\n")
     with pytest.raises(UpsrError, match="leads back to itself"):
         load_options(path)

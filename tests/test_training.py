@@ -58,7 +58,9 @@ def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
     assert largest_difference(whole, half) == 0
     a, b = (load_checkpoint(folder / "training_states" / "40.state") for folder in (whole, half))
     for name, state in a.optimizer["state"].items():
-        assert all(torch.equal(state[key], b.optimizer["state"][name][key]) for key in ("exp_avg", "exp_avg_sq", "step"))
+        assert all(
+            torch.equal(state[key], b.optimizer["state"][name][key]) for key in ("exp_avg", "exp_avg_sq", "step")
+        )
     for slot, pairs in a.pool.items():
         assert torch.equal(pairs["lq"], b.pool[slot]["lq"])
     assert weights(half)["params"].keys() == weights(half)["params_ema"].keys()
@@ -90,7 +92,9 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_processes_train_what_one_does(tmp_path, photos):
-    options = tiny_options(tmp_path, photos, name="one", datasets={"train": {"batch_size_per_gpu": 4}}, train={"total_iter": 5})
+    options = tiny_options(
+        tmp_path, photos, name="one", datasets={"train": {"batch_size_per_gpu": 4}}, train={"total_iter": 5}
+    )
     options["train"] |= {"warmup_iter": 50}  # AdamW's first steps turn rounding of near-zero gradients into whole steps
     options["datasets"]["val_1"] = {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}
     one = train(parse_options(options, "test"), CPU)
@@ -141,11 +145,18 @@ def test_one_photo_is_learnt(tmp_path):
 
     photos = tmp_path / "photo"
     photos.mkdir()
-    Image.fromarray(skimage.data.astronaut()[40:168, 160:288]).resize((64, 64), Image.Resampling.BOX).save(photos / "one.png")
+    Image.fromarray(skimage.data.astronaut()[40:168, 160:288]).resize((64, 64), Image.Resampling.BOX).save(
+        photos / "one.png"
+    )
     options = tiny_options(
         tmp_path,
         photos,
-        degradation={"first": CLEAN_STAGE, "second": CLEAN_STAGE, "second_order_prob": 0.0, "final": {"sinc_prob": 0.0}},
+        degradation={
+            "first": CLEAN_STAGE,
+            "second": CLEAN_STAGE,
+            "second_order_prob": 0.0,
+            "final": {"sinc_prob": 0.0},
+        },
         pair_pool={"pairs_per_slot": 0},
         datasets={
             "train": {"batch_size_per_gpu": 4, "use_hflip": False, "use_vflip": False, "use_rot": False},
@@ -255,7 +266,9 @@ def test_warm_up_and_milestones(tmp_path, photos):
 
 
 def test_average_follows_the_weights(tmp_path, photos):
-    trainer = Trainer(parse_options(tiny_options(tmp_path, photos, train={"ema_decay": 0.9}), "test"), CPU, tmp_path / "run")
+    trainer = Trainer(
+        parse_options(tiny_options(tmp_path, photos, train={"ema_decay": 0.9}), "test"), CPU, tmp_path / "run"
+    )
     name, parameter = next(iter(trainer.network.named_parameters()))
     before = parameter.detach().clone()
     with torch.no_grad():

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upsr.archs.contracts import SRNetwork
 from upsr.archs.window_attention import (
     BiasGrid,
     CachedBias,
@@ -86,6 +87,7 @@ class ShiftedWindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = nn.Linear(dim, dim)
+        self.shift_masks: Tensor | None
         self.register_buffer("shift_masks", textbook_shift_masks(window, shift) if shift else None, persistent=False)
         self._cache = CachedBias()
 
@@ -231,7 +233,7 @@ def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 @ARCH_REGISTRY.register()
-class ATD(nn.Module):
+class ATD(SRNetwork):
     """g of the released UPSR; the defaults are its x4 network with 2,532,360 parameters.
 
     Args:
@@ -252,9 +254,6 @@ class ATD(nn.Module):
         size_multiple: 1; any size is taken and padded inside.
         carries_weights: False; weights come from a file.
     """
-
-    size_multiple = 1
-    carries_weights = False
 
     def __init__(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from upsr.archs.contracts import SRNetwork
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.compat import ARCH_REGISTRY
 from upsr.errors import UpsrError
@@ -15,7 +16,7 @@ _OWN_KEY = "layers.0.patch_embed.norm.weight"
 
 
 @ARCH_REGISTRY.register()
-class SpandrelSR(nn.Module):
+class SpandrelSR(SRNetwork):
     """A network built from its weight file alone.
 
     Args:
@@ -30,7 +31,6 @@ class SpandrelSR(nn.Module):
         UpsrError: spandrel is not installed, or the file is no super-resolution network that it knows.
     """
 
-    size_multiple = 1
     carries_weights = True
 
     def __init__(self, path: str) -> None:
@@ -41,9 +41,10 @@ class SpandrelSR(nn.Module):
             raise UpsrError("SpandrelSR needs the package spandrel: pip install spandrel") from None
         if not Path(path).is_file():
             raise UpsrError(f"SpandrelSR.path: no such file: {path}")
-        if Path(path).suffix in (".pth", ".safetensors") and _OWN_KEY in select_weights(
-            read_weight_file(path), None, path
-        )[1]:
+        if (
+            Path(path).suffix in (".pth", ".safetensors")
+            and _OWN_KEY in select_weights(read_weight_file(path), None, path)[1]
+        ):
             raise UpsrError(f"SpandrelSR.path: {path} is the released g; use network type ATD and its weights for it")
         try:
             descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
@@ -52,7 +53,9 @@ class SpandrelSR(nn.Module):
         except Exception as error:  # damaged files fail in many ways
             raise UpsrError(f"SpandrelSR.path: {path} cannot be loaded ({type(error).__name__}: {error})") from None
         if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.purpose not in ("SR", "FaceSR"):
-            raise UpsrError(f"SpandrelSR.path: {path} holds a {descriptor.architecture.name}, which does not upscale images")
+            raise UpsrError(
+                f"SpandrelSR.path: {path} holds a {descriptor.architecture.name}, which does not upscale images"
+            )
         if descriptor.input_channels != descriptor.output_channels or descriptor.input_channels not in (1, 3):
             raise UpsrError(
                 f"SpandrelSR.path: {path} maps {descriptor.input_channels} to {descriptor.output_channels} channels; "

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.window_attention import (
     BiasGrid,
     CachedBias,
@@ -55,7 +56,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, emb_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
         last = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         nn.init.zeros_(last.weight)
@@ -84,10 +87,14 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.relative_position_index: Tensor
         self.register_buffer("relative_position_index", relative_position_index(window))
+        self.shift_masks: Tensor | None
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.register_buffer("shift_masks", _SHIFT_MASKS[shift_mask](window, shift) if shift else None, persistent=False)
+        self.register_buffer(
+            "shift_masks", _SHIFT_MASKS[shift_mask](window, shift) if shift else None, persistent=False
+        )
         self._cache = CachedBias()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -242,7 +249,7 @@ class Block(nn.Sequential):
 
 
 @ARCH_REGISTRY.register()
-class UNetModelSwin(nn.Module):
+class UNetModelSwin(DenoisingNetwork):
     """The denoiser of the paper, Sec. 3.4; the defaults are the released x4 network with 119,418,319 parameters.
 
     Args:
@@ -401,7 +408,7 @@ class UNetModelSwin(nn.Module):
                 f"the denoiser takes sides that are multiples of {self.size_multiple}, not {tuple(x.shape[-2:])}; "
                 "pad the image (upsr.inference.restore does)"
             )
-        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(self.time_embed[0].weight.dtype))
+        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(lq.dtype))
         h = torch.cat([x, lq], dim=1)
         skips = []
         for block in self.input_blocks:
@@ -423,11 +430,12 @@ class UNetModelSwin(nn.Module):
         return multiple
 
     def _swin_stages(self, levels: int) -> list[tuple[int, SwinStage]]:
+        """The Swin stages of encoder and middle with their levels; the decoder's have the same windows."""
         found, level = [], 0
         for block in self.input_blocks:
-            found += [(level, layer) for layer in block if isinstance(layer, SwinStage)]
-            level += any(isinstance(layer, Downsample) for layer in block)
-        found += [(levels - 1, layer) for layer in self.middle_block if isinstance(layer, SwinStage)]
+            found += [(level, layer) for layer in block.children() if isinstance(layer, SwinStage)]
+            level += any(isinstance(layer, Downsample) for layer in block.children())
+        found += [(levels - 1, layer) for layer in self.middle_block.children() if isinstance(layer, SwinStage)]
         return found
 
 

@@ -39,7 +39,9 @@ def read_weight_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def select_weights(content: Mapping[str, Any], param_key: str | None, source: str | Path) -> tuple[str, dict[str, Tensor]]:
+def select_weights(
+    content: Mapping[str, Any], param_key: str | None, source: str | Path
+) -> tuple[str, dict[str, Tensor]]:
     """The state dict inside a file's content, and the key it stood under (``"root"`` for the content itself).
 
     Without ``param_key``: ``params_ema``, else ``params``, else the content. A leading ``module.`` is removed.

@@ -9,10 +9,13 @@ last row of windows, those in the last column, their corner, and the rest. All w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Kind = TypeVar("Kind")
 
 MASKED = -100.0
 """What is added to a logit to mask it."""
@@ -39,9 +42,7 @@ def textbook_shift_masks(window: int, shift: int) -> Tensor:
     row, column = torch.arange(window).repeat_interleave(window), torch.arange(window).repeat(window)
     rows, columns = (_differs(place >= window - shift) for place in (row, column))
     nothing = torch.zeros_like(rows)
-    return torch.stack(
-        [torch.stack([_mask(r | c) for c in (nothing, columns)]) for r in (nothing, rows)]
-    )
+    return torch.stack([torch.stack([_mask(r | c) for c in (nothing, columns)]) for r in (nothing, rows)])
 
 
 def released_shift_masks(window: int, shift: int) -> Tensor:
@@ -123,7 +124,7 @@ def window_attention(
     return out.roll((shift, shift), dims=(1, 2)) if shift else out
 
 
-def _bands(length: int, window: int, kinds: Sequence) -> list[tuple[int, int, object]]:  # type: ignore[type-arg]
+def _bands(length: int, window: int, kinds: Sequence[Kind]) -> list[tuple[int, int, Kind]]:
     """(start, end, kind) along one side: everything, or all windows but the last and the last one."""
     if len(kinds) == 1:
         return [(0, length, kinds[0])]

@@ -25,7 +25,9 @@ def component_problems(registry: Any, component: Component, where: str) -> Itera
     try:
         constructor = resolve(registry, component.type)
     except KeyError:
-        yield Problem(f"{where}.type", f"unknown type '{component.type}'" + did_you_mean(component.type, registry.keys()))
+        yield Problem(
+            f"{where}.type", f"unknown type '{component.type}'" + did_you_mean(component.type, registry.keys())
+        )
         return
     yield from problems_of(_argument_schema(constructor), component.arguments, where)
 

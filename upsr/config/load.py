@@ -68,11 +68,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     result = dict(base)
     for key, value in changes.items():
         below = result.get(key)
-        both_sections = isinstance(below, Mapping) and isinstance(value, Mapping)
-        if both_sections and value.get("type", below.get("type")) == below.get("type"):
-            result[key] = _merged(below, value)
-        else:
-            result[key] = value
+        result[key] = value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            kind = below.get("type")
+            result[key] = _merged(below, value) if value.get("type", kind) == kind else value
     return result
 
 
@@ -85,7 +84,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UpsrError(f"{path}: the option file cannot be read ({error})") from None
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UpsrError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -114,7 +113,7 @@ def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise UpsrError(f"--force_yml {override}: write key=value, nested keys as train.optim_g.lr=5e-5")
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UpsrError(f"--force_yml {override}: the value is not valid YAML") from None
     result = dict(data)

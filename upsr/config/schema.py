@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from upsr.config.schema_data import DegradationOptions
 
@@ -19,6 +19,11 @@ class Section(BaseModel):
     """A section of the option file that refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _without_nulls(mapping: Any) -> Any:
+    """An entry of null leaves out what a base file has under that name."""
+    return {k: v for k, v in mapping.items() if v is not None} if isinstance(mapping, dict) else mapping
 
 
 class Component(BaseModel):
@@ -167,7 +172,9 @@ class ValOptions(Section):
     suffix: str | None = Field(None, description="Appended to the names of restored images by test.py.")
     max_images: int | None = Field(None, ge=1, description="Use only the first images of each set.")
     tile: TileOptions | None = TileOptions()
-    metrics: dict[str, Component] = Field(default_factory=dict, description="Name in the table: registered metric.")
+    metrics: Annotated[dict[str, Component], BeforeValidator(_without_nulls)] = Field(
+        default_factory=dict, description="Name in the table: registered metric; null leaves one of the base file out."
+    )
 
 
 class LoggerOptions(Section):
@@ -199,7 +206,9 @@ class Options(Section):
     manual_seed: int = Field(0, ge=0, description="The run's one seed.")
     degradation: DegradationOptions = DegradationOptions()
     pair_pool: PairPoolOptions = PairPoolOptions()
-    datasets: dict[Phase, DatasetOptions] = Field(description="'train' and any number of 'val...' sets.")
+    datasets: Annotated[dict[Phase, DatasetOptions], BeforeValidator(_without_nulls)] = Field(
+        description="'train' and any number of 'val...' sets; null leaves one of the base file out."
+    )
     network_g: Component = Field(description="The network that is trained: the denoiser, or g in stage one.")
     network_aux: Component | None = Field(None, description="The frozen auxiliary network g of stage two.")
     diffusion: DiffusionOptions = DiffusionOptions()

@@ -36,7 +36,14 @@ class BlurOptions(DegradationSection):
 
     kernel_sizes: KernelSizes = Field(list(range(3, 20, 2)), description="Sizes drawn from, odd.")
     support: int = Field(21, ge=1, description="Kernels are zero-padded to this size.")
-    kernel_list: list[KernelName] = ["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
+    kernel_list: list[KernelName] = [
+        "iso",
+        "aniso",
+        "generalized_iso",
+        "generalized_aniso",
+        "plateau_iso",
+        "plateau_aniso",
+    ]
     kernel_prob: list[float] = Field([0.45, 0.25, 0.12, 0.03, 0.12, 0.03], description="Weights of kernel_list.")
     sinc_prob: Probability = Field(0.1, description="Share of sinc kernels (ringing) in place of kernel_list.")
     blur_sigma: Range = Field((0.2, 3.0), description="Standard deviations in pixels.")
@@ -77,7 +84,9 @@ class StageOptions(DegradationSection):
     def _resizes(self) -> StageOptions:
         low, high = self.resize_range
         if low <= 0 or low > 1 or high < 1:
-            raise ValueError(f"resize_range {list(self.resize_range)} must hold 1: down draws from [low, 1], up from [1, high]")
+            raise ValueError(
+                f"resize_range {list(self.resize_range)} must hold 1: down draws from [low, 1], up from [1, high]"
+            )
         return self
 
 

@@ -97,7 +97,9 @@ def list_keys(root: str | Path, meta_info: str | Path | None = None) -> list[str
     backend = open_backend(root)
     available = backend.keys()
     if not available:
-        raise UpsrError(f"{root}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth)")
+        raise UpsrError(
+            f"{root}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth)"
+        )
     if meta_info is None:
         return available
     if not Path(meta_info).is_file():

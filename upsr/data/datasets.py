@@ -85,7 +85,7 @@ class RealESRGANDataset(Dataset[Item]):
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
-        image, key, unreadable = self._readable(sample.index, rng)
+        image, key, unreadable = self._readable(sample.image, rng)
         kernels = sample_kernels(self._degradation, self._seed, "sample", *sample)
         return {
             "gt": to_tensor(self._augmented_crop(image, rng)),
@@ -154,7 +154,9 @@ class PairedFolderDataset(Dataset[Item]):
             folder, _, stem = key.rpartition("/")
             name = "/".join(filter(None, [folder, filename_tmpl.format(stem.removesuffix(gt_suffix))]))
             if name not in partners:
-                raise UpsrError(f"{dataroot_lq}: no '{name}' for '{key}' of {dataroot_gt}; set filename_tmpl where names differ")
+                raise UpsrError(
+                    f"{dataroot_lq}: no '{name}' for '{key}' of {dataroot_gt}; set filename_tmpl where names differ"
+                )
             self._lq_keys.append(partners[name])
 
     def __len__(self) -> int:
@@ -218,7 +220,7 @@ class BicubicFolderDataset(Dataset[Item]):
         image = self.gt.image(self.gt.keys[index])
         height, width = (side // self.scale * self.scale for side in image.shape[:2])
         gt = to_tensor(image[:height, :width])
-        lq = F.interpolate(
-            gt[None], size=(height // self.scale, width // self.scale), mode="bicubic", antialias=True
-        )[0]
+        lq = F.interpolate(gt[None], size=(height // self.scale, width // self.scale), mode="bicubic", antialias=True)[
+            0
+        ]
         return {"lq": to_tensor(to_uint8(lq)), "gt": gt, "key": self.keys[index]}

@@ -39,7 +39,9 @@ def decode_image(data: bytes, channels: int, name: str) -> NDArray[np.uint8]:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I") or image.mode == "F":
                 image = Image.fromarray(_to_eight_bit(np.asarray(image)))
-            return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(image.height, image.width, channels)
+            return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(
+                image.height, image.width, channels
+            )
     except UnidentifiedImageError:
         reason = "no image format that Pillow knows" if data else "the file is empty"
         raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None

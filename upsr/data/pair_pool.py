@@ -42,15 +42,11 @@ class PairPool:
         """
         if self.pairs_per_slot == 0:
             return lq, gt
-        pairs = [
-            self._exchange_one(slot, (_pack(lq[i]), _pack(gt[i])), keys) for i, slot in enumerate(slots)
-        ]
+        pairs = [self._exchange_one(slot, (_pack(lq[i]), _pack(gt[i])), keys) for i, slot in enumerate(slots)]
         lqs, gts = zip(*pairs, strict=True)
         return _unpack(torch.stack(lqs), lq), _unpack(torch.stack(gts), gt)
 
-    def _exchange_one(
-        self, slot: int, pair: tuple[Tensor, Tensor], keys: Sequence[int | str]
-    ) -> tuple[Tensor, Tensor]:
+    def _exchange_one(self, slot: int, pair: tuple[Tensor, Tensor], keys: Sequence[int | str]) -> tuple[Tensor, Tensor]:
         stored = self._stored.setdefault(slot, [])
         if len(stored) < self.pairs_per_slot:
             stored.append(pair)

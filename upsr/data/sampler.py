@@ -12,7 +12,7 @@ class SampleId(NamedTuple):
     """A sample of a training run: the same image is another sample in another epoch."""
 
     epoch: int
-    index: int
+    image: int
 
 
 class GlobalBatchSampler:

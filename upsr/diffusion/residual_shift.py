@@ -142,11 +142,7 @@ class ResidualShift:
         """
         eta, eta_prev = self.eta(t), self.eta(t - 1 if t_prev is None else t_prev)
         m = (eta_prev / eta).sqrt()
-        return (
-            _like(m, x_t) * x_t
-            + _like(1 - eta_prev - (1 - eta) * m, x_t) * x_0
-            + _like(eta_prev - eta * m, x_t) * y
-        )
+        return _like(m, x_t) * x_t + _like(1 - eta_prev - (1 - eta) * m, x_t) * x_0 + _like(eta_prev - eta * m, x_t) * y
 
 
 def _like(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -37,12 +38,12 @@ class Step(Protocol):
     ) -> Tensor: ...
 
 
-def deterministic_step(process: ResidualShift, *, x_0, x_t, y, t, t_prev, weight, noise) -> Tensor:  # noqa: ANN001
+def deterministic_step(process: ResidualShift, *, x_0, x_t, y, t, t_prev, weight, noise) -> Tensor:
     """The released sampler; uses neither the weight nor noise."""
     return process.ddim_step(x_0, x_t, y, t, t_prev=t_prev)
 
 
-def stochastic_step(process: ResidualShift, *, x_0, x_t, y, t, t_prev, weight, noise) -> Tensor:  # noqa: ANN001
+def stochastic_step(process: ResidualShift, *, x_0, x_t, y, t, t_prev, weight, noise) -> Tensor:
     """The paper's sampler, Eq. 8."""
     return process.posterior_step(x_0, x_t, t, weight=weight, t_prev=t_prev, noise=noise())
 
@@ -86,7 +87,5 @@ def sample(
             on_estimate(timestep, x_0)
         if k + 1 == len(timesteps):
             return x_0
-        x = step(
-            process, x_0=x_0, x_t=x, y=y, t=t, t_prev=t_prev, weight=weight, noise=lambda k=k: noise(k + 1)
-        )
+        x = step(process, x_0=x_0, x_t=x, y=y, t=t, t_prev=t_prev, weight=weight, noise=partial(noise, k + 1))
     raise ValueError("no timesteps were given")

@@ -73,7 +73,9 @@ def load_checkpoint(state: str | Path) -> Checkpoint:
     except FileNotFoundError:
         raise UpsrError(f"{state}: no such training state") from None
     except Exception as error:  # damaged files fail in many ways inside the reader
-        raise UpsrError(f"{state}: not a readable training state ({type(error).__name__}); choose an earlier one") from None
+        raise UpsrError(
+            f"{state}: not a readable training state ({type(error).__name__}); choose an earlier one"
+        ) from None
     weights = read_weight_file(network)
     try:
         return Checkpoint(**rest, params=weights["params"], params_ema=weights["params_ema"])

@@ -74,7 +74,11 @@ def _place(launcher: Launcher) -> tuple[int, int, int]:
     if launcher == "none":
         return 0, 1, 0
     if launcher == "pytorch":
-        return _environment("RANK", launcher), _environment("WORLD_SIZE", launcher), _environment("LOCAL_RANK", launcher)
+        return (
+            _environment("RANK", launcher),
+            _environment("WORLD_SIZE", launcher),
+            _environment("LOCAL_RANK", launcher),
+        )
     place = tuple(_environment(name, launcher) for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
     os.environ.setdefault("MASTER_ADDR", first_host(os.environ.get("SLURM_JOB_NODELIST", "")))
     # Jobs that share a node need ports of their own.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from upsr.engine.distributed import Runtime
 
 
-class _AboveProgressBar(logging.StreamHandler):  # type: ignore[type-arg]
+class _AboveProgressBar(logging.StreamHandler):
     """Writes lines so that a progress bar below them stays whole."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import upsr.data  # noqa: F401  (registers the datasets)
-import upsr.metrics  # noqa: F401  (registers the metrics)
+import upsr.data
+import upsr.metrics
 import upsr.models  # noqa: F401  (registers the models, networks and losses)
 from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from upsr.config import Options, load_options

@@ -44,9 +44,11 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
             run,
             seed=opt.manual_seed,
             tile=opt.val.tile,
-            on_image=lambda key, image, to=pictures: save_image(to, key, image, opt.val.suffix)  # type: ignore[misc]
-            if opt.val.save_img
-            else None,
+            on_image=lambda key, image, to=pictures: (
+                save_image(to, key, image, opt.val.suffix)  # type: ignore[misc]
+                if opt.val.save_img
+                else None
+            ),
         )
         logger.info("%s", result)
         if run.is_main:

@@ -132,7 +132,9 @@ class Trainer:
         batches = iter(loader)
         started, since = time.perf_counter(), self.iteration
         sums: dict[str, Tensor] = {}
-        with tqdm(total=total, initial=self.iteration, desc=opt.name, unit="it", disable=None if self.run.is_main else True) as bar:
+        with tqdm(
+            total=total, initial=self.iteration, desc=opt.name, unit="it", disable=None if self.run.is_main else True
+        ) as bar:
             while self.iteration < total:
                 losses = self.step([next(batches) for _ in range(sampler.accumulate)], sampler)
                 bar.update()
@@ -282,7 +284,9 @@ class Trainer:
         rate = self.optimizer.param_groups[0]["lr"]
         text = ", ".join(f"{name} {value:.4e}" for name, value in means.items())
         logger.info("iteration %d: %s, lr %.3e, %.3f s/it", self.iteration, text, rate, seconds)
-        board.scalars({**{f"losses/{k}": v for k, v in means.items()}, "lr": rate, "s_per_iter": seconds}, self.iteration)
+        board.scalars(
+            {**{f"losses/{k}": v for k, v in means.items()}, "lr": rate, "s_per_iter": seconds}, self.iteration
+        )
         bar.set_postfix(total=f"{means['total']:.3e}")
 
     def _announce(self, sampler: GlobalBatchSampler) -> None:

@@ -91,7 +91,9 @@ def _backbone_weights(net: str, path: str | None) -> Mapping[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UpsrError(f"{key}: {path} is no readable weight file ({type(error).__name__}); {file_name} is needed") from None
+        raise UpsrError(
+            f"{key}: {path} is no readable weight file ({type(error).__name__}); {file_name} is needed"
+        ) from None
 
 
 def _fill_backbone(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -32,7 +32,7 @@ class PyIQA:
             raise UpsrError(f"the metric {metric} needs pyiqa: pip install 'upsr[metrics]'") from None
         if metric not in pyiqa.list_models():
             raise UpsrError(f"pyiqa knows no metric '{metric}' (pyiqa.list_models() names them)")
-        arguments = {"pretrained_model_path": weights_path} if weights_path else {}
+        arguments: dict[str, object] = {"pretrained_model_path": weights_path} if weights_path else {}
         if y_channel:
             arguments |= {"test_y_channel": True, "color_space": "ycbcr"}
         try:
@@ -55,5 +55,5 @@ class PyIQA:
     @torch.inference_mode()
     def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
         """The value for (1, C, H, W) images in [0, 1]."""
-        images = (sr, gt) if self.needs_reference else (sr,)
+        images = [sr] if gt is None or not self.needs_reference else [sr, gt]
         return float(self._metric(*(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x for x in images)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from upsr.archs.contracts import SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.diffusion.sampling import NoiseSource
@@ -21,7 +22,7 @@ class AuxiliarySRModel(RestorationModel):
     The released g came from such a training (paper, Sec. 4.1); the recipe itself was not published.
     """
 
-    def __init__(self, network_g: nn.Module, *, scale: int, channels: int, losses: Losses | None = None) -> None:
+    def __init__(self, network_g: SRNetwork, *, scale: int, channels: int, losses: Losses | None = None) -> None:
         super().__init__()
         self.network_g = network_g
         self.scale = scale

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from torch import Tensor, nn
 
-import upsr.archs  # noqa: F401  (registers the networks)
+import upsr.archs
 import upsr.losses  # noqa: F401  (registers the losses)
 from upsr.archs.weights import load_network_weights
 from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
@@ -23,7 +24,7 @@ def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
     return MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
 
 
-def build_network(component: Component, key: str, *, scale: int) -> nn.Module:
+def build_network(component: Component, key: str, *, scale: int) -> Any:
     """A registered network; refuses one whose scale is not the run's.
 
     Args:
@@ -71,7 +72,7 @@ class Losses(nn.Module):
         losses = {"l_pix": self.pixel(prediction, target)}
         if self.perceptual is not None:
             losses["l_percep"] = self.perceptual(prediction, target)
-        return {**losses, "total": sum(losses.values())}  # type: ignore[dict-item]
+        return {**losses, "total": sum(losses.values())}
 
 
 def build_losses(opt: Options) -> Losses:

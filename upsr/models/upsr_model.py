@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.diffusion import (
@@ -61,8 +62,8 @@ class UPSRModel(RestorationModel):
 
     def __init__(
         self,
-        network_g: nn.Module,
-        network_aux: nn.Module,
+        network_g: DenoisingNetwork,
+        network_aux: SRNetwork,
         process: ResidualShift,
         uncertainty: UncertaintyWeight,
         *,
@@ -181,7 +182,7 @@ class UPSRModel(RestorationModel):
         return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
 
 
-def _check_fit(network_g: nn.Module, network_aux: nn.Module, opt: Options) -> None:
+def _check_fit(network_g: DenoisingNetwork, network_aux: SRNetwork, opt: Options) -> None:
     channels = network_g.out_channels
     if network_aux.channels != channels:
         raise UpsrError(f"network_aux: g has {network_aux.channels} image channels, but network_g has {channels}")

@@ -1,0 +1,149 @@
+"""LPIPS without the internet, and metrics that say what they measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from tests import tiny
+from tests.training import tiny_options
+from upsr.compat import METRIC_REGISTRY
+from upsr.config import parse_options
+from upsr.config.components import build
+from upsr.config.schema import Component
+from upsr.data.image_io import to_tensor
+from upsr.engine.distributed import Runtime
+from upsr.engine.train_loop import train
+from upsr.errors import UpsrError
+from upsr.losses import LPIPSLoss
+from upsr.metrics import PSNR, SSIM, PyIQA
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    """torchvision's file layout with random weights: what the loader reads is real, what LPIPS measures is not."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("backbones") / "alexnet.pth"
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
+    return str(path)
+
+
+def images(seed=0):
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_lpips_reads_the_given_backbone(backbone):
+    loss = LPIPSLoss(loss_weight=0.5, net="alex", backbone_path=backbone)
+    weights = torch.load(backbone, weights_only=True)
+    slices = dict(loss.network.net.named_parameters())
+    assert torch.equal(slices["slice2.3.weight"], weights["features.3.weight"])
+    prediction = images(1).requires_grad_()
+    value = loss(prediction, images(2))
+    value.backward()
+    assert value > 0
+    assert prediction.grad.abs().sum() > 0
+    assert loss(images(1), images(1)) == 0
+    assert LPIPSLoss(net="alex", backbone_path=backbone)(images(1), images(2)) == pytest.approx(2 * value.item())
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert not loss.train().network.training
+
+
+def test_released_input_range_is_the_double_scaling(backbone):
+    released = LPIPSLoss(net="alex", backbone_path=backbone)
+    correct = LPIPSLoss(net="alex", backbone_path=backbone, input_range="correct")
+    a, b = images(1), images(2)
+    seen = []
+    correct.network.scaling_layer.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    released.network.scaling_layer.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    correct(a, b)
+    released(a, b)
+    assert torch.equal(seen[0], a)
+    torch.testing.assert_close(seen[2], 2 * a - 1)
+
+
+def test_lpips_of_grey_images(backbone):
+    loss = LPIPSLoss(net="alex", backbone_path=backbone)
+    assert loss(images(1)[:, :1], images(2)[:, :1]) > 0
+
+
+def test_missing_backbone_names_the_file_and_its_place(tmp_path, backbone):
+    with pytest.raises(
+        UpsrError, match=r"backbone_path: no such file: .*vgg\.pth; it is torchvision's vgg16-397923af\.pth"
+    ):
+        LPIPSLoss(backbone_path=str(tmp_path / "vgg.pth"))
+    with pytest.raises(UpsrError, match="is missing or of another shape"):
+        LPIPSLoss(net="vgg", backbone_path=backbone)
+
+
+def test_unreachable_backbone_names_the_file_and_its_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", _unreachable)
+    with pytest.raises(
+        UpsrError, match=r"vgg16-397923af\.pth.*could not be fetched.*backbone_path.*perceptual_opt: null"
+    ):
+        LPIPSLoss()
+
+
+def _unreachable(*args, **kwargs):
+    from urllib.error import URLError
+
+    raise URLError("no route to host")
+
+
+def test_training_with_lpips_reports_both_terms(tmp_path, backbone):
+    photos = tiny.save_pictures(tmp_path / "photos", 2)
+    perceptual = {"type": "LPIPSLoss", "loss_weight": 0.5, "net": "alex", "backbone_path": backbone}
+    options = tiny_options(tmp_path, photos, train={"perceptual_opt": perceptual, "total_iter": 2})
+    folder = train(parse_options(options, "test"), Runtime(torch.device("cpu")))
+    (line,) = (x for x in (folder / "train.log").read_text().splitlines() if "iteration 2:" in x)
+    values = dict(part.strip().split(" ") for part in line.split("iteration 2:")[1].split(",")[:3])
+    assert float(values["total"]) == pytest.approx(float(values["l_pix"]) + float(values["l_percep"]), rel=1e-3)
+    assert float(values["l_percep"]) > 0
+
+
+def pair():
+    gt = to_tensor(tiny.picture(48, 40))[None]
+    noise = torch.randn(gt.shape, generator=torch.Generator().manual_seed(0))
+    return (gt + 0.05 * noise).clamp(0, 1), gt
+
+
+def test_identical_images_have_80_db_and_ssim_1():
+    _, gt = pair()
+    assert PSNR()(gt, gt) == pytest.approx(80, abs=0.01)
+    assert SSIM()(gt, gt) == pytest.approx(1)
+
+
+def test_psnr_is_on_studio_range_luma_or_rgb():
+    sr, gt = pair()
+    rgb = 10 * torch.log10(1 / ((sr - gt).square().mean() + 1e-8))
+    assert PSNR(y_channel=False)(sr, gt) == pytest.approx(float(rgb), abs=1e-3)
+    luma = ((sr - gt) * torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)).sum(1) / 255
+    assert PSNR()(sr, gt) == pytest.approx(float(10 * torch.log10(1 / luma.square().mean())), abs=1e-2)
+    inner = (..., slice(4, -4), slice(4, -4))
+    assert PSNR(y_channel=False, crop_border=4)(sr, gt) == pytest.approx(PSNR(y_channel=False)(sr[inner], gt[inner]))
+
+
+def test_other_sizes_are_refused():
+    sr, gt = pair()
+    with pytest.raises(UpsrError, match="has a ground truth of"):
+        PSNR()(sr[..., 1:], gt)
+
+
+def test_psnr_and_ssim_agree_with_pyiqa():
+    pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
+    sr, gt = pair()
+    assert PSNR()(sr, gt) == pytest.approx(PyIQA("psnr", y_channel=True)(sr, gt), abs=1e-3)
+    assert SSIM()(sr, gt) == pytest.approx(PyIQA("ssim", y_channel=True)(sr, gt), abs=5e-3)  # pyiqa rounds luma
+
+
+def test_a_metric_that_pyiqa_does_not_know_is_named():
+    pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
+    with pytest.raises(UpsrError, match="pyiqa knows no metric 'psrn'"):
+        build(METRIC_REGISTRY, Component(type="PyIQA", metric="psrn"))
+
+
+def test_without_pyiqa_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyiqa", None)
+    with pytest.raises(UpsrError, match=r"pip install 'upsr\[metrics\]'"):
+        PyIQA("niqe")

@@ -1,0 +1,37 @@
+"""What a model may expect of a registered network beyond torch's module."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+class SRNetwork(nn.Module):
+    """Upscales: called as (lq) with (B, channels, h, w) in [0, 1], returns (B, channels, scale*h, scale*w).
+
+    Attributes:
+        scale: upscaling factor.
+        channels: image channels.
+        size_multiple: h and w are multiples of it.
+        carries_weights: the constructor has loaded the weights, no other file is needed.
+    """
+
+    scale: int
+    channels: int
+    size_multiple: int = 1
+    carries_weights: bool = False
+
+
+class DenoisingNetwork(nn.Module):
+    """Estimates the HR image: called as (x, t, lq), see :class:`upsr.archs.UNetModelSwin`.
+
+    Attributes:
+        scale: upscaling factor.
+        out_channels: image channels.
+        cond_channels: channels of the condition.
+        size_multiple: sides of the input are multiples of it.
+    """
+
+    scale: int
+    out_channels: int
+    cond_channels: int
+    size_multiple: int
