@@ -63,6 +63,10 @@ def error_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(Image.open(path)) for path in folder.iterdir()}
+
+
 def test_testing_writes_images_metrics_and_options(setting):
     folder, path = setting
     result = command("test.py", "-opt", str(path))
@@ -79,7 +83,7 @@ def test_testing_writes_images_metrics_and_options(setting):
             assert image.size == (4 * (40 + 3 * i), 4 * (40 + 5 * i))
     assert json.loads((results / "options.json").read_text())["manual_seed"] == 3
 
-    before = {p.name: p.read_bytes() for p in (results / "visualization" / "real").iterdir()}
+    before = pixels(results / "visualization" / "real")
     options = yaml.safe_load(path.read_text())
     options["datasets"]["val_1"]["batch_size_per_gpu"] = 1
     path.write_text(yaml.safe_dump(options))
@@ -89,7 +93,13 @@ def test_testing_writes_images_metrics_and_options(setting):
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
     assert len(list((folder / "results").glob("run_archived_*"))) == 1, "the first run's results are kept"
-    assert {p.name: p.read_bytes() for p in (results / "visualization" / "real").iterdir()} == before
+    after = pixels(results / "visualization" / "real")
+    assert after.keys() == before.keys()
+    for name, image in before.items():
+        # Threads and batch sizes change the order of sums: a value next to a rounding edge may tip over.
+        difference = np.abs(after[name].astype(int) - image)
+        assert difference.max() <= 1
+        assert difference.mean() < 0.01
     again = json.loads((results / "pairs" / "summary.json").read_text())
     assert again["means"] == pytest.approx(summary["means"], rel=1e-6)
 
