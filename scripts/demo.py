@@ -30,15 +30,7 @@ from upsr.inference import restore
 from upsr.models import RestorationModel, UPSRModel, build_model
 from upsr.models.bicubic import Bicubic
 
-TRAINING_PHOTOS = (
-    "astronaut.png",
-    "rocket.jpg",
-    "motorcycle_left.png",
-    "camera.png",
-    "grass.png",
-    "gravel.png",
-    "brick.png",
-)
+TRAINING_PHOTOS = ("astronaut.png", "rocket.jpg", "ihc.png", "hubble_deep_field.jpg")
 HELD_OUT_PHOTOS = {"cat": ("chelsea.png", (60, 20)), "coffee": ("coffee.png", (90, 200))}
 CROP = 256
 SEED = 0

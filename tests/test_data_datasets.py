@@ -124,8 +124,8 @@ def test_an_epoch_reads_every_image_once():
     batches, _ = read(10, 5, batch_size=4)
     stream = [sample for batch in batches for sample in batch]
     for epoch in (0, 1):
-        assert sorted(s.index for s in stream if s.epoch == epoch) == list(range(10))
-    orders = [[s.index for s in stream if s.epoch == epoch] for epoch in (0, 1)]
+        assert sorted(s.image for s in stream if s.epoch == epoch) == list(range(10))
+    orders = [[s.image for s in stream if s.epoch == epoch] for epoch in (0, 1)]
     assert orders[0] != orders[1]
 
 

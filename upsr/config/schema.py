@@ -143,7 +143,7 @@ class TrainOptions(Section):
     total_iter: int = Field(ge=1, description="Optimiser steps.")
     warmup_iter: int = Field(0, ge=0, description="Steps over which the rate grows linearly from 0.")
     accumulate: int = Field(1, ge=1, description="Micro-batches for each optimiser step.")
-    amp: Literal["off", "bf16", "fp16"] = Field("off", description="Autocast type of network and loss.")
+    amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast type of network and loss.")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
     optim_g: OptimizerOptions = OptimizerOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
