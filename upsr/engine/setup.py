@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 import upsr.data
 import upsr.metrics
@@ -22,8 +20,6 @@ from upsr.config.problems import Problem, did_you_mean
 from upsr.engine.distributed import Runtime, runtime
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
-
-logger = logging.getLogger(__name__)
 
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -123,8 +119,3 @@ def configure_backends(device: torch.device) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-
-
-def is_distributed() -> bool:
-    """Whether a process group is up."""
-    return dist.is_available() and dist.is_initialized()
