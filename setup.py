@@ -22,6 +22,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["upsr", "upsr.*"]),
     package_data={"upsr": ["py.typed"]},
+    # TensorBoard comes with basicsr, as tb-nightly; beside it, the package tensorboard would break both.
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
@@ -37,7 +38,6 @@ setup(
         "pillow>=10",
         "tqdm>=4.60",
         "lmdb>=1.4",
-        "tensorboard>=2.12",
     ],
     extras_require={
         "metrics": ["pyiqa>=0.1.13"],
