@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from upsr.engine.setup import parser, run_main
-from upsr.engine.test_run import test
+from upsr.engine.testing import test
 
 EXAMPLES = """examples:
   python test.py -opt options/001_UPSR_RealSR_x4.yml

@@ -179,7 +179,7 @@ def test_slurm_environment_starts_a_process_group(monkeypatch):
 
 
 def test_pyiqa_is_not_imported_unless_asked_for():
-    code = "import sys, upsr.engine.train_loop, upsr.engine.test_run; print('pyiqa' in sys.modules, 'spandrel' in sys.modules)"
+    code = "import sys, upsr.engine.train_loop, upsr.engine.testing; print('pyiqa' in sys.modules, 'spandrel' in sys.modules)"
     result = command("-c", code)
     assert result.stdout.strip().endswith("False False"), result.stderr
 

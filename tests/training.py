@@ -10,7 +10,7 @@ import torch
 
 from tests import tiny
 from upsr.archs import ATD
-from upsr.config.load import _merged
+from upsr.config.load import merged
 
 
 def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
         "val": {"val_freq": 1000, "metrics": {"psnr": {"type": "PSNR"}, "ssim": {"type": "SSIM"}}},
         "logger": {"print_freq": 1, "save_checkpoint_freq": 1000, "use_tb_logger": False},
     }
-    return _merged(options, changes)
+    return merged(options, changes)
 
 
 CLEAN_STAGE = {

@@ -60,10 +60,10 @@ def read_with_base(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, A
         raise UpsrError(f"{path}: base: {base} leads back to itself")
     if not base_path.is_file():
         raise UpsrError(f"{path}: base: no such option file: {base_path}")
-    return _merged(read_with_base(base_path, (*seen, base_path)), data)
+    return merged(read_with_base(base_path, (*seen, base_path)), data)
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``changes`` over ``base``, section by section; a component of another type replaces the whole section."""
     result = dict(base)
     for key, value in changes.items():
@@ -71,7 +71,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         result[key] = value
         if isinstance(below, Mapping) and isinstance(value, Mapping):
             kind = below.get("type")
-            result[key] = _merged(below, value) if value.get("type", kind) == kind else value
+            result[key] = merged(below, value) if value.get("type", kind) == kind else value
     return result
 
 

@@ -85,7 +85,7 @@ class Trainer:
         if not hasattr(self.dataset, "bind"):
             raise UpsrError(f"datasets.train.type: {self.data.type} is no training set; use RealESRGANDataset")
         self.dataset.bind(self.seed, opt.degradation)
-        self._check_crop()
+        self._check_data()
         self.validation = [
             build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()
         ]
@@ -305,7 +305,7 @@ class Trainer:
             self.unreadable.add(message)
             logger.warning("skipped, %d unreadable so far: %s", len(self.unreadable), message)
 
-    def _check_crop(self) -> None:
+    def _check_data(self) -> None:
         size = getattr(self.dataset, "gt_size", None)
         multiple = self.model.size_multiple * self.opt.scale
         if size is not None and size % multiple:
