@@ -133,6 +133,22 @@ def test_cached_bias_follows_its_table():
     torch.testing.assert_close(unet.train()(*data).detach(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [{"fused": True}, {"foreach": True}, {}], ids=str)
+def test_cached_bias_follows_every_kind_of_optimiser(kind):
+    unet = tiny.random_weights(UNetModelSwin(**tiny.UNET))
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=0.1, **kind)
+    data = inputs(unet)
+    for _ in range(2):
+        with torch.no_grad():
+            unet(*data)
+        unet(*data).square().mean().backward()
+        optimizer.step()
+    fresh = UNetModelSwin(**tiny.UNET).eval()
+    fresh.load_state_dict(unet.state_dict())
+    with torch.no_grad():
+        assert torch.equal(unet(*data), fresh(*data))
+
+
 def test_low_precision_runs_and_stays_near():
     unet = tiny.random_weights(UNetModelSwin(**tiny.UNET))
     x, t, lq = inputs(unet)

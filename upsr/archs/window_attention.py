@@ -74,7 +74,8 @@ def _mask(apart: Tensor) -> Tensor:
 class CachedBias:
     """Keeps a bias grid for as long as the table it comes from stays the same.
 
-    Where gradients are recorded the grid is built anew each time, so that they reach the table.
+    Where gradients are recorded the grid is built anew each time, so that they reach the table, and what was kept is
+    dropped: fused optimisers change parameters without raising their version.
     """
 
     def __init__(self) -> None:
@@ -84,6 +85,7 @@ class CachedBias:
     def get(self, table: Tensor, build: Callable[[], BiasGrid]) -> BiasGrid:
         """``build()``, or its result from an earlier call with the same table."""
         if torch.is_grad_enabled():
+            self._key = None
             return build()
         version = 0 if table.is_inference() else table._version
         key = (table.data_ptr(), version, table.dtype, table.device)
