@@ -131,11 +131,23 @@ def test_missing_weights(setting):
     assert "path.pretrain_network_aux: weights are needed here" in line
 
 
-def test_unreadable_image_in_a_test_set(setting):
+def test_unreadable_image_in_a_test_set_is_told_and_the_others_are_done(setting):
     folder, path = setting
     (folder / "photos" / "photo 1.png").write_bytes(b"no image")
     line = error_line(command("test.py", "-opt", str(path)))
+    assert "2 image(s) are missing in the results" in line
     assert "photo 1.png: not a readable image" in line
+    summary = json.loads((folder / "results" / "run" / "pairs" / "summary.json").read_text())
+    assert summary["images"] == 2
+    assert len(summary["unreadable"]) == 1
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_folder_that_cannot_be_written_to(setting, script):
+    folder, path = setting
+    (folder / "file").touch()
+    roots = [f"path.{name}_root={folder / 'file'}" for name in ("experiments", "results")]
+    assert "the folder cannot be written to" in error_line(command(script, "-opt", str(path), "--force_yml", *roots))
 
 
 def test_launcher_without_its_environment(setting):

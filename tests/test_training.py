@@ -192,6 +192,25 @@ def test_truncated_photos_are_skipped_and_counted(tmp_path, photos):
     assert "iteration 8" in log
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_validation_image_does_not_end_training(tmp_path, photos, workers):
+    held_out = tiny.save_pictures(tmp_path / "held out", 2)
+    (held_out / "photo 0.png").write_bytes(b"no image")
+    validation = {"type": "BicubicFolderDataset", "dataroot_gt": str(held_out), "num_worker_per_gpu": workers}
+    log = (run(tmp_path, photos, train={"total_iter": 1}, datasets={"val_1": validation}) / "train.log").read_text()
+    assert "left out:" in log
+    assert "(1 images, 1 unreadable)" in log
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_folder_of_broken_photos_ends_training_with_one_line(tmp_path, photos, workers):
+    for path in photos.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UpsrError, match="10 images in a row could not be read") as error:
+        run(tmp_path, photos, datasets={"train": {"num_worker_per_gpu": workers}})
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_stage_one_trains_g_and_stage_two_takes_it(tmp_path, photos):
     g = {"type": "ATD", **tiny.ATD}
     first = run(

@@ -11,6 +11,21 @@ from pathlib import Path
 from upsr.errors import UpsrError
 
 
+def writable_folder(path: str | Path) -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        UpsrError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UpsrError(f"{path}: the folder cannot be written to ({error.strerror})") from None
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.

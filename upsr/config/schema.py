@@ -191,13 +191,20 @@ def _phase(name: str) -> str:
     return name
 
 
+def _folder_name(name: str) -> str:
+    if not name.strip() or name in (".", "..") or any(c in name for c in "/\\:"):
+        raise ValueError(f"'{name}' becomes a folder's name; write it without / \\ :")
+    return name
+
+
 Phase = Annotated[str, AfterValidator(_phase)]
+FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Options(Section):
     """One option file: a training run or a test run."""
 
-    name: str = Field(description="Name of the run: the folder under experiments/ or results/.")
+    name: FolderName = Field(description="Name of the run: the folder under experiments/ or results/.")
     model_type: str = Field(description="Registered model: UPSRModel (stage two), AuxiliarySRModel (stage one: g).")
     scale: Literal[1, 2, 4, 8] = 4
     num_gpu: Literal["auto"] | int = Field(

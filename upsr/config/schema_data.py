@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +18,11 @@ def _odd(sizes: list[int]) -> list[int]:
     if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
         raise ValueError(f"kernel sizes are odd and positive, not {sizes}")
     return sizes
+
+
+def _weights(name: str, values: Sequence[float]) -> None:
+    if min(values) < 0 or sum(values) <= 0:
+        raise ValueError(f"{name} are weights: none is negative, and not all are 0")
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
@@ -52,6 +58,7 @@ class BlurOptions(DegradationSection):
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> BlurOptions:
+        _weights("kernel_prob", self.kernel_prob)
         if len(self.kernel_list) != len(self.kernel_prob):
             raise ValueError(f"kernel_prob has {len(self.kernel_prob)} entries, kernel_list {len(self.kernel_list)}")
         if max(self.kernel_sizes) > self.support or self.support % 2 == 0:
@@ -82,6 +89,7 @@ class StageOptions(DegradationSection):
 
     @model_validator(mode="after")
     def _resizes(self) -> StageOptions:
+        _weights("resize_prob", self.resize_prob)
         low, high = self.resize_range
         if low <= 0 or low > 1 or high < 1:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from upsr.data.datasets import BicubicFolderDataset, FolderDataset, PairedFolderDataset, RealESRGANDataset
 from upsr.data.degradation import RealESRGANDegradation
-from upsr.data.loader import build_train_loader
+from upsr.data.loader import batches_of, build_train_loader
 from upsr.data.pair_pool import PairPool
 from upsr.data.sampler import GlobalBatchSampler, SampleId
 
@@ -15,5 +15,6 @@ __all__ = [
     "RealESRGANDataset",
     "RealESRGANDegradation",
     "SampleId",
+    "batches_of",
     "build_train_loader",
 ]

@@ -219,6 +219,8 @@ class BicubicFolderDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         image = self.gt.image(self.gt.keys[index])
         height, width = (side // self.scale * self.scale for side in image.shape[:2])
+        if not height or not width:
+            raise UpsrError(f"{self.gt.root}/{self.gt.keys[index]}: smaller than {self.scale} pixels, the set's scale")
         gt = to_tensor(image[:height, :width])
         lq = F.interpolate(gt[None], size=(height // self.scale, width // self.scale), mode="bicubic", antialias=True)[
             0

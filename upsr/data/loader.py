@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from upsr.data.image_io import UnreadableImageError
 from upsr.data.sampler import GlobalBatchSampler
+from upsr.errors import UpsrError
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -37,6 +39,33 @@ def build_train_loader(
         persistent_workers=num_workers > 0,
         worker_init_fn=_one_thread,
     )
+
+
+def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches; a user's mistake found in a worker keeps its one-line message.
+
+    torch passes on a worker's exception with the worker's traceback for a message.
+    """
+    try:
+        yield from loader
+    except UpsrError as error:
+        raise UpsrError(str(error).strip().rpartition("Error: ")[2]) from None
+
+
+class SkippingUnreadable(Dataset[dict[str, Any]]):
+    """A dataset whose unreadable images are items with nothing but ``unreadable``, the reason."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.dataset[index]
+        except UnreadableImageError as error:
+            return {"unreadable": str(error)}
 
 
 def _one_thread(_: int) -> None:

@@ -21,7 +21,7 @@ from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
 from upsr.config.components import build
 from upsr.config.schema import DatasetOptions, Options, TileOptions
 from upsr.data.image_io import to_uint8, write_png
-from upsr.data.loader import collate
+from upsr.data.loader import SkippingUnreadable, batches_of, collate
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
 from upsr.inference import restore
@@ -40,11 +40,13 @@ class Evaluation:
     Attributes:
         name: of the set.
         images: key of an image: metric: value.
+        unreadable: why images of the set are not among them.
         means: metric: mean over the images; metrics that could not be measured (no ground truth) are absent.
     """
 
     name: str
     images: dict[str, dict[str, float]]
+    unreadable: list[str] = field(default_factory=list)
     means: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,8 @@ class Evaluation:
         if not self.means:
             return f"{self.name}: {len(self.images)} images, nothing to measure"
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in self.means.items())
-        return f"{self.name}: {values} ({len(self.images)} images)"
+        left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
+        return f"{self.name}: {values} ({len(self.images)} images{left_out})"
 
     def write(self, folder: Path) -> None:
         """``metrics.csv`` by image and ``summary.json`` in ``folder``."""
@@ -67,7 +70,8 @@ class Evaluation:
             writer.writerow(["image", *columns])
             writer.writerows([key, *(values.get(c, "") for c in columns)] for key, values in self.images.items())
         with atomic_write(folder / "summary.json") as path:
-            summary = {"dataset": self.name, "images": len(self.images), "means": self.means}
+            summary = {"dataset": self.name, "images": len(self.images), "unreadable": self.unreadable}
+            summary["means"] = self.means
             path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
@@ -115,14 +119,16 @@ def evaluate(
     Returns:
         The same on every process.
     """
-    own = Subset(data.dataset, range(run.rank, len(data.dataset), run.world_size))
+    own = Subset(SkippingUnreadable(data.dataset), range(run.rank, len(data.dataset), run.world_size))
     loader = DataLoader(own, batch_size=data.batch_size, num_workers=data.num_workers, collate_fn=list)
     training = model.training
     model.eval()
     rows: dict[str, dict[str, float]] = {}
+    unreadable: list[str] = []
     with tqdm(total=len(own), desc=data.name, unit="image", disable=None if run.is_main else True, leave=False) as bar:
-        for items in loader:
-            for batch in _equally_large(items):
+        for items in batches_of(loader):
+            unreadable += [item["unreadable"] for item in items if "unreadable" in item]
+            for batch in _equally_large([item for item in items if "unreadable" not in item]):
                 lq = batch["lq"].to(run.device)
                 restored = restore(model, lq, seed=seed, names=batch["key"], tile=tile)
                 for i, key in enumerate(batch["key"]):
@@ -132,8 +138,12 @@ def evaluate(
                         on_image(key, restored[i])
             bar.update(len(items))
     model.train(training)
-    gathered = {key: values for part in run.gather(rows) for key, values in part.items()}
-    return Evaluation(data.name, dict(sorted(gathered.items())))
+    parts = run.gather((rows, unreadable))
+    images = {key: values for own_rows, _ in parts for key, values in own_rows.items()}
+    left_out = sorted(message for _, messages in parts for message in messages)
+    for message in left_out:
+        logger.warning("%s: left out: %s", data.name, message)
+    return Evaluation(data.name, dict(sorted(images.items())), left_out)
 
 
 def _equally_large(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ import logging
 import time
 from pathlib import Path
 
-from upsr.atomic import atomic_write
+from upsr.atomic import atomic_write, writable_folder
 from upsr.config.schema import Options
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set, evaluate, save_image
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
+from upsr.errors import UpsrError
 from upsr.models import build_model
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
     under another name.
     """
     folder = Path(opt.path.results_root) / opt.name
-    if run.is_main and folder.exists():
+    if run.is_main and writable_folder(folder.parent) and folder.exists():
         folder.rename(folder.with_name(f"{folder.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"))
     run.barrier()
     setup_logging(run, folder / "test.log")
@@ -58,4 +59,7 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
         with atomic_write(folder / "options.json") as path:
             path.write_text(json.dumps(opt.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
         logger.info("results in %s", folder)
+    unreadable = [message for result in results for message in result.unreadable]
+    if unreadable:
+        raise UpsrError(f"{len(unreadable)} image(s) are missing in the results: {'; '.join(unreadable)}")
     return results

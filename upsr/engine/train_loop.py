@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from upsr.atomic import atomic_write
+from upsr.atomic import atomic_write, writable_folder
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build
 from upsr.config.schema import OptimizerOptions, Options, TrainOptions
-from upsr.data import GlobalBatchSampler, PairPool, RealESRGANDegradation, build_train_loader
+from upsr.data import GlobalBatchSampler, PairPool, RealESRGANDegradation, batches_of, build_train_loader
 from upsr.engine.checkpoint import Checkpoint, load_checkpoint, newest_state, save_checkpoint, save_network
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, build_metrics, build_validation_set, evaluate, save_image
@@ -47,7 +47,7 @@ def train(opt: Options, run: Runtime, *, auto_resume: bool = False) -> Path:
     Returns:
         The run's folder, ``experiments/NAME``.
     """
-    folder = Path(opt.path.experiments_root) / opt.name
+    folder = writable_folder(Path(opt.path.experiments_root) / opt.name)
     setup_logging(run, folder / "train.log")
     configure_backends(run.device)
     trainer = Trainer(opt, run, folder)
@@ -129,7 +129,7 @@ class Trainer:
         board = Board(
             self.folder / "tb_logger", opt.logger.use_tb_logger and self.run.is_main, purge_step=self.iteration + 1
         )
-        batches = iter(loader)
+        batches = batches_of(loader)
         started, since = time.perf_counter(), self.iteration
         sums: dict[str, Tensor] = {}
         with tqdm(
