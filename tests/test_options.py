@@ -81,6 +81,8 @@ def test_defaults_are_the_released_training():
         ("uncertainty.b_u=2", r"uncertainty\.b_u: .*less than or equal to 1"),
         ("datasets.test_1.type=FolderDataset", r"datasets\.test_1: a set is 'train' or its name begins with 'val'"),
         ("diffusion.sampler.steps=9", r"sampler\.steps is 9, but the schedule has 5"),
+        ("name=../elsewhere", r"name: .*becomes a folder.s name"),
+        ("degradation.first.resize_prob=[0,0,0]", r"degradation\.first: resize_prob are weights"),
         (
             "degradation.first.noise_rnge=[1,2]",
             r"degradation\.first\.noise_rnge: unknown key; did you mean 'noise_range'",
