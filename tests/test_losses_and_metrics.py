@@ -130,6 +130,13 @@ def test_other_sizes_are_refused():
         PSNR()(sr[..., 1:], gt)
 
 
+@pytest.mark.parametrize("metric", [SSIM(), PSNR(crop_border=4)])
+def test_images_too_small_to_measure_are_refused(metric):
+    tiny_image = torch.rand(1, 3, 8, 8)
+    with pytest.raises(UpsrError, match="an image has 8x8"):
+        metric(tiny_image, tiny_image)
+
+
 def test_psnr_and_ssim_agree_with_pyiqa():
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
     sr, gt = pair()

@@ -23,6 +23,7 @@ class FullReference(ABC):
 
     needs_reference = True
     higher_is_better = True
+    smallest_side = 1
 
     def __init__(self, y_channel: bool = True, crop_border: int = 0) -> None:
         self.y_channel = y_channel
@@ -36,12 +37,17 @@ class FullReference(ABC):
         """The value for (1, C, H, W) images in [0, 1].
 
         Raises:
-            UpsrError: the images are of different sizes.
+            UpsrError: the images are of different sizes, or too small to be measured.
         """
         if gt is None:
             raise ValueError(f"{type(self).__name__} needs a ground truth")
         if sr.shape != gt.shape:
             raise UpsrError(f"a restored image of {tuple(sr.shape)} has a ground truth of {tuple(gt.shape)}")
+        if min(sr.shape[-2:]) - 2 * self.crop_border < self.smallest_side:
+            raise UpsrError(
+                f"{type(self).__name__} needs {self.smallest_side} pixels inside a border of {self.crop_border}; "
+                f"an image has {sr.shape[-1]}x{sr.shape[-2]}"
+            )
         y_channel = self.y_channel and sr.shape[1] == 3
         return float(self._function()(sr, gt, self.crop_border, test_y_channel=y_channel))
 
@@ -68,6 +74,8 @@ class SSIM(FullReference):
 
     Luma is not rounded to 8 bit, unlike in pyiqa's ``ssim`` (use ``PyIQA`` for that form).
     """
+
+    smallest_side = 11
 
     @staticmethod
     def _function() -> Callable[..., Any]:
