@@ -38,6 +38,7 @@ setup(
         "pillow>=10",
         "tqdm>=4.60",
         "lmdb>=1.4",
+        "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
     extras_require={
         "metrics": ["pyiqa>=0.1.13"],

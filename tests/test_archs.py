@@ -149,6 +149,25 @@ def test_cached_bias_follows_every_kind_of_optimiser(kind):
         assert torch.equal(unet(*data), fresh(*data))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, other: net.load_state_dict(other.state_dict(), assign=True),
+        lambda net, other: [p.data.copy_(q) for p, q in zip(net.parameters(), other.parameters())] and net.eval(),
+        lambda net, other: (net.load_state_dict(other.state_dict()), net.double().float()),
+    ],
+    ids=["assigned", "through .data, then eval()", "loaded and converted"],
+)
+def test_cached_bias_follows_changes_that_raise_no_version(change):
+    unet = tiny.random_weights(UNetModelSwin(**tiny.UNET))
+    other = tiny.random_weights(UNetModelSwin(**tiny.UNET), seed=5)
+    data = inputs(unet)
+    with torch.no_grad():
+        unet(*data)
+        change(unet, other)
+        assert torch.equal(unet(*data), other(*data))
+
+
 def test_low_precision_runs_and_stays_near():
     unet = tiny.random_weights(UNetModelSwin(**tiny.UNET))
     x, t, lq = inputs(unet)

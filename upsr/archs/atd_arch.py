@@ -89,7 +89,7 @@ class ShiftedWindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.shift_masks: Tensor | None
         self.register_buffer("shift_masks", textbook_shift_masks(window, shift) if shift else None, persistent=False)
-        self._cache = CachedBias()
+        self.cached_bias = CachedBias()
 
     def forward(self, qkv: Tensor, index: Tensor) -> Tensor:
         """(B, H, W, 3C) and the (N, N) relative position index -> (B, H, W, C)."""
@@ -97,7 +97,7 @@ class ShiftedWindowAttention(nn.Module):
         def bias() -> BiasGrid:
             return masked_bias(position_bias(self.relative_position_bias_table, index), self.shift_masks)
 
-        grid = self._cache.get(self.relative_position_bias_table, bias)
+        grid = self.cached_bias(self.relative_position_bias_table, bias)
         return self.proj(window_attention(qkv, grid, heads=self.heads, window=self.window, shift=self.shift))
 
 

@@ -95,11 +95,11 @@ class WindowAttention(nn.Module):
         self.register_buffer(
             "shift_masks", _SHIFT_MASKS[shift_mask](window, shift) if shift else None, persistent=False
         )
-        self._cache = CachedBias()
+        self.cached_bias = CachedBias()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        bias = self._cache.get(self.relative_position_bias_table, self._bias)
+        bias = self.cached_bias(self.relative_position_bias_table, self._bias)
         out = window_attention(self.qkv(x), bias, heads=self.heads, window=self.window, shift=self.shift)
         return self.proj(out)
 

@@ -9,11 +9,11 @@ last row of windows, those in the last column, their corner, and the rest. All w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Kind = TypeVar("Kind")
 
@@ -71,18 +71,20 @@ def _mask(apart: Tensor) -> Tensor:
     return torch.zeros(apart.shape).masked_fill_(apart, MASKED)
 
 
-class CachedBias:
+class CachedBias(nn.Module):
     """Keeps a bias grid for as long as the table it comes from stays the same.
 
-    Where gradients are recorded the grid is built anew each time, so that they reach the table, and what was kept is
-    dropped: fused optimisers change parameters without raising their version.
+    Where gradients are recorded the grid is built anew each time, so that they reach the table. Not every change of a
+    parameter raises its version (fused optimisers and ``.data`` do not), so the grid is also dropped wherever weights
+    usually change: after a training step, when the mode is set, when weights are loaded, converted or moved.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._key: tuple[object, ...] | None = None
         self._grid: BiasGrid = []
 
-    def get(self, table: Tensor, build: Callable[[], BiasGrid]) -> BiasGrid:
+    def forward(self, table: Tensor, build: Callable[[], BiasGrid]) -> BiasGrid:
         """``build()``, or its result from an earlier call with the same table."""
         if torch.is_grad_enabled():
             self._key = None
@@ -92,6 +94,19 @@ class CachedBias:
         if key != self._key:
             self._key, self._grid = key, build()
         return self._grid
+
+    def train(self, mode: bool = True) -> CachedBias:
+        """Sets the mode and drops the grid."""
+        self._key = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> CachedBias:
+        self._key = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._key = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, object]) -> CachedBias:
         return CachedBias()
