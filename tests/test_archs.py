@@ -153,7 +153,9 @@ def test_cached_bias_follows_every_kind_of_optimiser(kind):
     "change",
     [
         lambda net, other: net.load_state_dict(other.state_dict(), assign=True),
-        lambda net, other: [p.data.copy_(q) for p, q in zip(net.parameters(), other.parameters())] and net.eval(),
+        lambda net, other: (
+            [p.data.copy_(q) for p, q in zip(net.parameters(), other.parameters(), strict=True)] and net.eval()
+        ),
         lambda net, other: (net.load_state_dict(other.state_dict()), net.double().float()),
     ],
     ids=["assigned", "through .data, then eval()", "loaded and converted"],
