@@ -155,6 +155,11 @@ def test_launcher_without_its_environment(setting):
     assert "SLURM_PROCID is not set in the environment; start with srun" in line
 
 
+def test_several_processes_that_do_not_know_of_each_other(setting):
+    line = error_line(command("train.py", "-opt", str(setting[1]), "--launcher", "none", WORLD_SIZE="2"))
+    assert "several processes were started and would overwrite each other" in line
+
+
 def test_help_teaches():
     for script in ("train.py", "test.py", "scripts/demo.py", "scripts/preview_degradation.py"):
         result = command(script, "--help")

@@ -103,7 +103,7 @@ def test_two_processes_train_what_one_does(tmp_path, photos):
     (tmp_path / "two.yml").write_text(yaml.safe_dump(options))
     launched = command(
         "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611",
-        "train.py", "-opt", str(tmp_path / "two.yml"), "--launcher", "pytorch",
+        "train.py", "-opt", str(tmp_path / "two.yml"),
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
     two = tmp_path / "experiments" / "two"

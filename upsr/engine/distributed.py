@@ -69,9 +69,18 @@ def runtime(launcher: Launcher, num_gpu: int | Literal["auto"]) -> Iterator[Runt
         dist.destroy_process_group()
 
 
+def default_launcher() -> Launcher:
+    """``pytorch`` in a process that torchrun started, else ``none``."""
+    return "pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none"
+
+
 def _place(launcher: Launcher) -> tuple[int, int, int]:
     """Rank, number of processes, and rank on this machine, from the launcher's environment."""
     if launcher == "none":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UpsrError(
+                "--launcher none: several processes were started and would overwrite each other; use pytorch"
+            )
         return 0, 1, 0
     if launcher == "pytorch":
         return (

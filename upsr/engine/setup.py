@@ -17,7 +17,7 @@ from upsr.config import Options, load_options
 from upsr.config.components import component_problems
 from upsr.config.load import refuse
 from upsr.config.problems import Problem, did_you_mean
-from upsr.engine.distributed import Runtime, runtime
+from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
 
@@ -31,8 +31,9 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     result.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm"],
-        default="none",
-        help="how the processes were started: none (one process, default), pytorch (torchrun), slurm (srun)",
+        default=default_launcher(),
+        help="how the processes were started: none (one process), pytorch (torchrun), slurm (srun); by default pytorch "
+        "under torchrun, else none",
     )
     result.add_argument(
         "--force_yml",
