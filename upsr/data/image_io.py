@@ -56,7 +56,7 @@ def _to_eight_bit(image: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """(H, W, C) uint8 -> (C, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    return torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:
