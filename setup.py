@@ -24,8 +24,8 @@ setup(
     package_data={"upsr": ["py.typed"]},
     # TensorBoard comes with basicsr, as tb-nightly; beside it, the package tensorboard would break both.
     install_requires=[
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.6",
+        "torchvision>=0.21",
         "basicsr>=1.4.2",
         "pyyaml>=6",
         "pydantic>=2.7",
@@ -38,6 +38,8 @@ setup(
         "pillow>=10",
         "tqdm>=4.60",
         "lmdb>=1.4",
+        "webdataset>=0.2.90",
+        "fsspec>=2023.5",
         "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
     extras_require={

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from upsr.config import Options
 from upsr.data import RealESRGANDegradation
 from upsr.data.image_io import decode_image, to_tensor, to_uint8, write_png
-from upsr.data.kernels import sample_kernels
+from upsr.data.kernels import draw_kernels
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set, evaluate
 from upsr.engine.setup import checked_options
@@ -111,20 +111,15 @@ def degrade_held_out_photos(data: Path, opt: Options) -> None:
     degradation = RealESRGANDegradation(opt.degradation, opt.scale)
     for slot, (name, (file, (top, left))) in enumerate(HELD_OUT_PHOTOS.items()):
         crop = photo(file)[top : top + CROP, left : left + CROP]
-        kernels = sample_kernels(opt.degradation, SEED, "demo", name)
-        lq = degradation(
-            to_tensor(crop)[None],
-            *(k[None] for k in (kernels.kernel1, kernels.kernel2, kernels.sinc_kernel)),
-            slots=[slot],
-            keys=[SEED, "demo"],
-        )
+        kernels = draw_kernels(opt.degradation, SEED, "demo", name)
+        lq = degradation(to_tensor(crop)[None], kernels[None], slots=[slot], keys=[SEED, "demo"])
         write_png(data / "test" / "gt" / f"{name}.png", crop)
         write_png(data / "test" / "lq" / f"{name}.png", to_uint8(lq[0]))
 
 
 def tested(option_file: str, folder: Path, overrides: list[str]) -> RestorationModel:
     """A trained model from its run's folder."""
-    weights = f"path.pretrain_network_g={folder / 'models' / 'net_g_latest.pth'}"
+    weights = f"path.pretrain_network_g={folder / 'models' / 'net_g_latest.safetensors'}"
     return build_model(checked_options(option_file, [weights, *overrides], "test"), "test")
 
 

@@ -39,17 +39,18 @@ def contact_sheet(
     for version in range(versions):
         batch = collate([dataset[SampleId(version, index)] for index in slots])
         if version == 0:
-            first = batch["gt"]
+            first = batch["gt"].float() / 255
             columns.append(first)
         # The crop stays the same, the kernels and the decisions change: that is what is to be seen.
-        kernels = (batch[name] for name in ("kernel1", "kernel2", "sinc_kernel"))
-        parts = zip(first, *kernels, strict=True)
         lq = torch.cat(
             [
                 degrade(
-                    *(x[None] for x in part), slots=[slot * degradation.decision_group], keys=[seed, "preview", version]
+                    first[slot : slot + 1],
+                    batch["kernels"][slot : slot + 1],
+                    slots=[slot * degradation.decision_group],
+                    keys=[seed, "preview", version],
                 )
-                for slot, part in zip(slots, parts, strict=True)
+                for slot in slots
             ]
         )
         columns.append(lq.repeat_interleave(scale, -1).repeat_interleave(scale, -2))

@@ -11,7 +11,7 @@ from tests import tiny
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.image_io import to_tensor
-from upsr.data.kernels import sample_kernels
+from upsr.data.kernels import COLUMNS, draw_kernels, render_kernels
 from upsr.data.noise import gaussian_noise, poisson_noise
 from upsr.rng import numpy_generator
 
@@ -20,8 +20,7 @@ OPTIONS = DegradationOptions(decision_group=4)
 
 def batch(count: int, size: int = 64, channels: int = 3) -> tuple[torch.Tensor, ...]:
     gt = torch.stack([to_tensor(tiny.picture(size, size, i)) for i in range(count)])[:, :channels]
-    kernels = [sample_kernels(OPTIONS, 0, "test", i) for i in range(count)]
-    return gt, *(torch.stack([getattr(k, n) for k in kernels]) for n in ("kernel1", "kernel2", "sinc_kernel"))
+    return gt, torch.stack([draw_kernels(OPTIONS, 0, "test", i) for i in range(count)])
 
 
 def degrade(data, slots, keys=(0, "step", 1), scale=4, options=OPTIONS):
@@ -70,9 +69,9 @@ def test_perfect_jpeg_quality_is_harmless():
     clean = {"gaussian_noise_prob": 1, "noise_range": (0, 0), "resize_prob": (0, 0, 1), "blur_prob": 0}
     clean["jpeg_range"] = (100, 100)
     options = DegradationOptions(first=clean, second=clean, final={"sinc_prob": 0})
-    gt, kernel1, kernel2, _ = batch(2, channels=1)
-    delta = sample_kernels(options, 0).sinc_kernel.expand(2, -1, -1)
-    lq = degrade((gt, kernel1, kernel2, delta), range(2), options=options, scale=1)
+    gt, _ = batch(2, channels=1)
+    kernels = torch.stack([draw_kernels(options, 0, i) for i in range(2)])
+    lq = degrade((gt, kernels), range(2), options=options, scale=1)
     assert (lq - gt).abs().max() < 3 / 255
 
 
@@ -113,27 +112,26 @@ def test_decisions_have_the_stated_probabilities():
     assert max(factors) == pytest.approx(1.5, abs=0.01)
 
 
-def test_kernels_are_normalised_deterministic_and_of_all_kinds():
-    kernels = [sample_kernels(DegradationOptions(), 0, i) for i in range(300)]
-    again = sample_kernels(DegradationOptions(), 0, 7)
-    assert torch.equal(again.kernel1, kernels[7].kernel1)
-    for kernel in kernels:
-        assert kernel.kernel1.shape == (21, 21)
-        assert kernel.kernel2.shape == kernel.sinc_kernel.shape == (15, 15)
-        for k in vars(kernel).values():
-            assert k.sum() == pytest.approx(1, abs=1e-3)
-    deltas = np.mean([float(k.sinc_kernel[7, 7]) == 1 and float(k.sinc_kernel.abs().sum()) == 1 for k in kernels])
-    assert deltas == pytest.approx(0.2, abs=0.07)
-    ringing = np.mean([bool((k.kernel1 < -1e-4).any()) for k in kernels])
-    assert ringing == pytest.approx(0.1, abs=0.06)
+def test_kernels_are_a_function_of_the_sample():
+    first = draw_kernels(DegradationOptions(), 0, 7)
+    assert first.shape == (3, len(COLUMNS))
+    assert torch.equal(first, draw_kernels(DegradationOptions(), 0, 7))
+    assert not torch.equal(first, draw_kernels(DegradationOptions(), 0, 8))
 
 
 def test_kernels_leave_the_global_generators_alone():
     np.random.seed(5)
     expected = np.random.rand(3)
     np.random.seed(5)
-    sample_kernels(DegradationOptions(), 0)
+    draw_kernels(DegradationOptions(), 0)
     assert np.array_equal(np.random.rand(3), expected)
+
+
+def test_a_larger_support_only_adds_zeros():
+    drawn = torch.stack([draw_kernels(DegradationOptions(), 0, i)[1] for i in range(50)])
+    small, large = render_kernels(drawn, 15), render_kernels(drawn, 21)
+    torch.testing.assert_close(large[:, 3:18, 3:18], small)
+    assert large.sum(dim=(1, 2)).sub(1).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def pair(value: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_pool_returns_each_pair_once_and_keeps_lq_with_its_gt():
     pool, seen = PairPool(4), []
     for step in range(200):
-        lq, gt = pool.exchange(*pair(step % 256), slots=[0], keys=(step,))
+        lq, gt, _ = pool.exchange(*pair(step % 256), [str(step)], slots=[0], keys=(step,))
         assert lq[0, 0, 0, 0] == gt[0, 0, 0, 0]
         seen.append(round(float(lq[0, 0, 0, 0]) * 255))
     assert seen[:4] == [0, 1, 2, 3]
@@ -173,23 +171,25 @@ def test_pool_of_a_slot_does_not_depend_on_the_other_slots():
     together, alone = PairPool(3), PairPool(3)
     for step in range(20):
         lq, gt = (torch.cat([x, y]) for x, y in zip(pair(step), pair(step + 100), strict=True))
-        both, _ = together.exchange(lq, gt, slots=[4, 9], keys=(step,))
-        one, _ = alone.exchange(*pair(step + 100), slots=[9], keys=(step,))
+        both, _, _ = together.exchange(lq, gt, ["a", "b"], slots=[4, 9], keys=(step,))
+        one, _, _ = alone.exchange(*pair(step + 100), ["b"], slots=[9], keys=(step,))
         assert torch.equal(both[1:], one)
 
 
 def test_pool_survives_a_checkpoint(tmp_path):
     pool = PairPool(3)
     for step in range(5):
-        pool.exchange(*pair(step), slots=[0], keys=(step,))
+        pool.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))
     torch.save(pool.state_dict(), tmp_path / "pool.pth")
     restored = PairPool(3)
-    restored.load_state_dict(torch.load(tmp_path / "pool.pth", weights_only=True), slots=[0, 1])
+    restored.load_state_dict(
+        torch.load(tmp_path / "pool.pth", weights_only=True), slots=[0, 1], device=torch.device("cpu")
+    )
     for step in range(5, 12):
-        a, b = (p.exchange(*pair(step), slots=[0], keys=(step,))[0] for p in (pool, restored))
+        a, b = (p.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))[0] for p in (pool, restored))
         assert torch.equal(a, b)
 
 
 def test_pool_of_nothing_passes_pairs_through():
     lq, gt = pair(7)
-    assert PairPool(0).exchange(lq, gt, slots=[0], keys=(0,)) == (lq, gt)
+    assert PairPool(0).exchange(lq, gt, ["a"], slots=[0], keys=(0,)) == (lq, gt, ["a"])

@@ -23,7 +23,7 @@ class Probe(RestorationModel):
 
     from_options = forward = None  # type: ignore[assignment]
 
-    def restore(self, lq, noise):
+    def restore(self, lq, noise, observe=None):
         assert all(side % self.size_multiple == 0 for side in lq.shape[-2:])
         self.sizes.append(tuple(lq.shape[-2:]))
         field = torch.nn.functional.pixel_shuffle(noise(0), 2)

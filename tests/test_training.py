@@ -16,7 +16,7 @@ from PIL import Image
 from tests import tiny
 from tests.training import CLEAN_STAGE, tiny_options
 from upsr.config import parse_options
-from upsr.engine.checkpoint import load_checkpoint, newest_state
+from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import build_metrics, build_validation_set, evaluate
 from upsr.engine.train_loop import Trainer, train
@@ -34,7 +34,8 @@ def photos(tmp_path) -> Path:
 
 
 def run(root: Path, photos: Path, *, auto_resume: bool = False, **changes) -> Path:
-    return train(parse_options(tiny_options(root, photos, **changes), "test"), CPU, auto_resume=auto_resume)
+    options = tiny_options(root, photos, auto_resume=auto_resume, **changes)
+    return train(parse_options(options, "test"), CPU)
 
 
 def weights(folder: Path, name: str = "latest") -> dict[str, dict[str, torch.Tensor]]:
@@ -69,7 +70,7 @@ def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
 
 def test_a_named_state_is_resumed_and_a_new_run_is_not(tmp_path, photos):
     first = run(tmp_path, photos, name="first", logger={"save_checkpoint_freq": 2})
-    assert newest_state(first) == first / "training_states" / "4.state"
+    assert CheckpointStore(first).newest_valid() == first / "training_states" / "4.state"
     state = str(first / "training_states" / "2.state")
     again = run(tmp_path, photos, name="again", path={"resume_state": state})
     assert largest_difference(first, again) == 0
@@ -172,7 +173,7 @@ def test_one_photo_is_learnt(tmp_path):
     assert losses[-1] < losses[0] / 5
 
     data = build_validation_set("val_1", opt.datasets["val_1"], None)
-    weights = {"pretrain_network_g": str(folder / "models" / "net_g_latest.pth")}
+    weights = {"pretrain_network_g": str(folder / "models" / "net_g_latest.safetensors")}
     tested = parse_options({**options, "path": {**options["path"], **weights}}, "test")
     psnr = {
         name: evaluate(model.eval(), data, build_metrics(opt, CPU.device), CPU, seed=0, tile=None).means["psnr"]
@@ -220,9 +221,12 @@ def test_stage_one_trains_g_and_stage_two_takes_it(tmp_path, photos):
     )  # fmt: skip
     assert "psnr" in (first / "train.log").read_text()
     second = run(
-        tmp_path, photos, name="stage2", path={"pretrain_network_aux": str(first / "models" / "net_g_latest.pth")}
+        tmp_path,
+        photos,
+        name="stage2",
+        path={"pretrain_network_aux": str(first / "models" / "net_g_latest.safetensors")},
     )
-    assert "loaded 'params_ema'" in (second / "train.log").read_text()
+    assert "loaded 'root'" in (second / "train.log").read_text()
 
 
 @pytest.mark.parametrize(("scale", "channels", "gt_size"), [(2, 3, 32), (8, 1, 128), (4, 1, 64)])
@@ -280,7 +284,7 @@ def test_warm_up_and_milestones(tmp_path, photos):
         tmp_path, photos, train={"total_iter": 9, "warmup_iter": 4, "scheduler": {"milestones": [6], "gamma": 0.1}}
     )
     trainer = Trainer(parse_options(options, "test"), CPU, tmp_path / "run")
-    rates = [1e-3 * trainer._rate_factor(i) for i in range(9)]
+    rates = [1e-3 * trainer.updater.rate_factor(i) for i in range(9)]
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4])
 
 
@@ -292,8 +296,8 @@ def test_average_follows_the_weights(tmp_path, photos):
     before = parameter.detach().clone()
     with torch.no_grad():
         parameter.add_(1)
-    trainer.ema.update_parameters(trainer.network)
-    torch.testing.assert_close(trainer.ema.module.get_parameter(name), before + 0.1)
+    trainer.updater.average.update_parameters(trainer.network)
+    torch.testing.assert_close(trainer.updater.average.module.get_parameter(name), before + 0.1)
 
 
 def test_tensorboard_and_pictures_are_written(tmp_path, photos):
@@ -317,7 +321,7 @@ def test_a_state_of_another_network_is_refused(tmp_path, photos):
 def test_a_cut_state_is_refused(tmp_path, photos):
     state = run(tmp_path, photos, name="one") / "training_states" / "4.state"
     state.write_bytes(state.read_bytes()[:5000])
-    with pytest.raises(UpsrError, match="not a readable training state"):
+    with pytest.raises(UpsrError, match="the state is damaged"):
         run(tmp_path, photos, name="two", path={"resume_state": str(state)})
 
 
@@ -325,4 +329,4 @@ def test_another_seed_on_resume_is_told(tmp_path, photos, caplog):
     state = str(run(tmp_path, photos, name="one") / "training_states" / "4.state")
     logging.getLogger("upsr").propagate = True
     folder = run(tmp_path, photos, name="two", path={"resume_state": state}, manual_seed=9, train={"total_iter": 5})
-    assert "the run goes on with other samples" in (folder / "train.log").read_text()
+    assert "changed since that state: seed 3 -> 9" in (folder / "train.log").read_text()

@@ -42,7 +42,12 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
             "pixel_opt": {"type": "MSELoss"},
         },
         "val": {"val_freq": 1000, "metrics": {"psnr": {"type": "PSNR"}, "ssim": {"type": "SSIM"}}},
-        "logger": {"print_freq": 1, "save_checkpoint_freq": 1000, "use_tb_logger": False},
+        "logger": {
+            "print_freq": 1,
+            "save_checkpoint_freq": 1000,
+            "use_tb_logger": False,
+            "weight_formats": ["safetensors", "pth"],
+        },
     }
     return merged(options, changes)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from upsr.errors import UpsrError
 
+_UNFINISHED = ".part"
+
 
 def writable_folder(path: str | Path) -> Path:
     """The folder, made if it is not there.
@@ -31,15 +33,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
     The content is on disk before the name is. When the block fails nothing is left behind, and an older file at
-    ``path`` stays as it was.
+    ``path`` stays as it was. What a killed process leaves behind is removed by :func:`sweep`.
 
     Raises:
-        UpsrError: the folder cannot be written to.
+        UpsrError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=_UNFINISHED)
     except OSError as error:
         raise UpsrError(f"{path}: the folder cannot be written to ({error.strerror})") from None
     os.close(handle)
@@ -53,10 +55,26 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise UpsrError(f"{path}: cannot be written ({error.strerror or error})") from None
+    except Exception as error:
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        raise UpsrError(f"{path}: cannot be written ({cause.strerror or cause})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind ``error``: torch.save reports one of its own when the disk is full."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove the unfinished files of writers that were killed. No one may be writing to the folder meanwhile."""
+    for leftover in Path(folder).glob(f".*{_UNFINISHED}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,11 +1,35 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that mean "the user can mend this", each with the exit code of the program."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class UpsrError(Exception):
     """A mistake outside the program: a wrong option, a missing file, an absent device.
 
-    The message names the file, key or device and the remedy, in one line. Entry points print it
-    without a traceback and exit with code 2.
+    The message names the file, key or device and the remedy, in one line. Entry points print it without a traceback and
+    exit with ``exit_code``.
     """
+
+    exit_code: ClassVar[int] = 2
+    label: ClassVar[str] = "error"
+
+
+class DivergedError(UpsrError):
+    """Training stopped because it no longer gives finite numbers."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class PeerLostError(UpsrError):
+    """Another process of the run ended or does not answer."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class PreemptedError(UpsrError):
+    """Training was asked to stop, saved its state and can be resumed (75 is EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code: ClassVar[int] = 75
+    label: ClassVar[str] = "stopped"

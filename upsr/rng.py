@@ -8,10 +8,8 @@ resumed run continue exactly.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -45,20 +43,3 @@ def stacked(draw: str, shape: Sequence[int], generators: Sequence[torch.Generato
     """
     sampler = {"randn": torch.randn, "rand": torch.rand}[draw]
     return torch.stack([sampler(tuple(shape), generator=g, device=g.device) for g in generators])
-
-
-@contextlib.contextmanager
-def scoped_global_rng(*keys: int | str) -> Iterator[None]:
-    """Seed Python's and NumPy's global generators inside the block and restore them afterwards.
-
-    For library functions that draw from the global generators and take no generator (basicsr's kernels).
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    seed = derive_seed(*keys)
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -6,12 +6,13 @@ Module names are those of the released weights, so that they load strictly.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.window_attention import (
@@ -276,6 +277,7 @@ class UNetModelSwin(DenoisingNetwork):
 
     Attributes:
         size_multiple: sides of the input are multiples of it (64 for the released network).
+        activation_checkpointing: in training, keep only the blocks' inputs and compute the rest again when gradients are.
 
     Raises:
         UpsrError: the arguments contradict each other.
@@ -311,6 +313,7 @@ class UNetModelSwin(DenoisingNetwork):
         patch_norm: Literal[False] = False,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = False
         blocks = [num_res_blocks] * len(channel_mult) if isinstance(num_res_blocks, int) else list(num_res_blocks)
         _check(
             image_size=image_size,
@@ -412,11 +415,20 @@ class UNetModelSwin(DenoisingNetwork):
         h = torch.cat([x, lq], dim=1)
         skips = []
         for block in self.input_blocks:
-            h = block(h, emb)
+            h = self._run(block, h, emb)
             skips.append(h)
-        h = self.middle_block(h, emb)
+        h = self._run(self.middle_block, h, emb)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb)
+            h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
+        return self._run(self._tail, h)
+
+    def _run(self, part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(part, *inputs, use_reentrant=False)
+        return part(*inputs)
+
+    def _tail(self, h: Tensor) -> Tensor:
+        """Upsampling from the LR size, (B, C, h, w) -> (B, out_channels, scale*h, scale*w)."""
         h = self.conv_before_upsample(h)
         for i in range(1, self.doublings + 1):
             h = F.leaky_relu(self.get_submodule(f"conv_up{i}")(F.interpolate(h, scale_factor=2, mode="nearest")), 0.2)

@@ -55,6 +55,22 @@ def select_weights(
     return key, {name.removeprefix("module."): value for name, value in weights.items()}
 
 
+def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps ``weights`` from being loaded into a network with the state dict ``own``; empty if nothing does."""
+    missing = [name for name in own if name not in weights]
+    unknown = [name for name in weights if name not in own]
+    reshaped = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    return [
+        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
+        if names
+    ]
+
+
 def load_network_weights(
     network: nn.Module, path: str | Path, *, param_key: str | None = None, strict: bool = True
 ) -> str:
@@ -73,18 +89,7 @@ def load_network_weights(
     """
     key, weights = select_weights(read_weight_file(path), param_key, path)
     own = network.state_dict()
-    missing = [name for name in own if name not in weights]
-    unknown = [name for name in weights if name not in own]
-    reshaped = [
-        f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    faults = [
-        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
-        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
-        if names
-    ]
+    faults = misfits(own, weights)
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     if faults and (strict or not fitting):
         raise UpsrError(

@@ -137,6 +137,13 @@ class SchedulerOptions(Section):
     gamma: float = Field(0.5, gt=0, description="The factor at a milestone.")
 
 
+class GuardOptions(Section):
+    """What happens to steps whose loss or gradient is not finite."""
+
+    stop_after: int = Field(10, ge=1, description="The run ends after so many skipped steps in a row.")
+    keep_batches: int = Field(5, ge=0, description="Offending batches that are kept in bad_batches/.")
+
+
 class TrainOptions(Section):
     """The training loop."""
 
@@ -144,6 +151,16 @@ class TrainOptions(Section):
     warmup_iter: int = Field(0, ge=0, description="Steps over which the rate grows linearly from 0.")
     accumulate: int = Field(1, ge=1, description="Micro-batches for each optimiser step.")
     amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast type of network and loss.")
+    aux_amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Type that the frozen g computes in.")
+    channels_last: bool = Field(False, description="Keep images as NHWC in memory; see docs/benchmarks.md.")
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+        "none", description="torch.compile mode of network_g; reduce-overhead and max-autotune use CUDA graphs."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Compute the denoiser's activations again in the backward pass: less memory, more time."
+    )
+    max_grad_norm: float | None = Field(None, gt=0, description="Gradients with a larger norm are scaled down to it.")
+    guard: GuardOptions = GuardOptions()
     ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
     optim_g: OptimizerOptions = OptimizerOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
@@ -177,12 +194,46 @@ class ValOptions(Section):
     )
 
 
+class WandbOptions(Section):
+    """A run at Weights & Biases."""
+
+    project: str
+    entity: str | None = None
+    run_id: str | None = Field(None, description="Continue this run of theirs.")
+
+
+class KeepBestOptions(Section):
+    """Weights that are kept as ``net_g_best`` when a validation is better than all before."""
+
+    metric: str = Field(description="A name in val.metrics.")
+    dataset: str | None = Field(None, description="Name or key of a validation set; by default the first.")
+    direction: Literal["max", "min"] | None = Field(
+        None, description="What is better; by default what the metric says."
+    )
+
+
 class LoggerOptions(Section):
     """What is reported and kept."""
 
     print_freq: int = Field(100, ge=1, description="Iterations between two log lines.")
     save_checkpoint_freq: int = Field(10000, ge=1, description="Iterations between two checkpoints.")
-    use_tb_logger: bool = Field(True, description="Write TensorBoard scalars and pictures.")
+    keep_last: int | None = Field(None, ge=1, description="Checkpoints that stay; null keeps all.")
+    keep_best: KeepBestOptions | None = Field(None, description="Also keep the weights of the best validation.")
+    weight_formats: Annotated[list[Literal["safetensors", "pth"]], Field(min_length=1)] = Field(
+        ["safetensors"], description="Of models/: safetensors (averaged weights), pth (BasicSR: params, params_ema)."
+    )
+    use_tb_logger: bool = Field(True, description="Write TensorBoard scalars, pictures and histograms.")
+    use_csv: bool = Field(True, description="Write metrics.csv: iteration, tag, value.")
+    wandb: WandbOptions | None = Field(None, description="Report to Weights & Biases too.")
+    pictures: int = Field(4, ge=0, description="Validation images of each set that are shown step by step.")
+
+
+class DistributedOptions(Section):
+    """Several processes."""
+
+    timeout: float = Field(1800, gt=0, description="Seconds after which a process that waits for another gives up.")
+    heartbeat: float = Field(60, gt=0, description="Seconds between two entries in status.json.")
+    bucket_mb: float = Field(25, gt=0, description="Size of DistributedDataParallel's gradient buckets.")
 
 
 def _phase(name: str) -> str:
@@ -224,6 +275,10 @@ class Options(Section):
     train: TrainOptions | None = Field(None, description="Needed by train.py.")
     val: ValOptions = ValOptions()
     logger: LoggerOptions = LoggerOptions()
+    distributed: DistributedOptions = DistributedOptions()
+    auto_resume: bool = Field(
+        False, description="Continue from the newest valid checkpoint of this run, if there is one."
+    )
 
     @property
     def validation_sets(self) -> dict[str, DatasetOptions]:

@@ -4,10 +4,12 @@ from upsr.data.datasets import BicubicFolderDataset, FolderDataset, PairedFolder
 from upsr.data.degradation import RealESRGANDegradation
 from upsr.data.loader import batches_of, build_train_loader
 from upsr.data.pair_pool import PairPool
+from upsr.data.prefetch import DevicePrefetcher
 from upsr.data.sampler import GlobalBatchSampler, SampleId
 
 __all__ = [
     "BicubicFolderDataset",
+    "DevicePrefetcher",
     "FolderDataset",
     "GlobalBatchSampler",
     "PairPool",

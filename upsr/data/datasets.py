@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
@@ -15,7 +16,7 @@ from upsr.compat import DATASET_REGISTRY
 from upsr.config.schema_data import DegradationOptions
 from upsr.data.backends import list_keys, open_backend
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor, to_uint8
-from upsr.data.kernels import sample_kernels
+from upsr.data.kernels import draw_kernels
 from upsr.data.sampler import SampleId
 from upsr.errors import UpsrError
 from upsr.rng import numpy_generator
@@ -49,7 +50,7 @@ class ImageFolder:
 class RealESRGANDataset(Dataset[Item]):
     """HR crops and blur kernels; the degradation makes LR images of them on the training device.
 
-    Items: ``gt`` (C, gt_size, gt_size) in [0, 1], ``kernel1``, ``kernel2``, ``sinc_kernel``, ``key``, and
+    Items: ``gt`` (C, gt_size, gt_size) uint8, ``kernels`` (:func:`upsr.data.kernels.draw_kernels`), ``key``, and
     ``unreadable``: the files that could not be decoded and were replaced by others.
 
     Args:
@@ -71,6 +72,7 @@ class RealESRGANDataset(Dataset[Item]):
         use_rot: bool = True,
     ) -> None:
         self.folder = ImageFolder(dataroot_gt, channels, meta_info)
+        self.channels = channels
         self.gt_size = gt_size
         self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
         self._seed = 0
@@ -86,10 +88,10 @@ class RealESRGANDataset(Dataset[Item]):
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
         image, key, unreadable = self._readable(sample.image, rng)
-        kernels = sample_kernels(self._degradation, self._seed, "sample", *sample)
+        crop = self._augmented_crop(image, rng)
         return {
-            "gt": to_tensor(self._augmented_crop(image, rng)),
-            **vars(kernels),
+            "gt": torch.from_numpy(crop.transpose(2, 0, 1).copy()),
+            "kernels": draw_kernels(self._degradation, self._seed, "sample", *sample),
             "key": key,
             "unreadable": unreadable,
         }

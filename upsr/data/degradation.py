@@ -17,11 +17,13 @@ from torch import Tensor
 
 import upsr.compat  # noqa: F401  (makes basicsr importable)
 from upsr.config.schema_data import DegradationOptions, StageOptions
+from upsr.data.kernels import render_kernels
 from upsr.data.noise import coin, gaussian_noise, poisson_noise, uniform
 from upsr.rng import numpy_generator, torch_generator
 
 _MODES = ("area", "bilinear", "bicubic")
 _BEST_QUALITY = 99.9
+_JPEG_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ class RealESRGANDegradation:
     def __call__(
         self,
         gt: Tensor,
-        kernel1: Tensor,
-        kernel2: Tensor,
-        sinc_kernel: Tensor,
+        kernels: Tensor,
         *,
         slots: Sequence[int],
         keys: Sequence[int | str],
@@ -63,7 +63,7 @@ class RealESRGANDegradation:
 
         Args:
             gt: (B, C, H, W) in [0, 1], sides multiples of the scale.
-            kernel1, kernel2, sinc_kernel: (B, k, k), see :mod:`upsr.data.kernels`.
+            kernels: (B, 3, columns), what :func:`upsr.data.kernels.draw_kernels` gives for each sample.
             slots: place of each sample in the global batch, ascending.
             keys: identity of the step.
 
@@ -71,6 +71,7 @@ class RealESRGANDegradation:
             (B, C, H/scale, W/scale) in [0, 1], rounded to 8 bit.
         """
         self._jpeg.to(gt.device)
+        rendered = self._rendered(kernels.to(gt.device))
         parts = []
         start = 0
         for group, members in groupby(slots, key=lambda slot: slot // self.options.decision_group):
@@ -82,8 +83,17 @@ class RealESRGANDegradation:
                 samples=[torch_generator(*keys, "degradation", "slot", slot, device=gt.device) for slot in own],
                 shared=torch_generator(*keys, "degradation", "shared", group, device=gt.device),
             )
-            parts.append(self._degrade(gt[part], kernel1[part], kernel2[part], sinc_kernel[part], draws))
+            kernel1, kernel2, sinc_kernel = (kernel[part] for kernel in rendered)
+            parts.append(self._degrade(gt[part], kernel1, kernel2, sinc_kernel, draws))
         return torch.cat(parts)
+
+    def _rendered(self, kernels: Tensor) -> list[Tensor]:
+        """(B, k, k) of the first and second blur and the final filter, each at its own support."""
+        supports = [self.options.first.blur.support, self.options.second.blur.support, self.options.final.support]
+        largest = max(supports)
+        margins = [(largest - support) // 2 for support in supports]
+        together = render_kernels(kernels, largest)
+        return [together[:, i, m : largest - m, m : largest - m] for i, m in enumerate(margins)]
 
     def _degrade(self, gt: Tensor, kernel1: Tensor, kernel2: Tensor, sinc_kernel: Tensor, draws: _Draws) -> Tensor:
         size = (gt.shape[-2] // self.scale, gt.shape[-1] // self.scale)
@@ -136,9 +146,18 @@ class RealESRGANDegradation:
     def _compress(self, x: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
         # At 100 basicsr's quantisation step is 0, and it divides by it.
         quality = uniform(draws.samples, *stage.jpeg_range).flatten().clamp(max=_BEST_QUALITY)
-        channels = x.shape[1]
-        # basicsr writes into the quality tensor it is given; this one is nobody else's
-        return self._jpeg(x.clamp(0, 1).expand(-1, 3, -1, -1), quality)[:, :channels]
+        height, width = x.shape[-2:]
+        below, right = -height % _JPEG_BLOCK, -width % _JPEG_BLOCK
+        rgb = F.pad(x.clamp(0, 1).expand(-1, 3, -1, -1), (0, right, 0, below))
+        factor = _quantisation_factor(quality)
+        encoded = self._jpeg.compress(rgb, factor=factor)
+        decoded = self._jpeg.decompress(*encoded, height + below, width + right, factor=factor)
+        return decoded[:, : x.shape[1], :height, :width]
+
+
+def _quantisation_factor(quality: Tensor) -> Tensor:
+    """libjpeg's scaling of the quantisation tables, for a batch; basicsr's goes through the host for each image."""
+    return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
 
 
 def _blur(x: Tensor, kernel: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 from upsr.data.image_io import UnreadableImageError
 from upsr.data.sampler import GlobalBatchSampler
 from upsr.errors import UpsrError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C; kill, torchrun and Slurm; ``sbatch --signal=USR1@120``. They often reach a whole group of processes."""
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -26,10 +30,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def build_train_loader(
     dataset: Dataset[Any], sampler: GlobalBatchSampler, *, num_workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    """Micro-batches in the order of ``sampler``.
-
-    A worker has one thread, so that workers do not compete with the training process for cores.
-    """
+    """Micro-batches in the order of ``sampler``."""
     return DataLoader(
         dataset,
         batch_sampler=sampler,
@@ -37,7 +38,7 @@ def build_train_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_one_thread,
+        worker_init_fn=set_up_worker,
     )
 
 
@@ -68,5 +69,8 @@ class SkippingUnreadable(Dataset[dict[str, Any]]):
             return {"unreadable": str(error)}
 
 
-def _one_thread(_: int) -> None:
+def set_up_worker(_: int) -> None:
+    """One thread, so that workers do not compete with the training process for cores; signals are that one's to answer."""
     torch.set_num_threads(1)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

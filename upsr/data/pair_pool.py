@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from upsr.rng import numpy_generator
+
+
+class _Pair(NamedTuple):
+    lq: Tensor
+    gt: Tensor
+    name: str
 
 
 class PairPool:
@@ -18,7 +25,7 @@ class PairPool:
     own, of pool size / batch pairs, from which one is drawn at every step. A pair leaves with the same probability, and
     what a slot gets does not depend on how slots are spread over processes.
 
-    Pairs are kept as 8-bit images on the CPU; the crops and the degradation's output are 8-bit images to begin with.
+    Pairs are kept as 8-bit images where they come from; the crops and the degradation's output are 8-bit images to begin with.
 
     Args:
         pairs_per_slot: pool of one slot; 0 passes pairs through.
@@ -26,27 +33,30 @@ class PairPool:
 
     def __init__(self, pairs_per_slot: int) -> None:
         self.pairs_per_slot = pairs_per_slot
-        self._stored: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._stored: dict[int, list[_Pair]] = {}
 
     def exchange(
-        self, lq: Tensor, gt: Tensor, *, slots: Sequence[int], keys: Sequence[int | str]
-    ) -> tuple[Tensor, Tensor]:
+        self, lq: Tensor, gt: Tensor, names: Sequence[str], *, slots: Sequence[int], keys: Sequence[int | str]
+    ) -> tuple[Tensor, Tensor, list[str]]:
         """Store a batch and return another of the same shape.
 
         While a slot's pool is not full its new pair is stored and also returned.
 
         Args:
             lq, gt: (B, C, h, w) and (B, C, H, W) in [0, 1], multiples of 1/255.
+            names: of the files they come from, returned with the pairs.
             slots: place of each sample in the global batch.
             keys: identity of the step.
         """
         if self.pairs_per_slot == 0:
-            return lq, gt
-        pairs = [self._exchange_one(slot, (_pack(lq[i]), _pack(gt[i])), keys) for i, slot in enumerate(slots)]
-        lqs, gts = zip(*pairs, strict=True)
-        return _unpack(torch.stack(lqs), lq), _unpack(torch.stack(gts), gt)
+            return lq, gt, list(names)
+        pairs = [
+            self._exchange_one(slot, _Pair(_pack(lq[i]), _pack(gt[i]), names[i]), keys) for i, slot in enumerate(slots)
+        ]
+        lqs, gts = torch.stack([pair.lq for pair in pairs]), torch.stack([pair.gt for pair in pairs])
+        return _unpack(lqs, lq), _unpack(gts, gt), [pair.name for pair in pairs]
 
-    def _exchange_one(self, slot: int, pair: tuple[Tensor, Tensor], keys: Sequence[int | str]) -> tuple[Tensor, Tensor]:
+    def _exchange_one(self, slot: int, pair: _Pair, keys: Sequence[int | str]) -> _Pair:
         stored = self._stored.setdefault(slot, [])
         if len(stored) < self.pairs_per_slot:
             stored.append(pair)
@@ -55,25 +65,38 @@ class PairPool:
         old, stored[place] = stored[place], pair
         return old
 
-    def state_dict(self) -> dict[int, dict[str, Tensor]]:
-        """The stored pairs by slot, as uint8 tensors."""
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """The stored pairs by slot: uint8 tensors on the CPU, and names."""
         return {
-            slot: {"lq": torch.stack([lq for lq, _ in pairs]), "gt": torch.stack([gt for _, gt in pairs])}
+            slot: {
+                "lq": torch.stack([pair.lq for pair in pairs]).cpu(),
+                "gt": torch.stack([pair.gt for pair in pairs]).cpu(),
+                "names": [pair.name for pair in pairs],
+            }
             for slot, pairs in self._stored.items()
         }
 
-    def load_state_dict(self, state: Mapping[int, Mapping[str, Tensor]], slots: Sequence[int]) -> None:
+    def load_state_dict(
+        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
+    ) -> None:
         """Take over the pools of ``slots``; those of other slots belong to other processes."""
+
+        def images(tensor: Tensor) -> list[Tensor]:
+            return [image.to(device).clone() for image in tensor]  # a view would keep the whole file alive
+
         self._stored = {
-            slot: list(zip(state[slot]["lq"].unbind(), state[slot]["gt"].unbind(), strict=True))
+            slot: [
+                _Pair(*pair)
+                for pair in zip(images(state[slot]["lq"]), images(state[slot]["gt"]), state[slot]["names"], strict=True)
+            ]
             for slot in slots
             if slot in state
         }
 
 
 def _pack(image: Tensor) -> Tensor:
-    return (image * 255).round().byte().cpu()
+    return (image * 255).round().byte()
 
 
 def _unpack(images: Tensor, like: Tensor) -> Tensor:
-    return images.to(like.device).to(like.dtype) / 255
+    return images.to(like.dtype) / 255

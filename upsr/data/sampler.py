@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from upsr.rng import numpy_generator
 
 
@@ -18,8 +21,8 @@ class SampleId(NamedTuple):
 class GlobalBatchSampler:
     """Batches of one process, as a function of the iteration alone.
 
-    Position p of the stream is image number p mod n in the order of epoch p div n. Iteration i reads positions i*G to
-    (i+1)*G, G being the global batch. A sample's place in the global batch is its slot; process r owns, in micro-batch m,
+    Position p of the stream is image number p mod n in the order of epoch p div n. An iteration reads the next G positions,
+    G being the global batch. A sample's place in the global batch is its slot; process r owns, in micro-batch m,
     the slots from (m * world_size + r) * batch_size on. No remainder of an epoch is dropped, so every split of the same
     global batch reads the same samples, and a resumed run goes on where it stopped.
 
@@ -31,6 +34,7 @@ class GlobalBatchSampler:
         batch_size: samples of one process in one micro-batch.
         accumulate: micro-batches of an iteration.
         start, stop: iterations to read, counted from 0, stop excluded.
+        position: where iteration ``start`` begins to read; by default start * G, as if G had never been another.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class GlobalBatchSampler:
         accumulate: int = 1,
         start: int = 0,
         stop: int,
+        position: int | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
@@ -53,12 +58,17 @@ class GlobalBatchSampler:
         self.accumulate = accumulate
         self.start = start
         self.stop = stop
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._first = start * self.global_batch if position is None else position
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     @property
     def global_batch(self) -> int:
         """Samples of one iteration over all processes."""
         return self.batch_size * self.world_size * self.accumulate
+
+    def position(self, iteration: int) -> int:
+        """Samples of the stream that were consumed when ``iteration`` begins."""
+        return self._first + (iteration - self.start) * self.global_batch
 
     def slots(self, micro: int) -> range:
         """Slots of this process in a micro-batch."""
@@ -75,11 +85,10 @@ class GlobalBatchSampler:
     def __iter__(self) -> Iterator[list[SampleId]]:
         for iteration in range(self.start, self.stop):
             for micro in range(self.accumulate):
-                yield [self._sample(iteration * self.global_batch + slot) for slot in self.slots(micro)]
+                yield [self._sample(self.position(iteration) + slot) for slot in self.slots(micro)]
 
     def _sample(self, position: int) -> SampleId:
         epoch, place = divmod(position, self.num_samples)
         if self._order[0] != epoch:
-            order = numpy_generator(self.seed, "order", epoch).permutation(self.num_samples)
-            self._order = (epoch, order.tolist())
-        return SampleId(epoch, self._order[1][place])
+            self._order = (epoch, numpy_generator(self.seed, "order", epoch).permutation(self.num_samples))
+        return SampleId(epoch, int(self._order[1][place]))

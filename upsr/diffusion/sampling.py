@@ -60,6 +60,7 @@ def sample(
     noise: NoiseSource,
     timesteps: Sequence[int],
     step: Step = deterministic_step,
+    on_start: Callable[[Tensor], None] | None = None,
     on_estimate: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Restore x_0 from y.
@@ -70,6 +71,7 @@ def sample(
         noise: see :data:`NoiseSource`.
         timesteps: descending, as :func:`upsr.diffusion.schedule.respace` gives them.
         step: one of :data:`SAMPLERS`.
+        on_start: called with the state that sampling starts from.
         on_estimate: called with the timestep and the estimate of x_0 after each network call.
 
     Returns:
@@ -80,6 +82,8 @@ def sample(
         return torch.full((len(y),), timestep, dtype=torch.int64, device=y.device)
 
     x = process.prior_sample(y, batched(timesteps[0]), weight=weight, noise=noise(0))
+    if on_start is not None:
+        on_start(x)
     for k, timestep in enumerate(timesteps):
         t, t_prev = batched(timestep), batched(timesteps[k + 1] if k + 1 < len(timesteps) else -1)
         x_0 = denoiser(process.scale_input(x, t), t)

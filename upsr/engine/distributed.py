@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from upsr.errors import UpsrError
+from upsr.errors import PeerLostError, UpsrError
+
+logger = logging.getLogger(__name__)
 
 Launcher = Literal["none", "pytorch", "slurm"]
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """The place of this process in the run."""
+    """The place of this process in the run.
+
+    Attributes:
+        control: process group for small host-side messages, which never wait for the GPU; ``None`` for one process.
+    """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    control: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -36,22 +45,89 @@ class Runtime:
         if self.world_size == 1:
             return [item]
         items: list[Any] = [None] * self.world_size
-        dist.all_gather_object(items, item)
+        with self.peers_answering():
+            dist.all_gather_object(items, item, group=self.control)
         return items
+
+    def gather_to_main(self, item: Any) -> list[Any]:
+        """The items of all processes, in rank order, on the main process; an empty list on the others."""
+        if self.world_size == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.world_size if self.is_main else None
+        with self.peers_answering():
+            dist.gather_object(item, items, dst=0, group=self.control)
+        return items or []
+
+    def from_main(self, item: Any) -> Any:
+        """The main process's item, on every process."""
+        if self.world_size == 1:
+            return item
+        items = [item]
+        with self.peers_answering():
+            dist.broadcast_object_list(items, src=0, group=self.control)
+        return items[0]
+
+    def vote(self, ballot: int) -> Callable[[], int]:
+        """Start to find the largest ballot of all processes; the returned function waits for it.
+
+        Between the two, computation goes on: the vote costs a training step nothing.
+        """
+        if self.world_size == 1:
+            return lambda: ballot
+        box = torch.tensor([ballot])
+        with self.peers_answering():
+            work = dist.all_reduce(box, dist.ReduceOp.MAX, group=self.control, async_op=True)
+
+        def outcome() -> int:
+            with self.peers_answering():
+                work.wait()
+            return int(box)
+
+        return outcome
+
+    def reduce_min(self, value: Tensor) -> Tensor:
+        """The smallest of all processes' values, on the device, without waiting for it."""
+        if self.world_size > 1:
+            with self.peers_answering():
+                dist.all_reduce(value, dist.ReduceOp.MIN)
+        return value
 
     def barrier(self) -> None:
         """Wait for the other processes."""
-        if self.world_size > 1:
-            dist.barrier()
+        self.gather(None)
+
+    @contextlib.contextmanager
+    def peers_answering(self) -> Iterator[None]:
+        """Turn a broken connection into one message that says whose fault it is not.
+
+        Raises:
+            PeerLostError: another process ended or did not answer within ``distributed.timeout``.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world_size == 1 or not _is_broken_connection(error):
+                raise
+            raise PeerLostError(
+                f"rank {self.rank}: another process of this run ended or does not answer; its own message says why "
+                f"({str(error).strip().splitlines()[0][:160]})"
+            ) from None
+
+
+def _is_broken_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 @contextlib.contextmanager
-def runtime(launcher: Launcher, num_gpu: int | Literal["auto"]) -> Iterator[Runtime]:
+def runtime(
+    launcher: Launcher, num_gpu: int | Literal["auto"], timeout: datetime.timedelta = datetime.timedelta(minutes=30)
+) -> Iterator[Runtime]:
     """Join the other processes of the run, and leave them at the end.
 
     Args:
         launcher: ``none`` for one process; ``pytorch`` under torchrun; ``slurm`` under srun.
         num_gpu: GPUs of the whole run; ``auto`` uses as many as processes were started, or the CPU where there is none.
+        timeout: after which a process that waits for another gives up.
 
     Raises:
         UpsrError: CUDA or GPUs are missing, or the number of processes is not ``num_gpu``.
@@ -62,16 +138,27 @@ def runtime(launcher: Launcher, num_gpu: int | Literal["auto"]) -> Iterator[Runt
         yield Runtime(device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=datetime.timedelta(minutes=30))
     try:
-        yield Runtime(device, rank, world_size)
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise PeerLostError(
+            f"rank {rank}: the {world_size} processes did not find each other at {os.environ.get('MASTER_ADDR')}:"
+            f"{os.environ.get('MASTER_PORT')} ({str(error).strip().splitlines()[0][:160]})"
+        ) from None
+    control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    yield Runtime(device, rank, world_size, control if world_size > 1 else None)
+    # Not after an exception: leaving in good order would wait for processes that may be gone.
+    dist.destroy_process_group()
 
 
 def default_launcher() -> Launcher:
     """``pytorch`` in a process that torchrun started, else ``none``."""
     return "pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none"
+
+
+def restarts() -> int:
+    """How often torchrun or Slurm has started this job again."""
+    return max(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 def _place(launcher: Launcher) -> tuple[int, int, int]:

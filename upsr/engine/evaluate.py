@@ -21,7 +21,7 @@ from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
 from upsr.config.components import build
 from upsr.config.schema import DatasetOptions, Options, TileOptions
 from upsr.data.image_io import to_uint8, write_png
-from upsr.data.loader import SkippingUnreadable, batches_of, collate
+from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
 from upsr.inference import restore
@@ -31,6 +31,7 @@ from upsr.models.base import RestorationModel
 logger = logging.getLogger(__name__)
 
 OnImage = Callable[[str, Tensor], None]
+OnDetails = Callable[[str, dict[str, Tensor]], None]
 
 
 @dataclass
@@ -41,12 +42,14 @@ class Evaluation:
         name: of the set.
         images: key of an image: metric: value.
         unreadable: why images of the set are not among them.
+        complete: whether the set was gone through; an interrupted one says nothing.
         means: metric: mean over the images; metrics that could not be measured (no ground truth) are absent.
     """
 
     name: str
     images: dict[str, dict[str, float]]
     unreadable: list[str] = field(default_factory=list)
+    complete: bool = True
     means: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +110,9 @@ def evaluate(
     seed: int,
     tile: TileOptions | None,
     on_image: OnImage | None = None,
+    on_details: OnDetails | None = None,
+    detailed: int = 0,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Restore and measure a set.
 
@@ -115,35 +121,50 @@ def evaluate(
 
     Args:
         on_image: called with the key and the restored image (C, H, W) in [0, 1], on the process that restored it.
+        on_details: called for the first ``detailed`` images of a process that fit a tile, with everything there is to see of
+            them by name: LR image, what the model shows of its steps, restored image, ground truth.
+        stopping: asked between batches; once it is true on any process the evaluation ends incomplete.
 
     Returns:
         The same on every process.
     """
     own = Subset(SkippingUnreadable(data.dataset), range(run.rank, len(data.dataset), run.world_size))
-    loader = DataLoader(own, batch_size=data.batch_size, num_workers=data.num_workers, collate_fn=list)
+    loader = DataLoader(
+        own, batch_size=data.batch_size, num_workers=data.num_workers, collate_fn=list, worker_init_fn=set_up_worker
+    )
     training = model.training
     model.eval()
     rows: dict[str, dict[str, float]] = {}
     unreadable: list[str] = []
+    stopped = False
     with tqdm(total=len(own), desc=data.name, unit="image", disable=None if run.is_main else True, leave=False) as bar:
         for items in batches_of(loader):
+            if stopped := stopping():
+                break
             unreadable += [item["unreadable"] for item in items if "unreadable" in item]
             for batch in _equally_large([item for item in items if "unreadable" not in item]):
                 lq = batch["lq"].to(run.device)
-                restored = restore(model, lq, seed=seed, names=batch["key"], tile=tile)
+                seen: dict[str, Tensor] = {}
+                wanted = on_details is not None and len(rows) < detailed
+                observe = seen.__setitem__ if wanted else None
+                restored = restore(model, lq, seed=seed, names=batch["key"], tile=tile, observe=observe)
                 for i, key in enumerate(batch["key"]):
                     gt = batch["gt"][i : i + 1].to(run.device) if "gt" in batch else None
+                    if on_details is not None and wanted and len(rows) < detailed:
+                        everything = {"LR": lq, **seen, "SR": restored} | ({"GT": batch["gt"]} if "gt" in batch else {})
+                        on_details(key, {name: images[i] for name, images in everything.items()})
                     rows[key] = _measure(metrics, restored[i : i + 1], gt, key)
                     if on_image is not None:
                         on_image(key, restored[i])
             bar.update(len(items))
     model.train(training)
-    parts = run.gather((rows, unreadable))
-    images = {key: values for own_rows, _ in parts for key, values in own_rows.items()}
-    left_out = sorted(message for _, messages in parts for message in messages)
+    parts = run.gather((rows, unreadable, stopped))
+    images = {key: values for own_rows, _, _ in parts for key, values in own_rows.items()}
+    left_out = sorted(message for _, messages, _ in parts for message in messages)
     for message in left_out:
         logger.warning("%s: left out: %s", data.name, message)
-    return Evaluation(data.name, dict(sorted(images.items())), left_out)
+    complete = not any(interrupted for _, _, interrupted in parts)
+    return Evaluation(data.name, dict(sorted(images.items())), left_out, complete)
 
 
 def _equally_large(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

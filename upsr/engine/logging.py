@@ -1,13 +1,11 @@
-"""Log file, console and TensorBoard of a run."""
+"""Log file and console of a run."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
 from tqdm import tqdm
 
 from upsr.engine.distributed import Runtime
@@ -34,30 +32,3 @@ def setup_logging(run: Runtime, log_file: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s{rank}: %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
-
-
-class Board:
-    """TensorBoard, on the main process and where it is asked for; elsewhere it does nothing."""
-
-    def __init__(self, folder: Path, enabled: bool, purge_step: int | None = None) -> None:
-        self._writer = None
-        if enabled:
-            from torch.utils.tensorboard import SummaryWriter  # here: its import takes seconds
-
-            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
-
-    def scalars(self, values: Mapping[str, float], iteration: int) -> None:
-        """Plot values by tag."""
-        if self._writer is not None:
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, iteration)
-
-    def picture(self, tag: str, image: Tensor, iteration: int) -> None:
-        """Show a (C, H, W) image in [0, 1]."""
-        if self._writer is not None:
-            self._writer.add_image(tag, image, iteration)
-
-    def close(self) -> None:
-        """Write out what is pending."""
-        if self._writer is not None:
-            self._writer.close()

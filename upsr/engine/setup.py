@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -46,14 +47,15 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 
 def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> int:
-    """Check the options, join the processes, run ``body``; a user's mistake is one message and exit code 2."""
+    """Check the options, join the processes, run ``body``; a user's mistake is one message and its exit code."""
     try:
         opt = checked_options(arguments.opt, arguments.force_yml, purpose)
-        with runtime(arguments.launcher, opt.num_gpu) as run:
+        timeout = datetime.timedelta(seconds=opt.distributed.timeout)
+        with runtime(arguments.launcher, opt.num_gpu, timeout) as run:
             body(opt, run)
     except UpsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print(f"{error.label}: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

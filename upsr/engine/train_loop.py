@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
-import time
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,249 +14,363 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from upsr.archs.weights import misfits
 from upsr.atomic import atomic_write, writable_folder
-from upsr.compat import DATASET_REGISTRY
-from upsr.config.components import build
-from upsr.config.schema import OptimizerOptions, Options, TrainOptions
-from upsr.data import GlobalBatchSampler, PairPool, RealESRGANDegradation, batches_of, build_train_loader
-from upsr.engine.checkpoint import Checkpoint, load_checkpoint, newest_state, save_checkpoint, save_network
-from upsr.engine.distributed import Runtime
-from upsr.engine.evaluate import ValidationSet, build_metrics, build_validation_set, evaluate, save_image
-from upsr.engine.logging import Board, setup_logging
+from upsr.config.difference import option_differences
+from upsr.config.schema import Options, TrainOptions
+from upsr.data import GlobalBatchSampler
+from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
+from upsr.engine.distributed import Runtime, restarts
+from upsr.engine.feed import PairFeed
+from upsr.engine.guards import NonFiniteGuard
+from upsr.engine.heartbeat import Heartbeat
+from upsr.engine.logging import setup_logging
+from upsr.engine.preemption import StopSignal
+from upsr.engine.profiling import profiled
 from upsr.engine.setup import configure_backends
-from upsr.errors import UpsrError
-from upsr.metrics import Metric
+from upsr.engine.sinks import Sinks, open_sinks
+from upsr.engine.tally import Tally
+from upsr.engine.updater import Updater
+from upsr.engine.validation import Validation
+from upsr.errors import PreemptedError, UpsrError
 from upsr.models import RestorationModel, build_model
+from upsr.models.build import autocast_dtype
 from upsr.rng import derive_seed, torch_generator
 
 logger = logging.getLogger(__name__)
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_GO_ON, _STOP, _NO_DATA = range(3)
+"""Ballots of the vote at the end of an iteration; the largest decides."""
 
 
-def train(opt: Options, run: Runtime, *, auto_resume: bool = False) -> Path:
+def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
     """Train ``network_g`` as the options say.
 
     Args:
         opt: checked options with a ``train`` section.
         run: place of this process.
-        auto_resume: continue from the newest state in the run's folder, if there is one.
+        profile: iterations to record a trace of.
 
     Returns:
         The run's folder, ``experiments/NAME``.
+
+    Raises:
+        PreemptedError: a signal asked to stop; the state is saved.
+        UpsrError: something the user can mend; :mod:`upsr.errors` says which.
     """
-    folder = writable_folder(Path(opt.path.experiments_root) / opt.name)
-    setup_logging(run, folder / "train.log")
-    configure_backends(run.device)
-    trainer = Trainer(opt, run, folder)
-    trainer.resume(opt.path.resume_state or (newest_state(folder) if auto_resume else None))
-    trainer.fit()
+    folder = Path(opt.path.experiments_root) / opt.name
+    resuming = opt.auto_resume or restarts() > 0
+    with StopSignal() as stop:
+        if run.is_main:
+            writable_folder(folder.parent)
+            if not resuming:
+                _set_aside(folder)
+            writable_folder(folder)
+        run.barrier()
+        setup_logging(run, folder / "train.log")
+        configure_backends(run.device)
+        with Heartbeat(run, folder, interval=opt.distributed.heartbeat, total=_settings(opt).total_iter) as heartbeat:
+            trainer = Trainer(opt, run, folder)
+            trainer.resume(own=resuming)
+            trainer.fit(stop, heartbeat, profile)
     return folder
+
+
+def _settings(opt: Options) -> TrainOptions:
+    if opt.train is None:
+        raise UpsrError("train: this section is needed for training")
+    return opt.train
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename the folder of an earlier run of this name, so that a new one does not write over its checkpoints."""
+    if CheckpointStore(folder).iterations():
+        folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
 
 
 class Trainer:
     """One training run: its parts, and the loop over them."""
 
     def __init__(self, opt: Options, run: Runtime, folder: Path) -> None:
-        if opt.train is None:
-            raise UpsrError("train: this section is needed for training")
         self.opt, self.run, self.folder = opt, run, folder
-        self.settings: TrainOptions = opt.train
+        self.settings = _settings(opt)
         self.seed = opt.manual_seed
         self.iteration = 0
+        self.position = 0
 
         # The network's initial weights are a function of the run's seed.
         torch.manual_seed(derive_seed(self.seed, "init"))
         self.model: RestorationModel = build_model(opt, "train").to(run.device).train()
         self.network: nn.Module = self.model.network_g
-        self.ema = _average_of(self.network, self.settings.ema_decay)
-        self.optimizer = _build_optimizer(self.network, self.settings.optim_g)
-        self.scaler = torch.amp.GradScaler(run.device.type, enabled=self.settings.amp == "fp16")
+        self.updater = Updater(self.network, self.settings, run)
+        _speed_up(self.model, self.settings)
         self.parallel: nn.Module = self.model
         if run.world_size > 1:
-            self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(
+                self.model,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                bucket_cap_mb=opt.distributed.bucket_mb,
+                static_graph=self.settings.accumulate
+                == 1,  # with no_sync the first iterations differ from the later ones
+            )
 
-        self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
-        self.pool = PairPool(opt.pair_pool.pairs_per_slot)
-        self.data = opt.datasets["train"]
-        self.dataset = build(DATASET_REGISTRY, self.data)
-        if not hasattr(self.dataset, "bind"):
-            raise UpsrError(f"datasets.train.type: {self.data.type} is no training set; use RealESRGANDataset")
-        self.dataset.bind(self.seed, opt.degradation)
-        self._check_data()
-        self.validation = [
-            build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()
-        ]
-        self.metrics: dict[str, Metric] = build_metrics(opt, run.device)
-        self.unreadable: set[str] = set()
+        self.feed = PairFeed(opt, run, self.model)
+        self.validation = Validation(opt, run, folder)
+        self.store = CheckpointStore(folder, keep_last=opt.logger.keep_last, weight_formats=opt.logger.weight_formats)
+        self.guard = NonFiniteGuard(self.settings.guard, folder, run)
+        self.saved_at = -1
+        self._data_error: str | None = None
 
-    def resume(self, state: str | Path | None) -> None:
-        """Continue from a training state, or start anew for ``None``."""
-        sampler = self._sampler()
+    def resume(self, *, own: bool) -> None:
+        """Continue from a training state, or start anew.
+
+        Args:
+            own: look for the newest valid checkpoint of this run first; ``path.resume_state`` is for the first start.
+        """
+        state = self.run.from_main(self._newest_own() if own else None) or self.opt.path.resume_state
         if state is None:
             return
         checkpoint = load_checkpoint(state)
-        made_by = checkpoint.run
-        if made_by["seed"] != self.seed or made_by["global_batch"] != sampler.global_batch:
-            logger.warning(
-                "%s was made with seed %d and a global batch of %d; now they are %d and %d: the run goes on with other samples",
-                state, made_by["seed"], made_by["global_batch"], self.seed, sampler.global_batch,
-            )  # fmt: skip
-        elif made_by["world_size"] != self.run.world_size:
-            logger.info("resuming on %d processes instead of %d", self.run.world_size, made_by["world_size"])
+        for name, own_weights, weights in (
+            ("params", self.network, checkpoint.params),
+            ("params_ema", self.updater.average.module, checkpoint.params_ema),
+        ):
+            if faults := misfits(own_weights.state_dict(), weights):
+                raise UpsrError(
+                    f"{state}: the state is of another network; {name} has {'; '.join(faults)}. Restore the network's options, "
+                    "or start a new run from its weights: path.pretrain_network_g"
+                )
+            own_weights.load_state_dict(dict(weights))
         try:
-            self.network.load_state_dict(checkpoint.params)
-            self.ema.module.load_state_dict(checkpoint.params_ema)
-            self.optimizer.load_state_dict(dict(checkpoint.optimizer))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()
-            raise UpsrError(f"{state}: the state is of another network or optimiser ({' '.join(reason[:2])})") from None
-        self.scaler.load_state_dict(dict(checkpoint.scaler))
-        self.pool.load_state_dict(checkpoint.pool, sampler.all_slots())
-        self.iteration = checkpoint.iteration
-        logger.info("resumed from %s at iteration %d", state, self.iteration)
+            self.updater.optimizer.load_state_dict(dict(checkpoint.optimizer))
+        except (KeyError, ValueError) as error:
+            raise UpsrError(f"{state}: the optimiser's state does not fit ({error}); restore train.optim_g") from None
+        if checkpoint.scaler and self.updater.scaler.is_enabled():
+            self.updater.scaler.load_state_dict(dict(checkpoint.scaler))
+        self.guard.load_state_dict(checkpoint.guard)
+        self.iteration, self.position = checkpoint.iteration, checkpoint.position
+        self.feed.pool.load_state_dict(checkpoint.pool, self._sampler().all_slots(), self.run.device)
+        self.saved_at = self.iteration if own else -1
+        logger.info("resumed from %s at iteration %d, sample %d of the stream", state, self.iteration, self.position)
+        for change in self._changes(checkpoint):
+            logger.warning("changed since that state: %s", change)
 
-    def fit(self) -> None:
-        """Run the remaining iterations."""
+    def _newest_own(self) -> Path | None:
+        """The newest valid checkpoint, on the main process."""
+        if not self.run.is_main:
+            return None
+        self.store.sweep()
+        state = self.store.newest_valid()
+        if state is None and self.store.iterations():
+            raise UpsrError(
+                f"{self.store.states}: none of the {len(self.store.iterations())} checkpoints is whole; remove them to start anew"
+            )
+        return state
+
+    def _changes(self, checkpoint: Checkpoint) -> Iterator[str]:
+        """What is not as it was when the checkpoint was made."""
+        for name, now in self._made_by().items():
+            if checkpoint.run[name] != now:
+                yield f"{name.replace('_', ' ')} {checkpoint.run[name]} -> {now}"
+        if checkpoint.run["global_batch"] != self._sampler().global_batch:
+            yield f"the stream of samples goes on at sample {self.position}, in other batches"
+        yield from option_differences(checkpoint.options, self.opt.model_dump(mode="json"))
+
+    def fit(self, stop: StopSignal, heartbeat: Heartbeat, profile: int | None = None) -> None:
+        """Run the remaining iterations.
+
+        Args:
+            profile: iterations to record a trace of.
+
+        Raises:
+            PreemptedError: ``stop`` received a signal; the state is saved.
+            DivergedError: too many steps in a row were not finite.
+        """
         opt, total = self.opt, self.settings.total_iter
-        sampler = self._sampler(start=self.iteration)
+        sampler = self._sampler()
         self._announce(sampler)
-        loader = build_train_loader(
-            self.dataset, sampler, num_workers=self.data.num_worker_per_gpu, pin_memory=self.run.device.type == "cuda"
+        self.feed.open(sampler)
+        sinks = open_sinks(
+            opt.logger,
+            self.folder,
+            name=opt.name,
+            config=opt.model_dump(mode="json"),
+            iteration=self.iteration,
+            is_main=self.run.is_main,
         )
-        board = Board(
-            self.folder / "tb_logger", opt.logger.use_tb_logger and self.run.is_main, purge_step=self.iteration + 1
-        )
-        batches = batches_of(loader)
-        started, since = time.perf_counter(), self.iteration
-        sums: dict[str, Tensor] = {}
-        with tqdm(
-            total=total, initial=self.iteration, desc=opt.name, unit="it", disable=None if self.run.is_main else True
-        ) as bar:
+        if self.iteration and self._due(opt.val.val_freq) and self.validation.is_missing(self.iteration):
+            self._validate(sinks, stop, heartbeat)
+        tally = Tally(self.run)
+        trace = self.folder / "profile" / f"trace_{self.iteration}.json"
+        quiet = None if self.run.is_main else True
+        with (
+            tqdm(total=total, initial=self.iteration, desc=opt.name, unit="it", disable=quiet) as bar,
+            profiled(trace, profile if self.run.is_main else None, self.run.device) as profiler,
+            self.run.peers_answering(),
+        ):
             while self.iteration < total:
-                losses = self.step([next(batches) for _ in range(sampler.accumulate)], sampler)
+                heartbeat.beat(self.iteration, "training")
+                decision = self._iterate(sampler, tally, stop)
+                self.position = sampler.position(self.iteration)
                 bar.update()
-                sums = {name: sums.get(name, 0) + value for name, value in losses.items()}
-                if self.iteration % opt.logger.print_freq == 0 or self.iteration == total:
-                    count = self.iteration - since
-                    means = self._mean_over_processes({name: value / count for name, value in sums.items()})
-                    seconds = (time.perf_counter() - started) / count
-                    self._report(means, seconds, board, bar)
-                    sums, started, since = {}, time.perf_counter(), self.iteration
-                if self.iteration % opt.logger.save_checkpoint_freq == 0 or self.iteration == total:
+                profiler.step()
+                if self._due(opt.logger.print_freq):
+                    self._report(tally, sinks, bar, sampler.global_batch)
+                decided = decision()
+                if decided != _GO_ON or self._due(opt.logger.save_checkpoint_freq):
+                    heartbeat.beat(self.iteration, "saving")
                     self.save()
-                if self.iteration % opt.val.val_freq == 0 or self.iteration == total:
-                    self.validate(board)
-        board.close()
+                if decided != _GO_ON:
+                    self._give_up(decided, stop)
+                if self._due(opt.val.val_freq):
+                    self._validate(sinks, stop, heartbeat)
+                    tally.restart_clock()
+        sinks.close()
         if self.run.is_main:
-            save_network(self.folder / "models" / "net_g_latest.pth", *self._weights())
-            logger.info("finished; weights in %s", self.folder / "models" / "net_g_latest.pth")
+            written = self.store.save_weights("latest", self._checkpoint({}))
+            logger.info("finished; weights in %s", ", ".join(map(str, written)))
 
-    def step(self, micro_batches: list[dict[str, Any]], sampler: GlobalBatchSampler) -> dict[str, Tensor]:
-        """One optimiser step; returns the mean losses of this process, detached."""
+    def _iterate(self, sampler: GlobalBatchSampler, tally: Tally, stop: StopSignal) -> Callable[[], int]:
+        """One iteration; returns what tells how the processes decided to go on."""
+        waited = self.feed.batches.waited
+        losses, inputs = self._losses_and_gradients(sampler)
+        decision = self.run.vote(self._ballot(stop))
+        outcome = self.updater.step(self.iteration, losses["total"])
+        good = outcome.problem is None
+        if good:
+            self.guard.passed()
+        elif not outcome.expected:
+            self.guard.failed(self.iteration, str(outcome.problem), self.seed, inputs)
+        tally.add(losses, good=good, grad_norm=outcome.grad_norm, waited=self.feed.batches.waited - waited)
+        self.iteration += 1
+        return decision
+
+    def _due(self, every: int) -> bool:
+        return self.iteration % every == 0 or self.iteration == self.settings.total_iter
+
+    def _losses_and_gradients(self, sampler: GlobalBatchSampler) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Forward and backward passes of one iteration.
+
+        Returns:
+            The mean losses of this process, detached, and what went in, for the guard.
+        """
         keys = (self.seed, "train", self.iteration)
         # Dropout, where a network has it, is the one draw that takes no generator.
         torch.manual_seed(derive_seed(*keys, "rank", self.run.rank))
         totals: dict[str, Tensor] = {}
-        for micro, batch in enumerate(micro_batches):
+        inputs = []
+        for micro in range(sampler.accumulate):
             slots = sampler.slots(micro)
-            lq, gt = self.pairs(batch, slots)
+            lq, gt, names = self.feed.pairs(self.iteration, slots)
             generators = [torch_generator(*keys, "slot", slot, device=self.run.device) for slot in slots]
-            with self._synchronised_only_if(micro + 1 == len(micro_batches)), self._autocast():
+            with self._synchronised_only_if(micro + 1 == sampler.accumulate), self._autocast():
                 losses = self.parallel(lq, gt, generators)
-                share = losses["total"] / len(micro_batches)
-                self.scaler.scale(share).backward()
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0) + value.detach() / len(micro_batches)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.optim_g.lr * self._rate_factor(self.iteration)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update_parameters(self.network)
-        self.iteration += 1
-        return totals
+            with self._synchronised_only_if(micro + 1 == sampler.accumulate):
+                self.updater.backward(losses["total"] / sampler.accumulate)
+            detached = {name: value.detach() for name, value in losses.items()}
+            for name, value in detached.items():
+                share = value if value.dim() else value / sampler.accumulate  # tables are sums already
+                totals[name] = totals[name] + share if name in totals else share
+            inputs.append({"lq": lq, "gt": gt, "files": names, "slots": list(slots), "losses": detached})
+        return totals, inputs
 
-    def pairs(self, batch: dict[str, Any], slots: range) -> tuple[Tensor, Tensor]:
-        """Degraded and pooled (lq, gt) of a micro-batch, on the device, in [0, 1]."""
-        self._warn_of_unreadable(batch["unreadable"])
-        keys = (self.seed, "train", self.iteration)
-        device = self.run.device
-        gt, kernel1, kernel2, sinc_kernel = (
-            batch[name].to(device, non_blocking=True) for name in ("gt", "kernel1", "kernel2", "sinc_kernel")
+    def _ballot(self, stop: StopSignal) -> int:
+        """This process's vote, after it has fetched the next batch while the device is at work."""
+        try:
+            self.feed.batches.prefetch()
+        except UpsrError as error:
+            self._data_error = str(error)
+            return _NO_DATA
+        return _STOP if stop.received else _GO_ON
+
+    def _give_up(self, decision: int, stop: StopSignal) -> None:
+        where = (
+            f"at iteration {self.iteration} of {self.settings.total_iter}; the state is saved in {self.store.states}"
         )
-        lq = self.degradation(gt, kernel1, kernel2, sinc_kernel, slots=slots, keys=keys)
-        return self.pool.exchange(lq, gt, slots=slots, keys=keys)
+        if decision == _NO_DATA:
+            reason = self._data_error or "another process cannot read its data"
+            raise UpsrError(f"{reason} ({where}; mend the data and resume with --auto_resume)")
+        raise PreemptedError(f"{stop.received or 'a signal to another process'} {where}; --auto_resume continues")
 
     def save(self) -> None:
-        """Write a checkpoint; processes other than the main one hand in their pool."""
-        pools = self.run.gather(self.pool.state_dict())
-        if not self.run.is_main:
+        """Write a checkpoint; processes other than the main one hand in their pool.
+
+        A disk that is full is told, and the run goes on: the checkpoints before stay good, the next one may fit.
+
+        Raises:
+            UpsrError: it was the last checkpoint of the run.
+        """
+        if self.saved_at == self.iteration:
             return
-        params, params_ema = self._weights()
-        checkpoint = Checkpoint(
-            iteration=self.iteration,
-            params=params,
-            params_ema=params_ema,
-            optimizer=self.optimizer.state_dict(),
-            scaler=self.scaler.state_dict(),
-            pool={slot: pairs for pool in pools for slot, pairs in pool.items()},
-            run={
-                "seed": self.seed,
-                "global_batch": self._sampler().global_batch,
-                "world_size": self.run.world_size,
-            },
-        )
-        logger.info("saved %s", save_checkpoint(checkpoint, self.folder))
-
-    def validate(self, board: Board) -> None:
-        """Measure the averaged weights on every validation set."""
-        for data in self.validation:
-            with self._averaged_weights():
-                result = evaluate(
-                    self.model,
-                    data,
-                    self.metrics,
-                    self.run,
-                    seed=self.seed,
-                    tile=self.opt.val.tile,
-                    on_image=lambda key, image, data=data: self._show(data, key, image, board),  # type: ignore[misc]
+        pools = self.run.gather_to_main(self.feed.pool.state_dict())
+        problem = None
+        if self.run.is_main:
+            pool = {slot: pairs for part in pools for slot, pairs in part.items()}
+            try:
+                logger.info("saved %s", self.store.save(self._checkpoint(pool)))
+            except UpsrError as error:
+                problem = str(error)
+                logger.error(
+                    "iteration %d was not saved: %s; earlier checkpoints are untouched", self.iteration, problem
                 )
-            logger.info("iteration %d, %s", self.iteration, result)
-            board.scalars({f"{data.name}/{name}": value for name, value in result.means.items()}, self.iteration)
+        problem = self.run.from_main(problem)
+        if problem is None:
+            self.saved_at = self.iteration
+        elif self.iteration == self.settings.total_iter:
+            raise UpsrError(f"{problem}; make room and resume with --auto_resume")
 
-    def _show(self, data: ValidationSet, key: str, image: Tensor, board: Board) -> None:
-        if self.opt.val.save_img:
-            # The set's name keeps images apart that have one name in two sets.
-            save_image(self.folder / "visualization" / data.name / key, str(self.iteration), image)
-        board.picture(f"{data.name}/{key}", image, self.iteration)
+    def _checkpoint(self, pool: dict[int, dict[str, Any]]) -> Checkpoint:
+        return Checkpoint(
+            iteration=self.iteration,
+            position=self.position,
+            params=self.network.state_dict(),
+            params_ema=self.updater.average.module.state_dict(),
+            optimizer=self.updater.optimizer.state_dict(),
+            scaler=self.updater.scaler.state_dict(),
+            pool=pool,
+            guard=self.guard.state_dict(),
+            run=self._made_by(),
+            options=self.opt.model_dump(mode="json"),
+        )
 
-    def _sampler(self, start: int = 0) -> GlobalBatchSampler:
+    def _made_by(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "global_batch": self._sampler().global_batch,
+            "world_size": self.run.world_size,
+        }
+
+    def _validate(self, sinks: Sinks, stop: StopSignal, heartbeat: Heartbeat) -> None:
+        """Measure the averaged weights. A signal meanwhile ends it; the resumed run does it again."""
+        heartbeat.beat(self.iteration, "validation")
+        with self._averaged_weights():
+            values = self.validation(self.model, self.iteration, sinks, lambda: stop.received is not None)
+        if values is None:
+            self.save()
+            self._give_up(_STOP, stop)
+        elif self.run.is_main and self.validation.record(values, self.iteration):
+            written = self.store.save_weights("best", self._checkpoint({}))
+            logger.info("the best %s so far; weights in %s", self.validation.best.tag, ", ".join(map(str, written)))
+
+    def _sampler(self) -> GlobalBatchSampler:
+        """The batches from where the run stands."""
         return GlobalBatchSampler(
-            len(self.dataset),
+            len(self.feed.dataset),
             seed=self.seed,
-            batch_size=self.data.batch_size_per_gpu,
+            batch_size=self.feed.options.batch_size_per_gpu,
             world_size=self.run.world_size,
             rank=self.run.rank,
             accumulate=self.settings.accumulate,
-            start=start,
+            start=self.iteration,
             stop=self.settings.total_iter,
+            position=self.position,
         )
 
-    def _rate_factor(self, iteration: int) -> float:
-        """Of the learning rate, for the step after ``iteration`` finished ones: warm-up, then milestones.
-
-        A function of the iteration alone, so there is no scheduler whose state could be lost.
-        """
-        schedule = self.settings.scheduler
-        warmup = min(1.0, (iteration + 1) / self.settings.warmup_iter) if self.settings.warmup_iter else 1.0
-        return warmup * schedule.gamma ** sum(iteration + 1 > milestone for milestone in schedule.milestones)
-
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(self.settings.amp)
+        dtype = autocast_dtype(self.settings.amp)
         return torch.autocast(self.run.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def _synchronised_only_if(self, last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -266,66 +381,61 @@ class Trainer:
 
     @contextlib.contextmanager
     def _averaged_weights(self) -> Iterator[None]:
-        self.model.network_g = self.ema.module
+        self.model.network_g = self.updater.average.module
         try:
             yield
         finally:
             self.model.network_g = self.network
 
-    def _weights(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return self.network.state_dict(), self.ema.module.state_dict()
-
-    def _mean_over_processes(self, values: dict[str, Tensor]) -> dict[str, float]:
-        numbers = {name: float(value) for name, value in values.items()}
-        gathered = self.run.gather(numbers)
-        return {name: sum(part[name] for part in gathered) / len(gathered) for name in numbers}
-
-    def _report(self, means: dict[str, float], seconds: float, board: Board, bar: Any) -> None:
-        rate = self.optimizer.param_groups[0]["lr"]
-        text = ", ".join(f"{name} {value:.4e}" for name, value in means.items())
-        logger.info("iteration %d: %s, lr %.3e, %.3f s/it", self.iteration, text, rate, seconds)
-        board.scalars(
-            {**{f"losses/{k}": v for k, v in means.items()}, "lr": rate, "s_per_iter": seconds}, self.iteration
-        )
-        bar.set_postfix(total=f"{means['total']:.3e}")
+    def _report(self, tally: Tally, sinks: Sinks, bar: Any, global_batch: int) -> None:
+        values = tally.report(global_batch)
+        values |= {"lr": self.updater.rate, "skipped_steps": float(self.guard.skipped)}
+        if self.updater.scaler.is_enabled():
+            values["loss_scale"] = self.updater.scaler.get_scale()
+        losses = {k.removeprefix("losses/"): v for k, v in values.items() if k.startswith("losses/") and "=" not in k}
+        left = datetime.timedelta(seconds=round(values["s_per_iter"] * (self.settings.total_iter - self.iteration)))
+        logger.info(
+            "iteration %d: %s, lr %.3e, grad norm %.3g, %.3f s/it, %.1f images/s, data wait %.1f %%, %.2f GiB, "
+            "skipped %d, eta %s",
+            self.iteration, ", ".join(f"{name} {value:.4e}" for name, value in losses.items()), values["lr"],
+            values.get("grad_norm", float("nan")), values["s_per_iter"], values["images_per_s"],
+            100 * values["data_wait_share"], values["memory_gib"], self.guard.skipped, left,
+        )  # fmt: skip
+        sinks.scalars(values, self.iteration)
+        bar.set_postfix({name: f"{value:.3e}" for name, value in losses.items() if name == "total"})
+        self.feed.list_unreadable(self.folder / "unreadable.txt")
 
     def _announce(self, sampler: GlobalBatchSampler) -> None:
         if self.run.is_main:
             with atomic_write(self.folder / "options.yml") as path:
                 path.write_text(yaml.safe_dump(self.opt.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+            self._warn_of_little_space()
         trained = sum(p.numel() for p in self.network.parameters())
         logger.info(
             "%s: %s with %s parameters on %s, %d process(es), global batch %d, %d images, seed %d",
             self.opt.name, type(self.network).__name__, f"{trained:,}", self.run.device, self.run.world_size,
-            sampler.global_batch, len(self.dataset), self.seed,
+            sampler.global_batch, len(self.feed.dataset), self.seed,
         )  # fmt: skip
 
-    def _warn_of_unreadable(self, messages: list[list[str]]) -> None:
-        for message in {text for texts in messages for text in texts} - self.unreadable:
-            self.unreadable.add(message)
-            logger.warning("skipped, %d unreadable so far: %s", len(self.unreadable), message)
-
-    def _check_data(self) -> None:
-        size = getattr(self.dataset, "gt_size", None)
-        multiple = self.model.size_multiple * self.opt.scale
-        if size is not None and size % multiple:
-            raise UpsrError(
-                f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{self.opt.scale}"
-            )
-        if self.dataset.folder.channels != self.model.channels:
-            raise UpsrError(
-                f"datasets.train.channels: {self.dataset.folder.channels}, but the network has {self.model.channels}"
-            )
+    def _warn_of_little_space(self) -> None:
+        """Weights, average and two moments of each parameter, and the weights for use."""
+        needed = 5 * sum(p.numel() * p.element_size() for p in self.network.parameters())
+        free = shutil.disk_usage(self.folder).free
+        if free < 2 * needed:
+            logger.warning(
+                "%s: %.1f GiB are free, and a checkpoint takes about %.1f GiB; make room, or set logger.keep_last",
+                self.folder, free / 2**30, needed / 2**30,
+            )  # fmt: skip
 
 
-def _average_of(network: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of the parameters, starting as a copy."""
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    average.update_parameters(network)  # the first update copies
-    average.requires_grad_(False).eval()
-    return average
-
-
-def _build_optimizer(network: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    arguments = options.model_dump(exclude={"type"})
-    return getattr(torch.optim, options.type)([p for p in network.parameters() if p.requires_grad], **arguments)
+def _speed_up(model: RestorationModel, settings: TrainOptions) -> None:
+    """The options that change how fast the trained network computes, not what."""
+    network = model.network_g
+    if settings.activation_checkpointing:
+        if not hasattr(network, "activation_checkpointing"):
+            raise UpsrError(f"train.activation_checkpointing: {type(network).__name__} has none; set it to false")
+        network.activation_checkpointing = True  # type: ignore[assignment]
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile != "none":
+        network.compile(mode=settings.compile)

@@ -10,7 +10,7 @@ from torch import Tensor
 from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.tiling import Tile, restore_in_tiles, whole
-from upsr.models.base import RestorationModel
+from upsr.models.base import Observer, RestorationModel
 from upsr.rng import stacked, torch_generator
 
 
@@ -42,7 +42,13 @@ class NoiseField:
 
 @torch.inference_mode()
 def restore(
-    model: RestorationModel, lq: Tensor, *, seed: int, names: Sequence[str], tile: TileOptions | None = None
+    model: RestorationModel,
+    lq: Tensor,
+    *,
+    seed: int,
+    names: Sequence[str],
+    tile: TileOptions | None = None,
+    observe: Observer | None = None,
 ) -> Tensor:
     """Super-resolve a batch of equally large images of any size.
 
@@ -52,6 +58,7 @@ def restore(
         seed: seed of the run; the noise of image i is a function of (seed, names[i]).
         names: identity of each image.
         tile: how images larger than a tile are cut; ``None`` restores any size at once.
+        observe: is shown the intermediate results of images that are not cut.
 
     Returns:
         (B, C, s*h, s*w) in [0, 1].
@@ -60,15 +67,16 @@ def restore(
     height, width = (-(-side // multiple) * multiple for side in lq.shape[-2:])
     field = NoiseField(seed, names, (lq.shape[1] * scale**2, height, width))
 
-    def restore_tile(pixels: Tensor, place: Tile) -> Tensor:
+    def restore_tile(pixels: Tensor, place: Tile, observe: Observer | None = None) -> Tensor:
         padded = pad_to_multiple(pixels, multiple)
         rows = _span(place.top, padded.shape[-2], height)
         columns = _span(place.left, padded.shape[-1], width)
-        restored = model.restore(padded, lambda k: field.draw(k)[..., rows, columns].to(lq))
-        return restored[..., : pixels.shape[-2] * scale, : pixels.shape[-1] * scale]
+        inside = (..., slice(pixels.shape[-2] * scale), slice(pixels.shape[-1] * scale))
+        shown = None if observe is None else lambda name, image: observe(name, image[inside])
+        return model.restore(padded, lambda k: field.draw(k)[..., rows, columns].to(lq), shown)[inside]
 
     if tile is None or max(lq.shape[-2:]) <= tile.size:
-        return restore_tile(lq, whole(lq))
+        return restore_tile(lq, whole(lq), observe)
     return restore_in_tiles(lq, restore_tile, scale=scale, size=tile.size, overlap=tile.overlap)
 
 

@@ -11,7 +11,7 @@ from upsr.archs.contracts import SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.diffusion.sampling import NoiseSource
-from upsr.models.base import Purpose, RestorationModel
+from upsr.models.base import Observer, Purpose, RestorationModel
 from upsr.models.build import Losses, build_losses, build_network, load_or_refuse
 
 
@@ -52,6 +52,6 @@ class AuxiliarySRModel(RestorationModel):
             raise RuntimeError("the model was built for testing and has no losses")
         return self.losses(2 * self.network_g(lq) - 1, 2 * gt - 1)
 
-    def restore(self, lq: Tensor, noise: NoiseSource) -> Tensor:
+    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """See :meth:`RestorationModel.restore`; no noise is used."""
         return self.network_g(lq).clamp(0, 1)

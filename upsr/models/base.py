@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,9 @@ from upsr.config.schema import Options
 from upsr.diffusion.sampling import NoiseSource
 
 Purpose = Literal["train", "test"]
+
+Observer = Callable[[str, Tensor], None]
+"""Is shown what a restoration does: a name and (B, 1 or C, s*h, s*w) in [0, 1]."""
 
 
 class RestorationModel(nn.Module, ABC):
@@ -47,16 +50,18 @@ class RestorationModel(nn.Module, ABC):
             generators: one for each sample; the only source of randomness.
 
         Returns:
-            Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate.
+            Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate. Models with timesteps add
+            ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
         """
 
     @abstractmethod
-    def restore(self, lq: Tensor, noise: NoiseSource) -> Tensor:
+    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """Super-resolve.
 
         Args:
             lq: (B, C, h, w) in [0, 1], sides multiples of ``size_multiple``.
             noise: gives the k-th standard normal tensor of shape (B, C*s*s, h, w).
+            observe: is shown the intermediate results, in their order.
 
         Returns:
             (B, C, s*h, s*w) in [0, 1].
@@ -64,18 +69,28 @@ class RestorationModel(nn.Module, ABC):
 
 
 class Frozen(nn.Module):
-    """A network that is never trained: no gradients, always in evaluation mode."""
+    """A network that is never trained: no gradients, always in evaluation mode.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        training_dtype: type it computes in while what surrounds it is in training mode; ``None`` is float32.
+    """
+
+    def __init__(self, network: nn.Module, training_dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.network = network.requires_grad_(False).eval()
+        self.training_dtype = training_dtype
+        self._dtype = training_dtype
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stays in evaluation mode."""
+        """Stays in evaluation mode; outside training it computes in float32."""
+        self._dtype = self.training_dtype if mode else None
         return super().train(False)
 
-    @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
-        """The network's output, in float32 whatever autocast is on around it."""
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            return self.network(*inputs)
+        """The network's output in float32, whatever autocast is on around it."""
+        with (
+            torch.inference_mode(),
+            torch.autocast(inputs[0].device.type, self._dtype, enabled=self._dtype is not None),
+        ):
+            result = self.network(*inputs)
+        return result.to(torch.float32, copy=True)  # autograd accepts no inference tensor

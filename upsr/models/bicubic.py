@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from upsr.config.schema import Options
 from upsr.diffusion.sampling import NoiseSource
-from upsr.models.base import Purpose, RestorationModel
+from upsr.models.base import Observer, Purpose, RestorationModel
 
 
 class Bicubic(RestorationModel):
@@ -33,6 +33,6 @@ class Bicubic(RestorationModel):
         """There is no loss to minimise."""
         raise NotImplementedError("bicubic upsampling is not trained")
 
-    def restore(self, lq: Tensor, noise: NoiseSource) -> Tensor:
+    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """See :meth:`RestorationModel.restore`; no noise is used."""
         return F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False).clamp(0, 1)

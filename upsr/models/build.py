@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import upsr.archs
@@ -17,6 +18,13 @@ from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
 
 logger = logging.getLogger(__name__)
+
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_dtype(name: str) -> torch.dtype | None:
+    """The type that an option means; ``None`` for float32, which needs no autocast."""
+    return _AUTOCAST[name]
 
 
 def build_model(opt: Options, purpose: Purpose) -> RestorationModel:

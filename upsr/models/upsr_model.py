@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +23,8 @@ from upsr.diffusion import (
 )
 from upsr.diffusion.sampling import NoiseSource, Step
 from upsr.errors import UpsrError
-from upsr.models.base import Frozen, Purpose, RestorationModel
-from upsr.models.build import Losses, build_losses, build_network, load_or_refuse
+from upsr.models.base import Frozen, Observer, Purpose, RestorationModel
+from upsr.models.build import Losses, autocast_dtype, build_losses, build_network, load_or_refuse
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class UPSRModel(RestorationModel):
         step: reverse step, one of :data:`upsr.diffusion.SAMPLERS`.
         train_timesteps: range (low, high) that training draws t from, high excluded.
         losses: needed for training only.
+        aux_dtype: type that g computes in during training; ``None`` is float32.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class UPSRModel(RestorationModel):
         step: Step,
         train_timesteps: tuple[int, int],
         losses: Losses | None = None,
+        aux_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.network_g = network_g
-        self.network_aux = Frozen(network_aux)
+        self.network_aux = Frozen(network_aux, aux_dtype)
         self.process = process
         self.uncertainty = uncertainty
         self.codec = PixelUnshuffleCodec(scale)
@@ -141,6 +143,7 @@ class UPSRModel(RestorationModel):
             step=SAMPLERS[d.sampler.type],
             train_timesteps=(d.steps - 1 if d.one_step else 0, d.steps),
             losses=build_losses(opt) if purpose == "train" else None,
+            aux_dtype=autocast_dtype(opt.train.aux_amp) if opt.train and purpose == "train" else None,
         )
 
     @torch.no_grad()
@@ -161,11 +164,25 @@ class UPSRModel(RestorationModel):
         t = self._draw_timesteps(generators).to(lq.device)
         x_t = self.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         x_in = self.codec.encode(self.process.scale_input(x_t, t))
-        return self.losses(self.network_g(x_in, t, cond.features), x_0)
+        prediction = self.network_g(x_in, t, cond.features)
+        return {**self.losses(prediction, x_0), "by_timestep": self._by_timestep(prediction, x_0, t)}
 
-    def restore(self, lq: Tensor, noise: NoiseSource) -> Tensor:
-        """See :meth:`RestorationModel.restore`; the one clamp is at the end."""
+    @torch.no_grad()
+    def _by_timestep(self, prediction: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
+        """(2, T): sum of the squared error over the samples at each timestep, and their number."""
+        errors = (prediction.float() - x_0).square().mean(dim=(1, 2, 3))
+        table = errors.new_zeros(2, self.process.num_timesteps)
+        return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
+
+    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
+        """See :meth:`RestorationModel.restore`; the one clamp is at the end.
+
+        Shown are ``g(y)``, ``uncertainty`` (1 is psi_max and more), ``x_T`` and the estimate of each step.
+        """
+        show = _shower(observe, self.codec)
         cond = self.condition(lq)
+        show("g(y)", cond.y_hat)
+        show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
         x_0 = sample(
             self.process,
             lambda x, t: self.codec.encode(self.network_g(x, t, cond.features)),
@@ -174,12 +191,24 @@ class UPSRModel(RestorationModel):
             noise=noise,
             timesteps=self.timesteps,
             step=self.step,
+            on_start=lambda x: show("x_T", x, encoded=True),
+            on_estimate=lambda t, x: show(f"t={t}", x, encoded=True),
         )
         return (self.codec.decode(x_0).clamp(-1, 1) + 1) / 2
 
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         low, high = self.train_timesteps
         return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
+
+
+def _shower(observe: Observer | None, codec: PixelUnshuffleCodec) -> Callable[..., None]:
+    """Shows images in [-1, 1], if there is anyone to see them."""
+
+    def show(name: str, image: Tensor, encoded: bool = False) -> None:
+        if observe is not None:
+            observe(name, ((codec.decode(image) if encoded else image).clamp(-1, 1) + 1) / 2)
+
+    return show
 
 
 def _check_fit(network_g: DenoisingNetwork, network_aux: SRNetwork, opt: Options) -> None:

@@ -1,0 +1,109 @@
+"""Training pairs on the device: files, degradation, pool, for the slots of this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from upsr.atomic import atomic_write
+from upsr.compat import DATASET_REGISTRY
+from upsr.config.components import build
+from upsr.config.schema import Options
+from upsr.data import (
+    DevicePrefetcher,
+    GlobalBatchSampler,
+    PairPool,
+    RealESRGANDegradation,
+    batches_of,
+    build_train_loader,
+)
+from upsr.engine.distributed import Runtime
+from upsr.errors import UpsrError
+from upsr.models import RestorationModel
+
+logger = logging.getLogger(__name__)
+
+
+class PairFeed:
+    """What a training step reads.
+
+    Args:
+        model: which the data must fit.
+
+    Raises:
+        UpsrError: the set cannot be trained on, or does not fit the model.
+    """
+
+    def __init__(self, opt: Options, run: Runtime, model: RestorationModel) -> None:
+        self.run = run
+        self.seed = opt.manual_seed
+        self.options = opt.datasets["train"]
+        self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
+        self.pool = PairPool(opt.pair_pool.pairs_per_slot)
+        self.dataset = build(DATASET_REGISTRY, self.options)
+        if not hasattr(self.dataset, "bind"):
+            raise UpsrError(f"datasets.train.type: {self.options.type} is no training set; use RealESRGANDataset")
+        self.dataset.bind(self.seed, opt.degradation)
+        self._check(model, opt.scale)
+        self._unreadable: set[str] = set()
+        self._batches: DevicePrefetcher | None = None
+
+    def open(self, sampler: GlobalBatchSampler) -> None:
+        """Start to read the batches of ``sampler``."""
+        loader = build_train_loader(
+            self.dataset,
+            sampler,
+            num_workers=self.options.num_worker_per_gpu,
+            pin_memory=self.run.device.type == "cuda",
+        )
+        self._batches = DevicePrefetcher(batches_of(loader), self.run.device)
+
+    @property
+    def batches(self) -> DevicePrefetcher:
+        """The raw batches: ``gt`` (B, C, H, W) uint8 on the device, ``kernels``, ``key``, ``unreadable``."""
+        if self._batches is None:
+            raise RuntimeError("open() comes first")
+        return self._batches
+
+    def pairs(self, iteration: int, slots: range) -> tuple[Tensor, Tensor, list[str]]:
+        """The next micro-batch: (lq, gt) in [0, 1] and the files they come from.
+
+        Raises:
+            UpsrError: the data cannot be read any more.
+        """
+        batch = self.batches.take()
+        self._warn_of_unreadable(batch["unreadable"])
+        return self.degraded(batch, iteration, slots)
+
+    def degraded(self, batch: Mapping[str, Any], iteration: int, slots: range) -> tuple[Tensor, Tensor, list[str]]:
+        """The pairs that a raw batch brings out of degradation and pool."""
+        keys = (self.seed, "train", iteration)
+        gt = batch["gt"].float() / 255
+        lq = self.degradation(gt, batch["kernels"], slots=slots, keys=keys)
+        return self.pool.exchange(lq, gt, batch["key"], slots=slots, keys=keys)
+
+    def list_unreadable(self, path: Path) -> None:
+        """Write every file that any process has skipped, one a line; every process calls it."""
+        lines = sorted({line for part in self.run.gather_to_main(self._unreadable) for line in part})
+        if lines:
+            with atomic_write(path) as temporary:
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _warn_of_unreadable(self, messages: list[list[str]]) -> None:
+        for message in {text for texts in messages for text in texts} - self._unreadable:
+            self._unreadable.add(message)
+            logger.warning("skipped, %d unreadable so far: %s", len(self._unreadable), message)
+
+    def _check(self, model: RestorationModel, scale: int) -> None:
+        size = getattr(self.dataset, "gt_size", None)
+        multiple = model.size_multiple * scale
+        if size is not None and size % multiple:
+            raise UpsrError(
+                f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
+            )
+        if self.dataset.channels != model.channels:
+            raise UpsrError(f"datasets.train.channels: {self.dataset.channels}, but the network has {model.channels}")

@@ -1,0 +1,77 @@
+"""What the iterations between two log lines amount to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upsr.engine.distributed import Runtime
+
+_BY_TIMESTEP = "by_timestep"
+
+
+class Tally:
+    """Sums losses, norms and times until :meth:`report` is asked for, then starts anew."""
+
+    def __init__(self, run: Runtime) -> None:
+        self.run = run
+        self._clear()
+
+    def _clear(self) -> None:
+        self._started = time.perf_counter()
+        self._iterations = 0
+        self._counted: Counter[str] = Counter()
+        self._losses: dict[str, Tensor] = {}
+        self._norms: list[float] = []
+        self._waited = 0.0
+
+    def add(self, losses: dict[str, Tensor], *, good: bool, grad_norm: float, waited: float) -> None:
+        """One iteration. Losses stay on the device; those of a skipped step are left out."""
+        self._iterations += 1
+        self._waited += waited
+        if not good:
+            return
+        self._norms.append(grad_norm)
+        for name, value in losses.items():
+            self._counted[name] += 1
+            self._losses[name] = self._losses[name] + value if name in self._losses else value
+
+    def report(self, images_per_iteration: int) -> dict[str, float]:
+        """Means over the iterations and processes, by tag; every process calls it and gets the same."""
+        seconds = time.perf_counter() - self._started
+        own: dict[str, Any] = {name: value.double().cpu() for name, value in self._losses.items()}
+        parts = self.run.gather({"losses": own, "waited": self._waited})
+        values: dict[str, float] = {}
+        for name in own:
+            total = torch.stack([part["losses"][name] for part in parts]).sum(dim=0)
+            if name == _BY_TIMESTEP:
+                sums, counts = total.tolist()
+                values |= {f"losses/t={t}": s / c for t, (s, c) in enumerate(zip(sums, counts, strict=True)) if c}
+            else:
+                values[f"losses/{name}"] = float(total) / (self._counted[name] * len(parts))
+        if self._norms:
+            values["grad_norm"] = math.fsum(self._norms) / len(self._norms)
+        values["s_per_iter"] = seconds / self._iterations
+        values["images_per_s"] = images_per_iteration * self._iterations / seconds
+        values["data_wait_share"] = max(part["waited"] for part in parts) / seconds
+        values["memory_gib"] = _peak_memory(self.run.device)
+        self._clear()
+        return values
+
+    def restart_clock(self) -> None:
+        """What came since the last report was not training."""
+        self._started = time.perf_counter()
+
+
+def _peak_memory(device: torch.device) -> float:
+    """GiB: of the GPU's allocator, or of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,126 @@
+"""Validation during training: what is measured, shown and recorded, and which was the best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from upsr.config.problems import did_you_mean
+from upsr.config.schema import Options
+from upsr.engine.distributed import Runtime
+from upsr.engine.evaluate import ValidationSet, build_metrics, build_validation_set, evaluate, save_image
+from upsr.engine.pictures import strip
+from upsr.engine.sinks import CsvSink, Sinks, read_rows
+from upsr.errors import UpsrError
+from upsr.metrics import Metric
+from upsr.models import RestorationModel
+
+logger = logging.getLogger(__name__)
+
+RECORD = "validation.csv"
+
+
+class Validation:
+    """The validation sets of a run and the record of what was measured, ``validation.csv``."""
+
+    def __init__(self, opt: Options, run: Runtime, folder: Path) -> None:
+        self.opt, self.run, self.folder = opt, run, folder
+        self.sets = [
+            build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()
+        ]
+        self.metrics = build_metrics(opt, run.device)
+        self.best = Best(opt, self.metrics)
+
+    def is_missing(self, iteration: int) -> bool:
+        """Whether no validation of this iteration is on record; the same on every process."""
+        rows = read_rows(self.folder / RECORD)
+        return bool(self.sets) and self.run.from_main(not any(row[0] == str(iteration) for row in rows))
+
+    def __call__(
+        self, model: RestorationModel, iteration: int, sinks: Sinks, stopping: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Measure ``model`` on every set.
+
+        Returns:
+            Means by ``set/metric``; ``None`` if a signal interrupted, and then nothing is recorded.
+        """
+        values: dict[str, float] = {}
+        for data in self.sets:
+            result = evaluate(
+                model,
+                data,
+                self.metrics,
+                self.run,
+                seed=self.opt.manual_seed,
+                tile=self.opt.val.tile,
+                on_image=lambda key, image, data=data: self._keep(data, key, iteration, image),  # type: ignore[misc]
+                on_details=lambda key, images, data=data: _show(data, key, iteration, images, sinks),  # type: ignore[misc]
+                detailed=self.opt.logger.pictures if sinks else 0,
+                stopping=stopping,
+            )
+            if not result.complete:
+                return None
+            logger.info("iteration %d, %s", iteration, result)
+            values |= {f"{data.name}/{name}": value for name, value in result.means.items()}
+        sinks.scalars(values, iteration)
+        return values
+
+    def record(self, values: Mapping[str, float], iteration: int) -> bool:
+        """Write the values down, on the main process; returns whether they are the best so far."""
+        path = self.folder / RECORD
+        earlier = [row for row in read_rows(path) if int(row[0]) < iteration]
+        sink = CsvSink(path, iteration - 1)
+        sink.scalars(values, iteration)
+        sink.close()
+        return self.best.is_beaten(values, earlier)
+
+    def _keep(self, data: ValidationSet, key: str, iteration: int, image: Tensor) -> None:
+        if self.opt.val.save_img:
+            # The set's name keeps images apart that have one name in two sets.
+            save_image(self.folder / "visualization" / data.name / key, str(iteration), image)
+
+
+class Best:
+    """Compares a validation with those before, by ``logger.keep_best``.
+
+    Attributes:
+        tag: ``set/metric`` that decides, or ``None`` if nothing does.
+
+    Raises:
+        UpsrError: there is no such set or metric.
+    """
+
+    def __init__(self, opt: Options, metrics: Mapping[str, Metric]) -> None:
+        wanted = opt.logger.keep_best
+        self.tag: str | None = None
+        if wanted is None:
+            return
+        names = {phase: options.name or phase for phase, options in opt.validation_sets.items()}
+        dataset = wanted.dataset or next(iter(names), None)
+        if dataset is None:
+            raise UpsrError("logger.keep_best: there is no validation set to judge by; add datasets.val_1")
+        if dataset not in names and dataset not in names.values():
+            raise UpsrError(f"logger.keep_best.dataset: no set '{dataset}'{did_you_mean(dataset, names)}")
+        if wanted.metric not in metrics:
+            raise UpsrError(
+                f"logger.keep_best.metric: no metric '{wanted.metric}'{did_you_mean(wanted.metric, metrics)}"
+            )
+        self.tag = f"{names.get(dataset, dataset)}/{wanted.metric}"
+        higher = metrics[wanted.metric].higher_is_better if wanted.direction is None else wanted.direction == "max"
+        self._sign = 1 if higher else -1
+
+    def is_beaten(self, values: Mapping[str, float], earlier: Sequence[tuple[str, str, str]]) -> bool:
+        """Whether ``values`` are better than all earlier rows (iteration, tag, value)."""
+        if self.tag is None or self.tag not in values:
+            return False
+        before = [self._sign * float(value) for _, tag, value in earlier if tag == self.tag]
+        return not before or self._sign * values[self.tag] > max(before)
+
+
+def _show(data: ValidationSet, key: str, iteration: int, images: dict[str, Tensor], sinks: Sinks) -> None:
+    sinks.picture(f"{data.name}/{key} ({', '.join(images)})", strip(images), iteration)
+    if "uncertainty" in images:
+        sinks.histogram(f"{data.name}/uncertainty/{key}", images["uncertainty"], iteration)
