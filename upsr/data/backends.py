@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Protocol
 
-from upsr.data.image_io import IMAGE_SUFFIXES
+from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
 from upsr.errors import UpsrError
 
 
@@ -18,7 +18,12 @@ class ImageBackend(Protocol):
         ...
 
     def read(self, key: str) -> bytes:
-        """The encoded image."""
+        """The encoded image.
+
+        Raises:
+            UnreadableImageError: this image cannot be read; others may be.
+            UpsrError: none can be read any more.
+        """
         ...
 
 
@@ -39,7 +44,9 @@ class DiskBackend:
         try:
             return (self.root / key).read_bytes()
         except OSError as error:
-            raise UpsrError(f"{self.root / key}: cannot be read ({error.strerror})") from None
+            if not self.root.is_dir():
+                raise UpsrError(f"{self.root}: the dataset folder has vanished") from None
+            raise UnreadableImageError(f"{self.root / key}: cannot be read ({error.strerror})") from None
 
 
 class LmdbBackend:

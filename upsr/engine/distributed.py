@@ -92,6 +92,10 @@ class Runtime:
                 dist.all_reduce(value, dist.ReduceOp.MIN)
         return value
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process."""
+        return bool(self.vote(int(flag))())
+
     def barrier(self) -> None:
         """Wait for the other processes."""
         self.gather(None)
@@ -139,7 +143,9 @@ def runtime(
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+        store = next(iter(dist.rendezvous("env://", rank, world_size, timeout=timeout)))[0]
+        store = dist.PrefixStore(f"attempt_{_attempt()}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise PeerLostError(
             f"rank {rank}: the {world_size} processes did not find each other at {os.environ.get('MASTER_ADDR')}:"
@@ -157,8 +163,25 @@ def default_launcher() -> Launcher:
 
 
 def restarts() -> int:
-    """How often torchrun or Slurm has started this job again."""
+    """How often torchrun or Slurm has started this job again, as far as this process knows."""
     return max(int(os.environ.get(name, "0")) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+
+
+def job_id() -> str | None:
+    """What stays the same when a scheduler or torchrun starts this job again; ``None`` if nothing does."""
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(name, "none") != "none":
+            return f"{name}={os.environ[name]}"
+    return None
+
+
+def _attempt() -> int:
+    """Sets the addresses of restarted processes apart from those of the dead ones.
+
+    torchrun's static rendezvous keeps its store over restarts. On several machines it counts restarts on each for itself, so
+    there the count is of no use; the c10d rendezvous, which they need anyway, begins with a new store each time.
+    """
+    return restarts() if os.environ.get("GROUP_WORLD_SIZE") == "1" else 0
 
 
 def _place(launcher: Launcher) -> tuple[int, int, int]:

@@ -13,12 +13,21 @@ from types import TracebackType
 from typing import Any
 
 from upsr.atomic import atomic_write
-from upsr.engine.distributed import Runtime
+from upsr.engine.distributed import Runtime, job_id
 from upsr.errors import PreemptedError, UpsrError
 
 logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What a run last said of itself; empty if it never did."""
+    try:
+        status = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 class Heartbeat:
@@ -88,6 +97,7 @@ class Heartbeat:
             "activity": self._activity,
             "time": time.time(),
             "interval": self.interval,
+            "job": job_id(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             **more,

@@ -22,10 +22,10 @@ from upsr.config.difference import option_differences
 from upsr.config.schema import Options, TrainOptions
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
-from upsr.engine.distributed import Runtime, restarts
+from upsr.engine.distributed import Runtime, job_id, restarts
 from upsr.engine.feed import PairFeed
 from upsr.engine.guards import NonFiniteGuard
-from upsr.engine.heartbeat import Heartbeat
+from upsr.engine.heartbeat import Heartbeat, read_status
 from upsr.engine.logging import setup_logging
 from upsr.engine.preemption import StopSignal
 from upsr.engine.profiling import profiled
@@ -61,7 +61,7 @@ def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
         UpsrError: something the user can mend; :mod:`upsr.errors` says which.
     """
     folder = Path(opt.path.experiments_root) / opt.name
-    resuming = opt.auto_resume or restarts() > 0
+    resuming = run.any(opt.auto_resume or _was_restarted(folder))
     with StopSignal() as stop:
         if run.is_main:
             writable_folder(folder.parent)
@@ -82,6 +82,12 @@ def _settings(opt: Options) -> TrainOptions:
     if opt.train is None:
         raise UpsrError("train: this section is needed for training")
     return opt.train
+
+
+def _was_restarted(folder: Path) -> bool:
+    """Whether the folder's run is this very job, which torchrun or Slurm has started again."""
+    job = job_id()
+    return restarts() > 0 or (job is not None and read_status(folder).get("job") == job)
 
 
 def _set_aside(folder: Path) -> None:
