@@ -186,7 +186,7 @@ def test_one_of_two_ranks_dies_and_both_end(root, photos):
 def test_restarted_by_torchrun_it_goes_on_where_it_was(root, photos, rendezvous):
     """One rank is killed once; torchrun starts both again, and they end where one process ends that nothing happened to."""
     settings = options(
-        root, photos, f"restarted {rendezvous}", auto_resume=False,
+        root, photos, f"restarted-{rendezvous}", auto_resume=False,
         datasets={"train": {"batch_size_per_gpu": 1}}, train={"total_iter": 30, "warmup_iter": 1000},
     )  # fmt: skip
     meeting = {
