@@ -40,6 +40,7 @@ setup(
         "lmdb>=1.4",
         "webdataset>=0.2.90",
         "fsspec>=2023.5",
+        "pyvips[binary]>=2.2.3",
         "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
     extras_require={

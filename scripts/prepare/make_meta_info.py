@@ -7,35 +7,30 @@ example:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from upsr.atomic import atomic_write
-from upsr.data.backends import list_keys, open_backend
-from upsr.data.image_io import UnreadableImageError, decode_image
+from upsr.data.survey import survey
 from upsr.errors import UpsrError
 
 
-def make_meta_info(source: Path, target: Path, min_size: int) -> list[tuple[str, str]]:
+def make_meta_info(source: Path, target: Path, min_size: int, workers: int = 1) -> list[tuple[str, str]]:
     """Write ``name (h,w,c)`` lines; returns (name, reason) of the images left out.
 
     Args:
         min_size: smallest side that an image may have.
+        workers: processes that decode.
     """
-    backend = open_backend(source)
     left_out, lines = [], []
-    for key in tqdm(list_keys(source), desc="reading", unit="image", disable=None):
-        try:
-            height, width, channels = decode_image(backend.read(key), 3, key).shape
-        except UnreadableImageError as error:
-            left_out.append((key, str(error)))
-            continue
-        if min(height, width) < min_size:
-            left_out.append((key, f"{width}x{height} is smaller than {min_size}"))
+    for found in survey(source, workers):
+        if found.size is None:
+            left_out.append((found.key, found.fault))
+        elif min(found.size) < min_size:
+            left_out.append((found.key, f"{found.size[1]}x{found.size[0]} is smaller than {min_size}"))
         else:
-            lines.append(f"{key} ({height},{width},{channels})\n")
+            lines.append(f"{found.key} ({found.size[0]},{found.size[1]},3)\n")
     with atomic_write(target) as path:
         path.write_text("".join(lines), encoding="utf-8")
     return left_out
@@ -46,9 +41,10 @@ def main() -> int:
     parser.add_argument("--input", type=Path, required=True, help="folder of images, searched at any depth")
     parser.add_argument("--output", type=Path, required=True, help="text file to write")
     parser.add_argument("--min-size", type=int, default=1, help="leave out images with a smaller side (default 1)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     arguments = parser.parse_args()
     try:
-        left_out = make_meta_info(arguments.input, arguments.output, arguments.min_size)
+        left_out = make_meta_info(arguments.input, arguments.output, arguments.min_size, arguments.workers)
     except UpsrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

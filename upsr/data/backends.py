@@ -1,12 +1,14 @@
-"""Where image bytes come from: folders and lmdb."""
+"""Where image bytes come from: folders, lmdb, WebDataset shards."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Protocol
 
 from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
+from upsr.data.shards import ShardBackend
 from upsr.errors import UpsrError
 
 
@@ -35,9 +37,13 @@ class DiskBackend:
 
     def keys(self) -> list[str]:
         """See :class:`ImageBackend`. Hidden files are left out."""
-        found = (path for path in self.root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        relative = (path.relative_to(self.root) for path in found)
-        return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
+        found = []
+        for folder, below, names in os.walk(self.root):  # a million files in seconds: no file is asked for its kind
+            below[:] = [name for name in below if not name.startswith(".")]
+            prefix = Path(folder).relative_to(self.root).as_posix()
+            prefix = "" if prefix == "." else f"{prefix}/"
+            found += [prefix + name for name in names if _is_image(name)]
+        return sorted(found)
 
     def read(self, key: str) -> bytes:
         """See :class:`ImageBackend`."""
@@ -54,55 +60,71 @@ class LmdbBackend:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._environment: Any = None
 
     def keys(self) -> list[str]:
         """See :class:`ImageBackend`."""
         meta_info = self.root / "meta_info.txt"
         if not meta_info.is_file():
             raise UpsrError(f"{self.root}: no meta_info.txt inside; scripts/prepare/make_lmdb.py makes such a folder")
-        return sorted(str(Path(name).with_suffix("")) for name in _names(meta_info))
+        # In the order of the files they come from, so that index i is the same image as in the folder.
+        return [str(Path(name).with_suffix("")) for name in sorted(_names(meta_info))]
 
     def read(self, key: str) -> bytes:
         """See :class:`ImageBackend`."""
-        if self._environment is None:  # opened in the process that reads: an environment does not survive a fork
-            import lmdb
-
-            self._environment = lmdb.open(str(self.root), readonly=True, lock=False, readahead=False, meminit=False)
-        with self._environment.begin(write=False) as transaction:
+        with _lmdb_environment(self.root).begin(write=False) as transaction:
             data = transaction.get(key.encode())
         if data is None:
             raise UpsrError(f"{self.root}: no image '{key}' in this lmdb")
         return bytes(data)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_environment": None}
+
+_environments: dict[Path, tuple[int, Any]] = {}
+
+
+def _lmdb_environment(root: Path) -> Any:
+    """The open lmdb of this process: each may be opened once, and one that a fork has brought along must be opened anew."""
+    import lmdb
+
+    process, environment = _environments.get(root, (None, None))
+    if process == os.getpid():
+        return environment
+    if environment is not None:
+        environment.close()
+    environment = lmdb.open(str(root), readonly=True, lock=False, readahead=False, meminit=False)
+    _environments[root] = (os.getpid(), environment)
+    return environment
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
 def open_backend(root: str | Path) -> ImageBackend:
-    """The backend of a path: lmdb for ``*.lmdb``, else a folder.
+    """The backend of a path: shards for an ``index.json``, lmdb for ``*.lmdb``, else a folder.
 
     Raises:
-        UpsrError: there is no such folder.
+        UpsrError: there is no such folder or index.
     """
+    if str(root).endswith(".json"):
+        return ShardBackend(str(root))
     root = Path(root)
     if not root.is_dir():
         raise UpsrError(f"{root}: no such folder of images")
     return LmdbBackend(root) if root.suffix == ".lmdb" else DiskBackend(root)
 
 
-def list_keys(root: str | Path, meta_info: str | Path | None = None) -> list[str]:
+def list_keys(root: str | Path, meta_info: str | Path | None = None, backend: ImageBackend | None = None) -> list[str]:
     """Keys under ``root``: those of a meta-info file, or all.
 
     Args:
         meta_info: one name a line, relative to ``root``; what BasicSR appends (``(h,w,c)`` and a compression level) is
             ignored. Names may hold spaces.
+        backend: that of the root, where it is open already.
 
     Raises:
         UpsrError: there are no images, or the file names one that is not there.
     """
-    backend = open_backend(root)
-    available = backend.keys()
+    available = (backend or open_backend(root)).keys()
     if not available:
         raise UpsrError(
             f"{root}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,16 @@ from torch.utils.data import Dataset
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.schema_data import DegradationOptions
 from upsr.data.backends import list_keys, open_backend
-from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor, to_uint8
+from upsr.data.image_io import (
+    UnreadableImageError,
+    decode_image,
+    decode_region,
+    image_size,
+    to_tensor,
+    to_uint8,
+)
 from upsr.data.kernels import draw_kernels
+from upsr.data.packed_strings import PackedStrings
 from upsr.data.sampler import SampleId
 from upsr.errors import UpsrError
 from upsr.rng import numpy_generator
@@ -24,6 +33,7 @@ from upsr.rng import numpy_generator
 _ATTEMPTS = 10
 
 Item = dict[str, Any]
+Choose = Callable[[int, int], tuple[int, int]]
 
 
 class ImageFolder:
@@ -32,12 +42,28 @@ class ImageFolder:
     def __init__(self, root: str, channels: int, meta_info: str | None = None) -> None:
         self.root = root
         self.channels = channels
-        self.keys = list_keys(root, meta_info)
         self._backend = open_backend(root)
+        self.keys = PackedStrings(list_keys(root, meta_info, self._backend))
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """(H, W, C) uint8."""
         return decode_image(self._backend.read(key), self.channels, f"{self.root}/{key}")
+
+    def crop(self, key: str, side: int, choose: Choose) -> NDArray[np.uint8]:
+        """(side, side, C) uint8 of an image.
+
+        Args:
+            choose: from height and width, each at least ``side``, to the top and left of the crop. Smaller images are
+                extended by reflection at the bottom and the right first.
+        """
+        data, name = self._backend.read(key), f"{self.root}/{key}"
+        height, width = image_size(data, name)
+        top, left = choose(max(height, side), max(width, side))
+        if min(height, width) >= side:
+            return decode_region(data, self.channels, name, top, left, side)
+        margins = [(0, max(0, side - height)), (0, max(0, side - width)), (0, 0)]
+        image = np.pad(decode_image(data, self.channels, name), margins, mode="reflect")
+        return image[top : top + side, left : left + side]
 
     def names(self) -> list[str]:
         """Keys without suffix, where that leaves them distinct."""
@@ -54,7 +80,7 @@ class RealESRGANDataset(Dataset[Item]):
     ``unreadable``: the files that could not be decoded and were replaced by others.
 
     Args:
-        dataroot_gt: folder or lmdb of HR images.
+        dataroot_gt: folder, lmdb or index of shards (scripts/prepare/) of HR images.
         meta_info: text file that lists the images to use, one a line; by default all, at any depth.
         gt_size: side of a crop. Smaller images are extended by reflection.
         channels: 3 for RGB, 1 for grey.
@@ -87,8 +113,7 @@ class RealESRGANDataset(Dataset[Item]):
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
-        image, key, unreadable = self._readable(sample.image, rng)
-        crop = self._augmented_crop(image, rng)
+        crop, key, unreadable = self._readable(sample.image, rng)
         return {
             "gt": torch.from_numpy(crop.transpose(2, 0, 1).copy()),
             "kernels": draw_kernels(self._degradation, self._seed, "sample", *sample),
@@ -97,12 +122,12 @@ class RealESRGANDataset(Dataset[Item]):
         }
 
     def _readable(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str, list[str]]:
-        """The image at ``index``, or one drawn in its place while it cannot be decoded."""
+        """A crop of the image at ``index``, or of one drawn in its place while it cannot be decoded."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             key = self.folder.keys[index]
             try:
-                return self.folder.image(key), key, unreadable
+                return self._augmented_crop(key, rng), key, unreadable
             except UnreadableImageError as error:
                 unreadable.append(str(error))
                 index = int(rng.integers(len(self)))
@@ -110,20 +135,16 @@ class RealESRGANDataset(Dataset[Item]):
             f"{self.folder.root}: {_ATTEMPTS} images in a row could not be read, the last: {unreadable[-1]}; check the files"
         )
 
-    def _augmented_crop(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _augmented_crop(self, key: str, rng: np.random.Generator) -> NDArray[np.uint8]:
         hflip, vflip, transpose = rng.random(3) < 0.5
+        crop = self.folder.crop(
+            key, self.gt_size, lambda *sides: tuple(int(rng.integers(side - self.gt_size + 1)) for side in sides)
+        )
         if self.use_hflip and hflip:
-            image = image[:, ::-1]
+            crop = crop[:, ::-1]
         if self.use_vflip and vflip:
-            image = image[::-1]
-        if self.use_rot and transpose:
-            image = image.transpose(1, 0, 2)
-        size = self.gt_size
-        margins = [max(0, size - side) for side in image.shape[:2]]
-        if any(margins):
-            image = np.pad(image, [(0, margins[0]), (0, margins[1]), (0, 0)], mode="reflect")
-        top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
-        return image[top : top + size, left : left + size]
+            crop = crop[::-1]
+        return crop.transpose(1, 0, 2) if self.use_rot and transpose else crop
 
 
 @DATASET_REGISTRY.register()

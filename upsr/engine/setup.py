@@ -112,7 +112,7 @@ def _file_problems(opt: Options, purpose: Purpose) -> Iterator[Problem]:
                 if key.startswith("dataroot") or key == "meta_info":
                     files[f"datasets.{phase}.{key}"] = value
     for key, name in files.items():
-        if name is not None and not Path(name).exists():
+        if name is not None and "://" not in name and not Path(name).exists():
             kind = "folder" if "dataroot" in key else "file"
             yield Problem(key, f"no such {kind}: {name}")
 

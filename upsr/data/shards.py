@@ -1,0 +1,94 @@
+"""WebDataset shards that are read at random."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upsr.data.image_io import UnreadableImageError
+from upsr.data.packed_strings import PackedStrings
+from upsr.errors import UpsrError
+
+
+class ShardBackend:
+    """WebDataset tar files and an index of them, from a disk or from any storage that fsspec knows.
+
+    Images are read by their place in a shard, so order and distribution over processes are the sampler's, as for a folder.
+
+    Args:
+        index: ``index.json`` that scripts/prepare/make_shards.py writes beside the shards; a path or a URL (``s3://...``).
+    """
+
+    _TRIES = 3
+
+    def __init__(self, index: str) -> None:
+        self.index = index
+        self._remote = "://" in index
+        shards = _read_index(index, self._remote)
+        self._files = [shard["file"] for shard in shards]
+        places = sorted((*image, number) for number, shard in enumerate(shards) for image in shard["images"])
+        self._keys = PackedStrings(key for key, *_ in places)
+        self._places = np.array([place for _, *place in places], np.int64).reshape(-1, 3)
+        self._open: dict[str, int] = {}
+        self._storage: Any = None
+
+    def keys(self) -> list[str]:
+        """See :class:`upsr.data.backends.ImageBackend`."""
+        return list(self._keys)
+
+    def read(self, key: str) -> bytes:
+        """See :class:`upsr.data.backends.ImageBackend`."""
+        offset, size, shard = self._places[bisect.bisect_left(self._keys, key)].tolist()
+        path = "".join(self.index.rpartition("/")[:2]) + self._files[shard]
+        data = self._from_storage(path, offset, size) if self._remote else self._from_disk(path, offset, size)
+        if len(data) != size:
+            raise UnreadableImageError(f"{path}: '{key}' is cut off; the shard is shorter than its index says")
+        return data
+
+    def _from_disk(self, path: str, offset: int, size: int) -> bytes:
+        try:
+            if path not in self._open:  # in the process that reads
+                self._open[path] = os.open(path, os.O_RDONLY)
+            return os.pread(self._open[path], size, offset)
+        except OSError as error:
+            raise UpsrError(f"{path}: the shard cannot be read ({error.strerror})") from None
+
+    def _from_storage(self, path: str, offset: int, size: int) -> bytes:
+        for attempt in range(self._TRIES):
+            try:
+                if self._storage is None:  # in the process that reads: connections do not survive a fork
+                    import fsspec
+
+                    self._storage = fsspec.core.url_to_fs(path)[0]
+                return self._storage.cat_file(path, start=offset, end=offset + size)
+            except Exception as error:  # each storage has errors of its own
+                self._storage = None
+                if attempt + 1 == self._TRIES:
+                    raise UpsrError(f"{path}: the shard cannot be read, tried {self._TRIES} times ({error})") from None
+                time.sleep(2.0**attempt)
+        raise AssertionError("unreachable")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": {}, "_storage": None}
+
+
+def _read_index(index: str, remote: bool) -> list[dict[str, Any]]:
+    try:
+        if remote:
+            import fsspec
+
+            with fsspec.open(index, "rt", encoding="utf-8") as file:
+                content = json.load(file)
+        else:
+            content = json.loads(Path(index).read_text(encoding="utf-8"))
+        return content["shards"]
+    except FileNotFoundError:
+        raise UpsrError(f"{index}: no such index of shards; scripts/prepare/make_shards.py makes one") from None
+    except Exception as error:  # storages and readers have errors of their own
+        raise UpsrError(f"{index}: not a readable index of shards ({type(error).__name__}: {error})") from None
