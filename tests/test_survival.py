@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from scripts.runs import state_of
 from tests import tiny
-from tests.processes import TrainingProcess, train_here
+from tests.processes import REPOSITORY, TrainingProcess, train_here
 from tests.training import tiny_options
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime
+from upsr.engine.heartbeat import read_status
 
 CPU = Runtime(torch.device("cpu"))
 KILLS = 20
@@ -57,6 +62,12 @@ def options(root: Path, photos: Path, name: str, **changes) -> dict:
 @pytest.fixture(scope="module")
 def uninterrupted(root, photos) -> Path:
     return train_here(options(root, photos, "uninterrupted"), CPU)
+
+
+@pytest.fixture(scope="module")
+def brief(root, photos) -> Path:
+    """An uninterrupted run of 30 iterations."""
+    return train_here(options(root, photos, "brief", train={"total_iter": 30}), CPU)
 
 
 def differences(a: Path, b: Path, iteration: int) -> list[str]:
@@ -119,9 +130,9 @@ def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photo
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_saves_and_exits_with_its_own_code(root, photos, uninterrupted, number):
+def test_a_signal_saves_and_exits_with_its_own_code(root, photos, brief, number):
     settings = options(
-        root, photos, f"signal {number}", logger={"save_checkpoint_freq": 1000},
+        root, photos, f"signal {number}", logger={"save_checkpoint_freq": 1000}, train={"total_iter": 30},
         datasets={"train": {"num_worker_per_gpu": 1}},
     )  # fmt: skip
     process = TrainingProcess(settings)
@@ -131,12 +142,12 @@ def test_a_signal_saves_and_exits_with_its_own_code(root, photos, uninterrupted,
     state = CheckpointStore(process.folder).newest_valid()
     assert state is not None
     assert int(state.stem) == iterations_in(process.log())[-1]
-    assert f"stopped: {number.name} at iteration {state.stem} of {TOTAL}" in process.printed()
+    assert f"stopped: {number.name} at iteration {state.stem} of 30" in process.printed()
     assert "Traceback" not in process.printed()
     if number == signal.SIGTERM:
         again = TrainingProcess(settings)
         assert again.wait() == 0, again.printed()[-3000:]
-        assert differences(uninterrupted, again.folder, TOTAL) == []
+        assert differences(brief, again.folder, 30) == []
 
 
 def test_a_second_signal_ends_at_once_and_tears_nothing(root, photos):
@@ -210,11 +221,11 @@ def test_restarted_by_torchrun_it_goes_on_where_it_was(root, photos, rendezvous)
     assert a.position == b.position
 
 
-def test_vanished_data_is_reported_and_nothing_is_lost(root, photos, uninterrupted):
+def test_vanished_data_is_reported_and_nothing_is_lost(root, photos, brief):
     away = root / "moved"
     own = root / "own photos"
     shutil.copytree(photos, own)
-    settings = options(root, own, "robbed", logger={"save_checkpoint_freq": 1000})
+    settings = options(root, own, "robbed", logger={"save_checkpoint_freq": 1000}, train={"total_iter": 30})
     process = TrainingProcess(settings)
     process.wait_for(lambda: len(iterations_in(process.log())) >= 3, "iterations")
     own.rename(away)
@@ -227,7 +238,7 @@ def test_vanished_data_is_reported_and_nothing_is_lost(root, photos, uninterrupt
     away.rename(own)
     again = TrainingProcess(settings)
     assert again.wait() == 0, again.printed()[-3000:]
-    assert differences(uninterrupted, again.folder, TOTAL) == []
+    assert differences(brief, again.folder, 30) == []
 
 
 @pytest.fixture
@@ -284,3 +295,89 @@ def test_a_damaged_newest_checkpoint_is_passed_over(root, photos, damage):
     assert "training_states/3.state at iteration 3" in log
     assert ("looking for an earlier one" in log) == (damage != "manifest gone")
     assert differences(straight, folder, 9) == []
+
+
+FAKE_SRUN = """
+import os, subprocess, sys
+command = sys.argv[1:]
+while command[0].startswith("-"):
+    del command[0]
+tasks = [
+    subprocess.Popen(command, env={**os.environ, "SLURM_PROCID": str(r), "SLURM_LOCALID": str(r), "SLURM_NTASKS": "2"})
+    for r in range(2)
+]
+open(os.environ["PIDS"], "w").write(" ".join(str(task.pid) for task in tasks))
+sys.exit(max(task.wait() % 256 for task in tasks))
+"""
+
+
+FAKE_SCONTROL = """
+import os, sys
+open(os.environ["CALLS"], "a").write(" ".join(sys.argv[1:]))
+"""
+
+
+def test_the_slurm_script_queues_the_job_again_after_a_signal(root, photos, brief):
+    """srun and scontrol are stand-ins; the processes, their start by Slurm's variables, the signal and the codes are real."""
+    programs = root / "slurm"
+    programs.mkdir()
+    for name, text in (("srun", FAKE_SRUN), ("scontrol", FAKE_SCONTROL)):
+        (programs / name).write_text(f"#!{sys.executable}\n{text}")
+        (programs / name).chmod(0o755)
+    settings = options(
+        root, photos, "slurm job", auto_resume=False, datasets={"train": {"batch_size_per_gpu": 1}},
+        train={"total_iter": 30}, logger={"save_checkpoint_freq": 1000},
+    )  # fmt: skip
+    (root / "slurm.yml").write_text(yaml.safe_dump(settings))
+    environment = {
+        **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "", "SLURM_SUBMIT_DIR": str(REPOSITORY), "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NODELIST": "localhost", "PIDS": str(root / "pids"), "CALLS": str(root / "calls"),
+    }  # fmt: skip
+    folder = root / "experiments" / "slurm job"
+
+    def job() -> subprocess.Popen:
+        command = ["bash", str(REPOSITORY / "scripts/slurm/train.sbatch"), str(root / "slurm.yml")]
+        output = (root / "slurm.out").open("a")
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+    first = job()
+    deadline = time.monotonic() + 120
+    log = folder / "train.log"
+    while not (log.exists() and len(iterations_in(log.read_text())) >= 3):
+        assert time.monotonic() < deadline, (root / "slurm.out").read_text()
+        time.sleep(0.02)
+    for pid in (root / "pids").read_text().split():
+        os.kill(int(pid), signal.SIGUSR1)
+    assert first.wait(120) == 0
+    assert (root / "calls").read_text() == "requeue 4711"
+    saved = CheckpointStore(folder).newest_valid()
+    assert saved is not None
+
+    second = job()  # as Slurm would start it: the same job
+    assert second.wait(120) == 0
+    assert (root / "calls").read_text() == "requeue 4711"
+    assert f"{saved.stem}.state at iteration {saved.stem}" in log.read_text()
+    assert CheckpointStore(folder).newest_valid().stem == "30"
+
+
+def test_the_list_of_runs_tells_them_apart(root, photos, brief):
+    listed = subprocess.run(
+        [sys.executable, "scripts/runs.py", "--root", str(root / "experiments"), "--json"],
+        cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    runs = {run["name"]: run for run in json.loads(listed.stdout)}
+    assert runs["brief"]["state"] == "finished"
+    assert runs["brief"]["iteration"] == runs["brief"]["last_checkpoint"] == 30
+    status = root / "experiments" / "brief" / "status.json"
+    kept = status.read_text()
+    try:
+        for state, age, expected in (
+            ("running", 0, "running"),
+            ("running", 3600, "silent"),
+            ("failed", 3600, "failed"),
+        ):
+            status.write_text(json.dumps({**json.loads(kept), "state": state, "time": time.time() - age}))
+            assert state_of(read_status(status.parent)) == expected
+    finally:
+        status.write_text(kept)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from upsr.atomic import atomic_write
 from upsr.config.problems import did_you_mean
 from upsr.config.schema import Options
 from upsr.engine.distributed import Runtime
@@ -21,10 +23,11 @@ from upsr.models import RestorationModel
 logger = logging.getLogger(__name__)
 
 RECORD = "validation.csv"
+BEST = "best.json"
 
 
 class Validation:
-    """The validation sets of a run and the record of what was measured, ``validation.csv``."""
+    """The validation sets of a run and the record of what was measured: ``validation.csv``, ``best.json``."""
 
     def __init__(self, opt: Options, run: Runtime, folder: Path) -> None:
         self.opt, self.run, self.folder = opt, run, folder
@@ -75,7 +78,19 @@ class Validation:
         sink = CsvSink(path, iteration - 1)
         sink.scalars(values, iteration)
         sink.close()
+        with atomic_write(self.folder / BEST) as temporary:
+            temporary.write_text(json.dumps(self._best_of(read_rows(path)), indent=2) + "\n", encoding="utf-8")
         return self.best.is_beaten(values, earlier)
+
+    def _best_of(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, float]]:
+        """Best value and its iteration by ``set/metric``, in the direction that the metric says."""
+        best: dict[str, dict[str, float]] = {}
+        for iteration, tag, value in rows:
+            metric = self.metrics.get(tag.rpartition("/")[2])
+            sign = 1 if metric is None or metric.higher_is_better else -1
+            if tag not in best or sign * float(value) > sign * best[tag]["value"]:
+                best[tag] = {"value": float(value), "iteration": int(iteration)}
+        return best
 
     def _keep(self, data: ValidationSet, key: str, iteration: int, image: Tensor) -> None:
         if self.opt.val.save_img:

@@ -1,0 +1,113 @@
+"""List training runs: how far they are, whether they are alive, their best validation, and how their options differ.
+
+examples:
+  python scripts/runs.py
+  python scripts/runs.py --root experiments --json
+  python scripts/runs.py --diff 000_UPSR_RealSR_x4 002_UPSR_light_x4
+
+A run is "running" while its status file is written again and again, and "silent" once it has not been for three heartbeats:
+it was killed, or its machine is gone. Metrics are those of the validation in which each was best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from upsr.config.difference import option_differences
+from upsr.engine.checkpoint import CheckpointStore
+from upsr.engine.heartbeat import read_status
+from upsr.engine.validation import BEST
+from upsr.errors import UpsrError
+
+_MISSED_BEATS = 3
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What there is to say of a run."""
+    status, options = read_status(folder), read_options(folder)
+    checkpoints = CheckpointStore(folder).iterations()
+    return {
+        "name": folder.name,
+        "state": state_of(status),
+        "iteration": status.get("iteration", checkpoints[0] if checkpoints else 0),
+        "total_iter": options.get("train", {}).get("total_iter"),
+        "last_checkpoint": checkpoints[0] if checkpoints else None,
+        "best": best_metrics(folder),
+        "message": status.get("message", ""),
+    }
+
+
+def state_of(status: dict[str, Any]) -> str:
+    """running, silent, finished, preempted, failed or unknown."""
+    state = str(status.get("state", "unknown"))
+    if state == "running" and time.time() - status.get("time", 0) > _MISSED_BEATS * status.get("interval", 60):
+        return "silent"
+    return state
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """The options that a run was started with, defaults included; empty if it never came so far."""
+    path = folder / "options.yml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def best_metrics(folder: Path) -> dict[str, dict[str, float]]:
+    """Best value and its iteration by ``set/metric``."""
+    path = folder / BEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Aligned columns, one run a line."""
+    rows = [("run", "state", "iteration", "checkpoint", "best validation")]
+    for run in runs:
+        best = ", ".join(f"{tag} {best['value']:.4f} @{best['iteration']}" for tag, best in run["best"].items())
+        progress = f"{run['iteration']}/{run['total_iter'] or '?'}"
+        rows.append((run["name"], run["state"], progress, str(run["last_checkpoint"] or "-"), best or "-"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        "  ".join([cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)] + [row[4]]) for row in rows
+    ]
+    notes = [f"{run['name']}: {run['message']}" for run in runs if run["message"]]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("experiments"), help="folder of runs (default experiments)")
+    parser.add_argument("--diff", nargs=2, metavar="RUN", help="the options that differ between two runs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    try:
+        if arguments.diff:
+            first, second = (known_options(arguments.root / name) for name in arguments.diff)
+            print("\n".join(option_differences(first, second)) or "no difference")
+            return 0
+        folders = sorted(path.parent for path in arguments.root.glob("*/train.log"))
+        if not folders:
+            raise UpsrError(f"{arguments.root}: no training runs in this folder; name another with --root")
+        runs = [describe(folder) for folder in folders]
+        print(json.dumps(runs, indent=2) if arguments.json else table(runs))
+    except UpsrError as error:
+        print(f"{error.label}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def known_options(folder: Path) -> dict[str, Any]:
+    """As :func:`read_options`, of a run that must have some."""
+    options = read_options(folder)
+    if not options:
+        raise UpsrError(f"{folder / 'options.yml'}: no such file; name a run of this folder")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
