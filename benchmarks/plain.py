@@ -68,17 +68,17 @@ class PlainDegradation:
         x = self._compress(self._noise(x, first), first)
         if np.random.uniform() < self.options.second_order_prob:
             if np.random.uniform() < second.blur_prob:
-                x = filter2D(x, kernel2)
+                x = filter2D(x.contiguous(), kernel2)
             factor = self._factor(second)
             size = (int(height / self.scale * factor), int(width / self.scale * factor))
             x = self._noise(F.interpolate(x, size=size, mode=random.choice(_MODES)), second)
         size = (height // self.scale, width // self.scale)
         if np.random.uniform() < 0.5:
-            x = filter2D(F.interpolate(x, size=size, mode=random.choice(_MODES)), sinc_kernel)
+            x = filter2D(F.interpolate(x, size=size, mode=random.choice(_MODES)).contiguous(), sinc_kernel)
             x = self._compress(x, second)
         else:
             x = self._compress(x, second)
-            x = filter2D(F.interpolate(x, size=size, mode=random.choice(_MODES)), sinc_kernel)
+            x = filter2D(F.interpolate(x, size=size, mode=random.choice(_MODES)).contiguous(), sinc_kernel)
         return (x * 255).round().clamp(0, 255) / 255
 
     def _factor(self, stage: StageOptions) -> float:

@@ -10,9 +10,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from plain import PlainDegradation, blur_kernel, final_kernel
 from scipy.stats import ks_2samp, kstest
 
-from benchmarks.plain import PlainDegradation, blur_kernel, final_kernel
 from tests import tiny
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import RealESRGANDegradation

@@ -18,7 +18,7 @@ from upsr.errors import UpsrError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-_LARGE_PNG = 1 << 20
+_LARGE_PNG = 1 << 17
 """Bytes from which on decoding a part of a PNG is worth it."""
 
 _ORIENTATION = 0x0112
@@ -110,7 +110,7 @@ def _is_plain_png(data: bytes) -> bool:
         length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         if kind == b"IEND":
             return True
-        if kind in (b"eXIf", b"tRNS", b"iCCP"):
+        if kind in (b"eXIf", b"tRNS"):
             return False
         place += 12 + length
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -51,7 +52,9 @@ class LPIPSLoss(nn.Module):
         super().__init__()
         import lpips  # here, so that runs without a perceptual loss do not need it
 
-        with contextlib.redirect_stdout(io.StringIO()):  # the package prints its set-up
+        # The package prints its set-up and calls torchvision in a way that is deprecated.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             self.network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         _fill_backbone(self.network.net, _backbone_weights(net, backbone_path))
         self.network.requires_grad_(False).eval()

@@ -1,0 +1,352 @@
+"""Times each part of a training iteration, ours beside a plain implementation, and says which part bounds the run.
+
+examples:
+  python benchmarks/train_step.py                                  # the full-size model: batch 16 on CUDA, 1 on the CPU
+  python benchmarks/train_step.py --device cuda --amp fp16 --workers 6 --json result.json
+  python benchmarks/train_step.py --set train.compile=default train.channels_last=true
+  python benchmarks/train_step.py -opt options/demo/stage2_tiny.yml --batch 8
+
+The plain implementation (plain.py) trains the same networks with the same precision on the same photos: kernels by NumPy in
+the loader, float images to the device, basicsr's operators as they come, g in float32, torch's default AdamW, an average that
+walks over the parameters. Both are measured in this run, part by part with the device idle in between, and as a whole
+iteration without such pauses. Weights are random, LPIPS's too: that does not change the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import FULL_SIZE, Timing, machine, peak_gib, synchronise, timed, training_options
+from PIL import Image
+from plain import PlainAverage, PlainDegradation, PlainPool, blur_kernel, final_kernel
+from torch import Tensor
+
+from upsr.config import Options
+from upsr.data import SampleId
+from upsr.data.loader import collate
+from upsr.engine.distributed import Runtime
+from upsr.engine.setup import configure_backends
+from upsr.engine.train_loop import Trainer
+from upsr.models.build import autocast_dtype
+from upsr.rng import torch_generator
+
+Parts = dict[str, Timing]
+DEVICE_PARTS = ("copy", "degrade", "g", "forward", "loss", "backward", "optimiser", "EMA")
+
+
+class Step:
+    """What both implementations share: the networks of a trainer, and the parts of its iteration as functions."""
+
+    def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
+        self.opt, self.device = opt, device
+        self.trainer = Trainer(opt, Runtime(device), folder)
+        self.model = self.trainer.model
+        self.batch = opt.datasets["train"].batch_size_per_gpu
+        self.number = 0
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        dtype = autocast_dtype(self.opt.train.amp)
+        return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+    def generators(self) -> list[torch.Generator]:
+        return [torch_generator("step", self.number, i, device=self.device) for i in range(self.batch)]
+
+    def noised(self, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the network sees, and what it is to give back."""
+        cond = self.model.condition(lq)
+        x_0, generators = 2 * gt - 1, self.generators()
+        t = self.model._draw_timesteps(generators).to(self.device)
+        x_t = self.model.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
+        return self.model.codec.encode(self.model.process.scale_input(x_t, t)), t, cond.features, x_0
+
+    def parts(self, repeats: int) -> Parts:
+        """Each part alone."""
+        raise NotImplementedError
+
+    def whole(self) -> Callable[[], object]:
+        """An iteration, but for reading data."""
+        raise NotImplementedError
+
+    def network_parts(self, lq: Tensor, gt: Tensor, repeats: int, backward: Callable[[Tensor], None]) -> Parts:
+        """forward, loss and backward, with the graph made anew for each."""
+        x, t, features, target = self.noised(lq, gt)
+
+        def forward() -> Tensor:
+            with self.autocast():
+                return self.model.network_g(x, t, features)
+
+        def loss(prediction: Tensor) -> Tensor:
+            with self.autocast():
+                return self.model.losses(prediction, target)["total"]
+
+        def each(kind: str) -> Iterator[float]:
+            for _ in range(repeats + 2):
+                prediction = forward()
+                if kind == "loss":
+                    yield timed(lambda p=prediction: loss(p), self.device, 1, warmup=0).median
+                else:
+                    total = loss(prediction)
+                    yield timed(lambda v=total: backward(v), self.device, 1, warmup=0).median
+                    self.trainer.updater.optimizer.zero_grad(set_to_none=True)
+
+        return {
+            "forward": timed(forward, self.device, repeats),
+            "loss": Timing(list(each("loss"))[2:]),
+            "backward": Timing(list(each("backward"))[2:]),
+        }
+
+
+class Ours(Step):
+    """The parts of :class:`upsr.engine.train_loop.Trainer`."""
+
+    def read(self) -> dict:
+        self.number += 1
+        dataset = self.trainer.feed.dataset
+        return collate([dataset[SampleId(self.number, i % len(dataset))] for i in range(self.batch)])
+
+    def parts(self, repeats: int) -> Parts:
+        feed, updater, slots = self.trainer.feed, self.trainer.updater, range(self.batch)
+        raw = self.read()
+        if self.device.type == "cuda":
+            raw = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in raw.items()}
+        there = self.copied(raw)
+
+        def degrade() -> tuple[Tensor, Tensor, list[str]]:
+            self.number += 1
+            return feed.degraded(there, self.number, slots)
+
+        result = {
+            "data": timed(self.read, self.device, repeats),
+            "copy": timed(lambda: self.copied(raw), self.device, repeats),
+            "degrade": timed(degrade, self.device, repeats),
+        }
+        lq, gt, _ = degrade()
+        result["g"] = timed(lambda: self.model.network_aux(lq), self.device, repeats)
+        result |= self.network_parts(lq, gt, repeats, updater.backward)
+        x, t, features, target = self.noised(lq, gt)
+        with self.autocast():
+            loss = self.model.losses(self.model.network_g(x, t, features), target)["total"]
+        updater.backward(loss)
+        synchronise(self.device)
+        gradients = {p: p.grad.clone() for p in updater.parameters}
+        average, updater.average = updater.average, _Still()  # the average is timed by itself
+
+        def update() -> None:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+            updater.step(0, loss.detach())
+
+        result["optimiser"] = timed(update, self.device, repeats)
+        updater.average = average
+        result["EMA"] = timed(lambda: average.update_parameters(self.model.network_g), self.device, repeats)
+        return result
+
+    def copied(self, raw: dict) -> dict:
+        return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in raw.items()}
+
+    def whole(self) -> Callable[[], object]:
+        raw, slots = self.read(), range(self.batch)
+
+        def iteration() -> None:
+            self.number += 1
+            lq, gt, _ = self.trainer.feed.degraded(self.copied(raw), self.number, slots)
+            with self.autocast():
+                loss = self.trainer.parallel(lq, gt, self.generators())["total"]
+            self.trainer.updater.backward(loss)
+            self.trainer.updater.step(0, loss.detach())
+
+        return iteration
+
+
+class _Still:
+    def update_parameters(self, network: object) -> None:
+        """Nothing."""
+
+
+class Plain(Step):
+    """The same networks, trained as plain.py says."""
+
+    def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
+        super().__init__(opt, folder, device)
+        self.degradation = PlainDegradation(opt.degradation, opt.scale, device)
+        self.pool = PlainPool(opt.pair_pool.pairs_per_slot * self.batch)
+        network = self.model.network_g
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=opt.train.optim_g.lr, weight_decay=0)
+        self.average = PlainAverage(network, opt.train.ema_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=opt.train.amp == "fp16")
+        self.paths = sorted(Path(opt.datasets["train"].arguments["dataroot_gt"]).iterdir())
+        self.size = self.trainer.feed.dataset.gt_size
+
+    def read(self) -> list[Tensor]:
+        self.number += 1
+        rng = np.random.default_rng(self.number)
+        samples = []
+        for i in range(self.batch):
+            with Image.open(self.paths[i % len(self.paths)]) as file:
+                image = np.asarray(file.convert("RGB")).astype(np.float32) / 255
+            top, left = (rng.integers(side - self.size + 1) for side in image.shape[:2])
+            crop = image[top : top + self.size, left : left + self.size].transpose(2, 0, 1)
+            degradation = self.opt.degradation
+            kernels = (blur_kernel(degradation.first.blur), blur_kernel(degradation.second.blur))
+            samples.append((crop, *kernels, final_kernel(degradation.final)))
+        columns = zip(*samples, strict=True)
+        return [torch.from_numpy(np.stack(column).astype(np.float32, order="C")) for column in columns]
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def parts(self, repeats: int) -> Parts:
+        raw = self.read()
+        there = [x.to(self.device) for x in raw]
+
+        def degrade() -> tuple[Tensor, Tensor]:
+            return self.pool.exchange(self.degradation(*there), there[0])
+
+        result = {
+            "data": timed(self.read, self.device, repeats),
+            "copy": timed(lambda: [x.to(self.device) for x in raw], self.device, repeats),
+            "degrade": timed(degrade, self.device, repeats),
+        }
+        lq, gt = degrade()
+        self.model.network_aux.training_dtype = None
+        self.model.network_aux.train()
+        result["g"] = timed(lambda: self.model.network_aux(lq), self.device, repeats)
+        result |= self.network_parts(lq, gt, repeats, self.backward)
+        x, t, features, target = self.noised(lq, gt)
+
+        def fresh_gradients() -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                loss = self.model.losses(self.model.network_g(x, t, features), target)["total"]
+            self.backward(loss)
+
+        def updates() -> Iterator[float]:
+            for _ in range(repeats + 1):
+                fresh_gradients()
+                yield timed(self.update, self.device, 1, warmup=0).median
+
+        result["optimiser"] = Timing(list(updates())[1:])
+        result["EMA"] = timed(lambda: self.average.update(self.model.network_g), self.device, repeats)
+        return result
+
+    def whole(self) -> Callable[[], object]:
+        raw = self.read()
+
+        def iteration() -> float:
+            there = [x.to(self.device) for x in raw]
+            lq, gt = self.pool.exchange(self.degradation(*there), there[0])
+            self.number += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.autocast():
+                loss = self.model(lq, gt, self.generators())["total"]
+            self.backward(loss)
+            self.update()
+            self.average.update(self.model.network_g)
+            return loss.item()
+
+        return iteration
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "-opt", "--opt", type=Path, default=FULL_SIZE, metavar="FILE.yml", help="option file (default 000)"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    parser.add_argument("--batch", type=int, help="crops (default 16 on CUDA, 1 on the CPU)")
+    parser.add_argument(
+        "--amp", choices=["fp32", "bf16", "fp16"], help="precision (default bf16 on CUDA, fp32 on the CPU)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=6, help="loader processes that the verdict counts with (default 6)"
+    )
+    parser.add_argument("--no-lpips", action="store_true", help="without the perceptual loss")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options for ours, as --force_yml")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each part (default 5)")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    cuda = device.type == "cuda"
+    configure_backends(device)
+    changes = [
+        f"datasets.train.batch_size_per_gpu={given.batch or (16 if cuda else 1)}",
+        f"train.amp={given.amp or ('bf16' if cuda else 'fp32')}",
+    ]
+    results: dict[str, dict] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, step_of, more in (("ours", Ours, given.set), ("plain", Plain, [])):
+            opt = training_options(folder, given.opt, [*changes, *more], lpips=not given.no_lpips)
+            if cuda:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(device)
+            step = step_of(opt, folder / kind, device)
+            whole = timed(step.whole(), device, given.repeats)
+            peak = peak_gib(device)
+            results[kind] = {"parts": step.parts(given.repeats), "whole": whole, "peak_gib": peak}
+            del step
+    print(report(results, opt, device, given.workers))
+    if given.json:
+        content = {
+            kind: {
+                "whole_s": result["whole"].seconds,
+                "peak_gib": result["peak_gib"],
+                "parts_s": {part: timing.seconds for part, timing in result["parts"].items()},
+            }
+            for kind, result in results.items()
+        }
+        given.json.write_text(json.dumps({"machine": machine(device), **content}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def report(results: dict[str, dict], opt: Options, device: torch.device, workers: int) -> str:
+    """A Markdown table and the verdict."""
+    ours, plain = results["ours"], results["plain"]
+    batch = opt.datasets["train"].batch_size_per_gpu
+    lines = [
+        machine(device),
+        f"{opt.name}: batch {batch}, crops of {opt.datasets['train'].arguments['gt_size']}, {opt.train.amp}",
+        "",
+        "| part | ours, ms | plain, ms | plain / ours |",
+        "|---|---|---|---|",
+    ]
+    for part, timing in ours["parts"].items():
+        label = f"data ({batch} images, 1 process)" if part == "data" else part
+        lines.append(row(label, timing, plain["parts"][part]))
+    lines.append(row("**whole iteration, data ready**", ours["whole"], plain["whole"]))
+    if ours["peak_gib"] is not None:
+        lines.append(f"| peak memory, GiB | {ours['peak_gib']:.2f} | {plain['peak_gib']:.2f} | |")
+    data = ours["parts"]["data"].median / workers
+    whole = ours["whole"].median
+    parts = {part: ours["parts"][part].median for part in DEVICE_PARTS}
+    largest = max(parts, key=lambda part: parts[part])
+    reading = f"{1e3 * data:.1f} ms with {workers} loader processes"
+    if data > whole:
+        verdict = f"reading data bounds the run: {reading}, against {1e3 * whole:.1f} ms"
+    else:
+        share = 100 * parts[largest] / sum(parts.values())
+        verdict = (
+            f"{largest} bounds the run, with {share:.0f} % of the parts' time; reading beside it takes {reading}, "
+            f"{100 * data / whole:.0f} % of an iteration"
+        )
+    return "\n".join([*lines, "", verdict])
+
+
+def row(label: str, ours: Timing, plain: Timing) -> str:
+    return f"| {label} | {1e3 * ours.median:.2f} | {1e3 * plain.median:.2f} | {plain.median / ours.median:.2f} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
