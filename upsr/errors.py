@@ -9,17 +9,19 @@ class UpsrError(Exception):
     """A mistake outside the program: a wrong option, a missing file, an absent device.
 
     The message names the file, key or device and the remedy, in one line. Entry points print it without a traceback and
-    exit with ``exit_code``.
+    exit with ``exit_code``. An error that all processes of a run raise ``together`` is printed by the main one alone.
     """
 
     exit_code: ClassVar[int] = 2
     label: ClassVar[str] = "error"
+    together: ClassVar[bool] = False
 
 
 class DivergedError(UpsrError):
     """Training stopped because it no longer gives finite numbers."""
 
     exit_code: ClassVar[int] = 3
+    together: ClassVar[bool] = True
 
 
 class PeerLostError(UpsrError):
@@ -33,3 +35,4 @@ class PreemptedError(UpsrError):
 
     exit_code: ClassVar[int] = 75
     label: ClassVar[str] = "stopped"
+    together: ClassVar[bool] = True

@@ -34,8 +34,8 @@ class Heartbeat:
     """A thread that watches the training loop of its process.
 
     The main process keeps ``status.json`` up to date: state (running, finished, preempted, failed), iteration, activity,
-    time. Any process that makes no progress for ``interval`` seconds says in its log where it stands, so that of many
-    ranks the stuck one can be told.
+    time; where it has reported nothing for ``interval`` seconds it logs that it is alive. Any process that makes no progress
+    for so long says where it stands, so that of many ranks the stuck one can be told.
 
     Args:
         folder: the run's.
@@ -50,13 +50,17 @@ class Heartbeat:
         self.total = total
         self._iteration = 0
         self._activity = "starting"
-        self._since = time.monotonic()
+        self._since = self._reported = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def beat(self, iteration: int, activity: str) -> None:
         """Progress was made: ``activity`` begins after ``iteration`` finished iterations."""
         self._iteration, self._activity, self._since = iteration, activity, time.monotonic()
+
+    def reported(self) -> None:
+        """The log has a line on the progress."""
+        self._reported = time.monotonic()
 
     def __enter__(self) -> Heartbeat:
         self._write("running")
@@ -79,7 +83,10 @@ class Heartbeat:
         told = 0.0
         while not self._ended.wait(self.interval):
             self._write("running")
-            still = time.monotonic() - self._since
+            now = time.monotonic()
+            still = now - self._since
+            if self.run.is_main and still < self.interval <= now - self._reported:
+                logger.info("alive: %s after iteration %d of %d", self._activity, self._iteration, self.total)
             if still >= self.interval and self._since != told:
                 told = self._since
                 logger.warning(

@@ -18,6 +18,14 @@ class _AboveProgressBar(logging.StreamHandler):
         tqdm.write(self.format(record), file=sys.stderr)
 
 
+class _LogFile(logging.FileHandler):
+    """Gives up with one line, not a traceback for each message, when the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        logging.getLogger("upsr").removeHandler(self)
+        logging.getLogger("upsr").warning("%s: cannot be written any more (%s)", self.baseFilename, sys.exc_info()[1])
+
+
 def setup_logging(run: Runtime, log_file: Path | None) -> None:
     """Send ``upsr`` messages of the main process to the console and a file; other processes report warnings only."""
     logger = logging.getLogger("upsr")
@@ -27,7 +35,7 @@ def setup_logging(run: Runtime, log_file: Path | None) -> None:
     handlers: list[logging.Handler] = [_AboveProgressBar()]
     if run.is_main and log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_LogFile(log_file, encoding="utf-8"))
     rank = "" if run.is_main else f" [rank {run.rank}]"
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s{rank}: %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -48,13 +48,16 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> int:
     """Check the options, join the processes, run ``body``; a user's mistake is one message and its exit code."""
+    is_main = True
     try:
         opt = checked_options(arguments.opt, arguments.force_yml, purpose)
         timeout = datetime.timedelta(seconds=opt.distributed.timeout)
         with runtime(arguments.launcher, opt.num_gpu, timeout) as run:
+            is_main = run.is_main
             body(opt, run)
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
+        if is_main or not error.together:
+            print(f"{error.label}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

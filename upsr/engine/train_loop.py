@@ -183,7 +183,9 @@ class Trainer:
                 yield f"{name.replace('_', ' ')} {checkpoint.run[name]} -> {now}"
         if checkpoint.run["global_batch"] != self._sampler().global_batch:
             yield f"the stream of samples goes on at sample {self.position}, in other batches"
-        yield from option_differences(checkpoint.options, self.opt.model_dump(mode="json"))
+        for change in option_differences(checkpoint.options, self.opt.model_dump(mode="json")):
+            if not change.startswith(("auto_resume:", "path.resume_state:")):
+                yield change
 
     def fit(self, stop: StopSignal, heartbeat: Heartbeat, profile: int | None = None) -> None:
         """Run the remaining iterations.
@@ -225,6 +227,7 @@ class Trainer:
                 profiler.step()
                 if self._due(opt.logger.print_freq):
                     self._report(tally, sinks, bar, sampler.global_batch)
+                    heartbeat.reported()
                 decided = decision()
                 if decided != _GO_ON or self._due(opt.logger.save_checkpoint_freq):
                     heartbeat.beat(self.iteration, "saving")
@@ -351,9 +354,13 @@ class Trainer:
 
     def _validate(self, sinks: Sinks, stop: StopSignal, heartbeat: Heartbeat) -> None:
         """Measure the averaged weights. A signal meanwhile ends it; the resumed run does it again."""
-        heartbeat.beat(self.iteration, "validation")
+
+        def stopping() -> bool:
+            heartbeat.beat(self.iteration, "validation")
+            return stop.received is not None
+
         with self._averaged_weights():
-            values = self.validation(self.model, self.iteration, sinks, lambda: stop.received is not None)
+            values = self.validation(self.model, self.iteration, sinks, stopping)
         if values is None:
             self.save()
             self._give_up(_STOP, stop)
