@@ -127,6 +127,24 @@ def test_kernels_leave_the_global_generators_alone():
     assert np.array_equal(np.random.rand(3), expected)
 
 
+def test_nothing_waits_for_the_device():
+    """On tensors without values any read of one by the host fails; the plain pipeline, to show that this test can, does."""
+    from plain import PlainDegradation
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    degradation, pool, fake = RealESRGANDegradation(OPTIONS, 4), PairPool(2), FakeTensorMode(allow_non_fake_inputs=True)
+    plain = PlainDegradation(OPTIONS, 4, torch.device("cpu"))
+    gt, kernels = batch(4)
+    with fake:
+        gt, kernels = fake.from_tensor(gt), fake.from_tensor(kernels)
+        for step in range(20):
+            lq = degradation(gt, kernels, slots=range(4), keys=(0, step))
+            out, _, _ = pool.exchange(lq, gt, list("abcd"), slots=range(4), keys=(0, step))
+        assert out.shape == (4, 3, 16, 16)
+        with pytest.raises(DataDependentOutputException):
+            plain(gt, *(torch.ones(4, 21, 21) for _ in range(3)))
+
+
 def test_a_larger_support_only_adds_zeros():
     drawn = torch.stack([draw_kernels(DegradationOptions(), 0, i)[1] for i in range(50)])
     small, large = render_kernels(drawn, 15), render_kernels(drawn, 21)

@@ -190,6 +190,9 @@ def test_truncated_photos_are_skipped_and_counted(tmp_path, photos):
     assert log.count("cut.jpg") == 1
     assert log.count("empty.png") == 1
     assert "skipped, 2 unreadable so far" in log
+    listed = (tmp_path / "experiments" / "run" / "unreadable.txt").read_text()
+    assert [name in listed for name in ("cut.jpg", "empty.png", "photo 0.png")] == [True, True, False]
+    assert len(listed.splitlines()) == 2
     assert "iteration 8" in log
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +45,14 @@ def decode_image(data: bytes, channels: int, name: str) -> NDArray[np.uint8]:
     Raises:
         UnreadableImageError: the bytes are no whole image.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            if channels == 3 and file.format == "JPEG" and file.mode == "RGB" and _orientation(file, data) == 1:
-                pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                return decode_jpeg(pixels, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I") or image.mode == "F":
-                image = Image.fromarray(_to_eight_bit(np.asarray(image)))
-            return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(
-                image.height, image.width, channels
-            )
-    except UnidentifiedImageError:
-        reason = "no image format that Pillow knows" if data else "the file is empty"
-        raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None
-    except Exception as error:  # damaged files fail in many ways inside the decoders
-        raise UnreadableImageError(f"{name}: not a readable image ({error})") from None
+    with _refusing(data, name), Image.open(io.BytesIO(data)) as file:
+        if channels == 3 and file.format == "JPEG" and file.mode == "RGB" and _orientation(file, data) == 1:
+            pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            return decode_jpeg(pixels, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = Image.fromarray(_to_eight_bit(np.asarray(image)))
+        return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(image.height, image.width, channels)
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
@@ -67,12 +61,9 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         UnreadableImageError: it has none.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            width, height = file.size
-            return (width, height) if _orientation(file, data) in _QUARTER_TURNS else (height, width)
-    except Exception as error:
-        raise UnreadableImageError(f"{name}: not a readable image ({error})") from None
+    with _refusing(data, name), Image.open(io.BytesIO(data)) as file:
+        width, height = file.size
+        return (width, height) if _orientation(file, data) in _QUARTER_TURNS else (height, width)
 
 
 def decode_region(data: bytes, channels: int, name: str, top: int, left: int, size: int) -> NDArray[np.uint8]:
@@ -86,12 +77,23 @@ def decode_region(data: bytes, channels: int, name: str, top: int, left: int, si
     if channels == 3 and len(data) > _LARGE_PNG and _is_plain_png(data):
         import pyvips  # here: its import takes a while, and few sets need it
 
-        try:
+        with _refusing(data, name):
             image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="truncated")
             return image.crop(left, top, size, size).numpy()
-        except pyvips.Error as error:
-            raise UnreadableImageError(f"{name}: not a readable image ({' '.join(str(error).split())})") from None
     return decode_image(data, channels, name)[top : top + size, left : left + size]
+
+
+@contextlib.contextmanager
+def _refusing(data: bytes, name: str) -> Iterator[None]:
+    """Turns what decoders say of a damaged file into one message, the same for every attempt."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        reason = "no image format that Pillow knows" if data else "the file is empty"
+        raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None
+    except Exception as error:  # damaged files fail in many ways inside the decoders
+        reason = " ".join(str(error).split())
+        raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None
 
 
 def _orientation(file: Image.Image, data: bytes) -> int:

@@ -116,7 +116,8 @@ class Best:
         names = {phase: options.name or phase for phase, options in opt.validation_sets.items()}
         dataset = wanted.dataset or next(iter(names), None)
         if dataset is None:
-            raise UpsrError("logger.keep_best: there is no validation set to judge by; add datasets.val_1")
+            logger.warning("logger.keep_best: there is no validation set to judge by; no best weights are kept")
+            return
         if dataset not in names and dataset not in names.values():
             raise UpsrError(f"logger.keep_best.dataset: no set '{dataset}'{did_you_mean(dataset, names)}")
         if wanted.metric not in metrics:
