@@ -422,3 +422,40 @@ def test_what_a_network_cannot_do_is_refused(tmp_path, photos):
             tmp_path, photos, model_type="AuxiliarySRModel", network_g={"type": "ATD", **tiny.ATD}, network_aux=None,
             train={"activation_checkpointing": True},
         )  # fmt: skip
+
+
+def test_weights_and_biases_gets_what_the_others_get(tmp_path, photos, monkeypatch):
+    """A stand-in for the package, which would want an account."""
+    import sys
+    import types
+
+    logged, settings = [], {}
+
+    class Run:
+        def log(self, values, step):
+            logged.append((step, values))
+
+        def finish(self):
+            logged.append(("finished", {}))
+
+    stub = types.ModuleType("wandb")
+    stub.init = lambda **arguments: settings.update(arguments) or Run()
+    stub.Image = stub.Histogram = lambda array: ("array", array.shape)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    run(
+        tmp_path, photos, logger={"wandb": {"project": "sr"}, "pictures": 1}, val={"max_images": 1},
+        datasets={"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
+    )  # fmt: skip
+    assert settings["project"] == "sr"
+    assert settings["config"]["manual_seed"] == 3
+    tags = {tag.partition(" (")[0] for _, values in logged for tag in values}
+    assert {"losses/total", "grad_norm", "val_1/psnr", "val_1/photo 0", "val_1/uncertainty/photo 0"} <= tags
+    assert logged[-1][0] == "finished"
+
+
+def test_weights_and_biases_that_is_not_there_is_told(tmp_path, photos, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UpsrError, match=r"logger\.wandb: the package is not installed: pip install wandb"):
+        run(tmp_path, photos, logger={"wandb": {"project": "sr"}})

@@ -110,8 +110,10 @@ class Trainer:
         torch.manual_seed(derive_seed(self.seed, "init"))
         self.model: RestorationModel = build_model(opt, "train").to(run.device).train()
         self.network: nn.Module = self.model.network_g
-        self.updater = Updater(self.network, self.settings, run)
-        _speed_up(self.model, self.settings)
+        _lay_out(self.model, self.settings)
+        self.updater = Updater(self.network, self.settings, run)  # its copy of the network has the same layout
+        if self.settings.compile != "none":
+            self.network.compile(mode=self.settings.compile)
         self.parallel: nn.Module = self.model
         if run.world_size > 1:
             self.parallel = DistributedDataParallel(
@@ -441,14 +443,14 @@ class Trainer:
             )  # fmt: skip
 
 
-def _speed_up(model: RestorationModel, settings: TrainOptions) -> None:
-    """The options that change how fast the trained network computes, not what."""
+def _lay_out(model: RestorationModel, settings: TrainOptions) -> None:
+    """Options that change how much memory the trained network takes and how it lies there, not what it computes."""
     network = model.network_g
     if settings.activation_checkpointing:
         if not hasattr(network, "activation_checkpointing"):
             raise UpsrError(f"train.activation_checkpointing: {type(network).__name__} has none; set it to false")
         network.activation_checkpointing = True  # type: ignore[assignment]
     if settings.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if settings.compile != "none":
-        network.compile(mode=settings.compile)
+        for part in (network, model.losses):  # not g: a transformer gains nothing
+            if part is not None:
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

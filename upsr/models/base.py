@@ -28,9 +28,11 @@ class RestorationModel(nn.Module, ABC):
         scale: upscaling factor.
         channels: image channels, 1 or 3.
         size_multiple: LR height and width that :meth:`restore` takes are multiples of it.
+        losses: what training minimises; ``None`` in a model that was built for testing.
     """
 
     network_g: nn.Module
+    losses: nn.Module | None
     scale: int
     channels: int
     size_multiple: int
