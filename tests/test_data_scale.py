@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -229,3 +231,26 @@ def test_packed_strings_are_the_strings():
     assert len(PackedStrings([])) == 0
     with pytest.raises(IndexError):
         packed[4]
+
+
+def test_a_program_ends_though_its_loader_was_never_closed():
+    """Nothing but their parent's signal ends the workers of a loader that something still holds when the program exits."""
+    program = """
+import atexit, os, sys
+from torch.utils.data import DataLoader
+from upsr.data.loader import set_up_worker
+loader = DataLoader(list(range(8)), num_workers=2, persistent_workers=True, worker_init_fn=set_up_worker)
+batches = iter(loader)
+next(batches)
+workers = [worker.pid for worker in batches._workers]
+for worker in workers:  # a scheduler's signal to the whole group; its sender is a process that is not their parent
+    os.waitpid(os.spawnlp(os.P_NOWAIT, "kill", "kill", "-TERM", str(worker)), 0)
+    os.waitpid(os.spawnlp(os.P_NOWAIT, "kill", "kill", "-USR1", str(worker)), 0)
+print(len(list(batches)), [worker.is_alive() for worker in batches._workers])
+sys.held = batches
+atexit.unregister(type(batches)._clean_up_worker)
+type(batches).__del__ = lambda self: None
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "7 [True, True]\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,7 +72,18 @@ class SkippingUnreadable(Dataset[dict[str, Any]]):
 
 
 def set_up_worker(_: int) -> None:
-    """One thread, so that workers do not compete with the training process for cores; signals are that one's to answer."""
+    """One thread, so that workers do not compete with the training process for cores; signals are that one's to answer.
+
+    Only the training process itself ends its workers: it does so with SIGTERM when it exits.
+    """
     torch.set_num_threads(1)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none; there a group's signal ends the workers too
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """Ends this process at the parent's signal. Handlers are not told who sent a signal, waiting for one is."""
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
+        pass
+    os._exit(0)

@@ -121,8 +121,8 @@ class Trainer:
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
                 bucket_cap_mb=opt.distributed.bucket_mb,
-                static_graph=self.settings.accumulate
-                == 1,  # with no_sync the first iterations differ from the later ones
+                # With no_sync the first iterations differ from the later ones.
+                static_graph=self.settings.accumulate == 1,
             )
 
         self.feed = PairFeed(opt, run, self.model)
