@@ -17,11 +17,12 @@ from importlib.resources import files
 import cv2
 import numpy as np
 import torch
-from common import machine, timed
+from common import machine
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from upsr.data import image_io
+from upsr.timing import timed
 
 CROP = 256
 CPU = torch.device("cpu")

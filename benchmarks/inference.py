@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
-from common import FULL_SIZE, machine, peak_gib, timed
+from common import FULL_SIZE, machine
 
 from upsr.config import load_options
 from upsr.engine.setup import configure_backends
 from upsr.inference import restore
 from upsr.models import build_model
 from upsr.rng import torch_generator
+from upsr.timing import peak_gib, timed
 
 
 def main() -> int:

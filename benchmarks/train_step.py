@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import FULL_SIZE, Timing, machine, peak_gib, synchronise, timed, training_options
+from common import FULL_SIZE, machine, training_options
 from PIL import Image
 from plain import PlainAverage, PlainDegradation, PlainPool, blur_kernel, final_kernel
 from torch import Tensor
@@ -37,6 +37,7 @@ from upsr.engine.setup import configure_backends
 from upsr.engine.train_loop import Trainer
 from upsr.models.build import autocast_dtype
 from upsr.rng import torch_generator
+from upsr.timing import Timing, peak_gib, synchronise, timed
 
 Parts = dict[str, Timing]
 DEVICE_PARTS = ("copy", "degrade", "g", "forward", "loss", "backward", "optimiser", "EMA")

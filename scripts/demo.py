@@ -26,7 +26,7 @@ from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.inference import restore
+from upsr.inference import ModelRestorer, restore
 from upsr.models import RestorationModel, UPSRModel, build_model
 from upsr.models.bicubic import Bicubic
 
@@ -77,13 +77,13 @@ def demo(data: Path, *, quick: bool) -> None:
     }
     opt = checked_options("options/demo/stage2_tiny.yml", test_set, "test")
     held_out = build_validation_set("val_1", opt.datasets["val_1"], None)
-    metrics = build_metrics(opt, run.device)
+    metrics, _ = build_metrics(opt, run.device)
     pictures = folder / "pictures"
     shutil.rmtree(pictures, ignore_errors=True)
     rows = []
     for name, model in models.items():
         model.to(run.device).eval()
-        rows.append((name, evaluate(model, held_out, metrics, run, seed=SEED, tile=None)))
+        rows.append((name, evaluate(ModelRestorer(model, SEED), held_out, metrics, run)))
     print_table(rows)
     for item in held_out.dataset:
         write_png(pictures / f"{item['key']}.png", comparison(item, models, run.device))

@@ -21,6 +21,7 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import build_metrics, build_validation_set, evaluate
 from upsr.engine.train_loop import Trainer, train
 from upsr.errors import UpsrError
+from upsr.inference import ModelRestorer
 from upsr.models import build_model
 from upsr.models.bicubic import Bicubic
 
@@ -176,7 +177,7 @@ def test_one_photo_is_learnt(tmp_path):
     weights = {"pretrain_network_g": str(folder / "models" / "net_g_latest.safetensors")}
     tested = parse_options({**options, "path": {**options["path"], **weights}}, "test")
     psnr = {
-        name: evaluate(model.eval(), data, build_metrics(opt, CPU.device), CPU, seed=0, tile=None).means["psnr"]
+        name: evaluate(ModelRestorer(model.eval(), 0), data, build_metrics(opt, CPU.device)[0], CPU).means["psnr"]
         for name, model in {"upsr": build_model(tested, "test"), "bicubic": Bicubic(4)}.items()
     }
     assert psnr["upsr"] > psnr["bicubic"] + 1, psnr

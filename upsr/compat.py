@@ -28,6 +28,21 @@ from basicsr.utils.registry import (  # noqa: E402  (must follow the mend)
     LOSS_REGISTRY,
     METRIC_REGISTRY,
     MODEL_REGISTRY,
+    Registry,
 )
 
-__all__ = ["ARCH_REGISTRY", "DATASET_REGISTRY", "LOSS_REGISTRY", "METRIC_REGISTRY", "MODEL_REGISTRY"]
+METHOD_REGISTRY = Registry("method")
+"""Ways to get a restored image that evaluation can measure."""
+
+BENCHMARK_PREPARER_REGISTRY = Registry("benchmark preparer")
+"""Ways to make a benchmark's folder from a download."""
+
+__all__ = [
+    "ARCH_REGISTRY",
+    "BENCHMARK_PREPARER_REGISTRY",
+    "DATASET_REGISTRY",
+    "LOSS_REGISTRY",
+    "METHOD_REGISTRY",
+    "METRIC_REGISTRY",
+    "MODEL_REGISTRY",
+]

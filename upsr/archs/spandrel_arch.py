@@ -24,6 +24,7 @@ class SpandrelSR(SRNetwork):
 
     Attributes:
         scale, channels: of the network.
+        architecture: spandrel's name of it.
         size_multiple: 1; spandrel pads inside.
         carries_weights: True; no other weight file is read.
 
@@ -63,6 +64,7 @@ class SpandrelSR(SRNetwork):
             )
         self.scale = descriptor.scale
         self.channels = descriptor.input_channels
+        self.architecture = descriptor.architecture.name
         self.network = descriptor.model
         self._descriptor = descriptor
 

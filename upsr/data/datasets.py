@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ from upsr.rng import numpy_generator
 _ATTEMPTS = 10
 
 Item = dict[str, Any]
+Sides = dict[str, tuple["ImageFolder", Sequence[str]]]
+"""The folder of the "gt" and of the "lq" images, where there are such files, and their keys in the order of the items."""
 Choose = Callable[[int, int], tuple[int, int]]
 
 
@@ -48,6 +50,10 @@ class ImageFolder:
     def image(self, key: str) -> NDArray[np.uint8]:
         """(H, W, C) uint8."""
         return decode_image(self._backend.read(key), self.channels, f"{self.root}/{key}")
+
+    def size(self, key: str) -> tuple[int, int]:
+        """(height, width), from the header."""
+        return image_size(self._backend.read(key), f"{self.root}/{key}")
 
     def crop(self, key: str, side: int, choose: Choose) -> NDArray[np.uint8]:
         """(side, side, C) uint8 of an image.
@@ -182,6 +188,10 @@ class PairedFolderDataset(Dataset[Item]):
                 )
             self._lq_keys.append(partners[name])
 
+    def sides(self) -> Sides:
+        """Where the files are."""
+        return {"gt": (self.gt, self.gt.keys), "lq": (self.lq, self._lq_keys)}
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -203,6 +213,10 @@ class FolderDataset(Dataset[Item]):
     def __init__(self, dataroot_lq: str, meta_info: str | None = None, channels: Literal[1, 3] = 3) -> None:
         self.lq = ImageFolder(dataroot_lq, channels, meta_info)
         self.keys = self.lq.names()
+
+    def sides(self) -> Sides:
+        """Where the files are."""
+        return {"lq": (self.lq, self.lq.keys)}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -235,6 +249,10 @@ class BicubicFolderDataset(Dataset[Item]):
         self.gt = ImageFolder(dataroot_gt, channels, meta_info)
         self.scale = scale
         self.keys = self.gt.names()
+
+    def sides(self) -> Sides:
+        """Where the files are."""
+        return {"gt": (self.gt, self.gt.keys)}
 
     def __len__(self) -> int:
         return len(self.keys)

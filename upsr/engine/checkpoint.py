@@ -10,26 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-import upsr
 from upsr.atomic import atomic_write, sweep
 from upsr.errors import UpsrError
+from upsr.provenance import digest_of, file_digest, versions
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -100,12 +97,7 @@ class CheckpointStore:
             "iteration": checkpoint.iteration,
             **checkpoint.run,
             "options_sha256": digest_of(checkpoint.options),
-            "versions": {
-                "upsr": upsr.__version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "files": {path.name: record},
         }
@@ -196,16 +188,7 @@ def damage(path: Path) -> str | None:
         return f"{path}: the state is missing"
     if path.stat().st_size != size:
         return f"{path}: the state is damaged: {path.stat().st_size} bytes instead of {size}"
-    with path.open("rb") as file:
-        found = hashlib.sha256()
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return None if found.hexdigest() == digest else f"{path}: the state is damaged: its sha256 is another"
-
-
-def digest_of(options: Mapping[str, Any]) -> str:
-    """sha256 of options, independent of the order of their keys."""
-    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+    return None if file_digest(path) == digest else f"{path}: the state is damaged: its sha256 is another"
 
 
 class _HashedFile:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write
 from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
 from upsr.config.components import build
-from upsr.config.schema import DatasetOptions, Options, TileOptions
+from upsr.config.schema import DatasetOptions, Options
 from upsr.data.image_io import to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
-from upsr.inference import restore
-from upsr.metrics import Metric
-from upsr.models.base import RestorationModel
+from upsr.inference import Restorer
+from upsr.metrics import Metric, MetricUnavailableError
 
 logger = logging.getLogger(__name__)
 
 OnImage = Callable[[str, Tensor], None]
+OnMeasured = Callable[[str, dict[str, float]], None]
 OnDetails = Callable[[str, dict[str, Tensor]], None]
 
 
@@ -43,7 +44,7 @@ class Evaluation:
         images: key of an image: metric: value.
         unreadable: why images of the set are not among them.
         complete: whether the set was gone through; an interrupted one says nothing.
-        means: metric: mean over the images; metrics that could not be measured (no ground truth) are absent.
+        means: metric: mean over the images that have it; metrics that no image has (no ground truth) are absent.
     """
 
     name: str
@@ -54,9 +55,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         names = list(dict.fromkeys(metric for values in self.images.values() for metric in values))
-        self.means = {
-            name: math.fsum(values[name] for values in self.images.values()) / len(self.images) for name in names
-        }
+        found = {name: [values[name] for values in self.images.values() if name in values] for name in names}
+        self.means = {name: math.fsum(values) / len(values) for name, values in found.items()}
 
     def __str__(self) -> str:
         if not self.means:
@@ -65,8 +65,8 @@ class Evaluation:
         left_out = f", {len(self.unreadable)} unreadable" if self.unreadable else ""
         return f"{self.name}: {values} ({len(self.images)} images{left_out})"
 
-    def write(self, folder: Path) -> None:
-        """``metrics.csv`` by image and ``summary.json`` in ``folder``."""
+    def write(self, folder: Path, origin: Mapping[str, Any]) -> None:
+        """``metrics.csv`` by image and ``summary.json``, with ``origin`` in it, in ``folder``."""
         columns = list(self.means)
         with atomic_write(folder / "metrics.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -75,6 +75,7 @@ class Evaluation:
         with atomic_write(folder / "summary.json") as path:
             summary = {"dataset": self.name, "images": len(self.images), "unreadable": self.unreadable}
             summary["means"] = self.means
+            summary |= origin
             path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
@@ -96,31 +97,51 @@ def build_validation_set(phase: str, options: DatasetOptions, max_images: int | 
     return ValidationSet(options.name or phase, dataset, options.batch_size_per_gpu, options.num_worker_per_gpu)
 
 
-def build_metrics(opt: Options, device: torch.device) -> dict[str, Metric]:
-    """The metrics of ``val.metrics`` on a device."""
-    return {name: build(METRIC_REGISTRY, metric).to(device) for name, metric in opt.val.metrics.items()}
+def build_metrics(opt: Options, device: torch.device) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics of ``val.metrics`` on a device, and why those that cannot be had are missing."""
+    metrics: dict[str, Metric] = {}
+    missing: dict[str, str] = {}
+    for name, component in opt.val.metrics.items():
+        try:
+            metrics[name] = build(METRIC_REGISTRY, component).to(device)
+        except MetricUnavailableError as error:
+            missing[name] = str(error)
+            logger.warning("%s is not measured: %s", name, error)
+    return metrics, missing
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model outside training, for the time of the block."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def evaluate(
-    model: RestorationModel,
+    restorer: Restorer,
     data: ValidationSet,
     metrics: Mapping[str, Metric],
     run: Runtime,
     *,
-    seed: int,
-    tile: TileOptions | None,
+    indices: Sequence[int] | None = None,
     on_image: OnImage | None = None,
+    on_measured: OnMeasured | None = None,
     on_details: OnDetails | None = None,
     detailed: int = 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Restore and measure a set.
 
-    Processes take every world_size-th image; an image's result depends neither on that nor on the batch it is in. A model
-    in training mode is returned to it.
+    Processes take every world_size-th image; an image's result depends neither on that nor on the batch it is in.
 
     Args:
+        indices: of the images to restore; by default all.
         on_image: called with the key and the restored image (C, H, W) in [0, 1], on the process that restored it.
+        on_measured: called with the key and the values, after ``on_image``, on that process.
         on_details: called for the first ``detailed`` images of a process that fit a tile, with everything there is to see of
             them by name: LR image, what the model shows of its steps, restored image, ground truth.
         stopping: asked between batches; once it is true on any process the evaluation ends incomplete.
@@ -128,12 +149,11 @@ def evaluate(
     Returns:
         The same on every process.
     """
-    own = Subset(SkippingUnreadable(data.dataset), range(run.rank, len(data.dataset), run.world_size))
+    wanted = list(range(len(data.dataset))) if indices is None else list(indices)
+    own = Subset(SkippingUnreadable(data.dataset), wanted[run.rank :: run.world_size])
     loader = DataLoader(
         own, batch_size=data.batch_size, num_workers=data.num_workers, collate_fn=list, worker_init_fn=set_up_worker
     )
-    training = model.training
-    model.eval()
     rows: dict[str, dict[str, float]] = {}
     unreadable: list[str] = []
     stopped = False
@@ -145,19 +165,19 @@ def evaluate(
             for batch in _equally_large([item for item in items if "unreadable" not in item]):
                 lq = batch["lq"].to(run.device)
                 seen: dict[str, Tensor] = {}
-                wanted = on_details is not None and len(rows) < detailed
-                observe = seen.__setitem__ if wanted else None
-                restored = restore(model, lq, seed=seed, names=batch["key"], tile=tile, observe=observe)
+                show = on_details is not None and len(rows) < detailed
+                restored = restorer(lq, batch["key"], seen.__setitem__ if show else None)
                 for i, key in enumerate(batch["key"]):
                     gt = batch["gt"][i : i + 1].to(run.device) if "gt" in batch else None
-                    if on_details is not None and wanted and len(rows) < detailed:
+                    if on_details is not None and show and len(rows) < detailed:
                         everything = {"LR": lq, **seen, "SR": restored} | ({"GT": batch["gt"]} if "gt" in batch else {})
                         on_details(key, {name: images[i] for name, images in everything.items()})
                     rows[key] = _measure(metrics, restored[i : i + 1], gt, key)
                     if on_image is not None:
                         on_image(key, restored[i])
+                    if on_measured is not None:
+                        on_measured(key, rows[key])
             bar.update(len(items))
-    model.train(training)
     parts = run.gather((rows, unreadable, stopped))
     images = {key: values for own_rows, _, _ in parts for key, values in own_rows.items()}
     left_out = sorted(message for _, messages, _ in parts for message in messages)
@@ -185,11 +205,15 @@ def _measure(metrics: Mapping[str, Metric], sr: Tensor, gt: Tensor | None, key: 
                 "check the set's scale and pairing"
             )
         gt = gt[..., : sr.shape[-2], : sr.shape[-1]]
-    return {
-        name: metric(sr, gt if metric.needs_reference else None)
-        for name, metric in metrics.items()
-        if gt is not None or not metric.needs_reference
-    }
+    values = {}
+    for name, metric in metrics.items():
+        if gt is None and metric.needs_reference:
+            continue
+        try:
+            values[name] = metric(sr, gt if metric.needs_reference else None)
+        except MetricUnavailableError as error:
+            logger.warning("%s: %s is not measured: %s", key, name, error)
+    return values
 
 
 def save_image(folder: Path, key: str, image: Tensor, suffix: str | None = None) -> None:

@@ -73,6 +73,13 @@ def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> Op
     return opt
 
 
+def checked_model_options(path: str, force_yml: Sequence[str] = ()) -> Options:
+    """As :func:`checked_options` for restoring images that come from elsewhere: the file's datasets do not matter."""
+    opt = load_options(path, [*force_yml, "datasets={}"])
+    refuse(path, list(_component_problems(opt)))
+    return opt
+
+
 def _component_problems(opt: Options) -> Iterator[Problem]:
     if opt.model_type not in MODEL_REGISTRY or not _is_ours(MODEL_REGISTRY.get(opt.model_type)):
         names = [name for name, model in MODEL_REGISTRY if _is_ours(model)]

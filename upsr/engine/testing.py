@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from upsr.atomic import atomic_write, writable_folder
 from upsr.config.schema import Options
@@ -14,7 +16,10 @@ from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
+from upsr.inference import ModelRestorer
+from upsr.metrics import Metric
 from upsr.models import build_model
+from upsr.provenance import file_digest, machine, versions
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +37,19 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
     setup_logging(run, folder / "test.log")
     configure_backends(run.device)
     model = build_model(opt, "test").to(run.device).eval()
-    metrics = build_metrics(opt, run.device)
+    metrics, missing = build_metrics(opt, run.device)
+    restorer = ModelRestorer(model, opt.manual_seed, opt.val.tile)
     sets = [build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()]
 
+    origin = _origin(opt, run, metrics, missing)
     results = []
     for data in sets:
         pictures = folder / "visualization" / data.name
         result = evaluate(
-            model,
+            restorer,
             data,
             metrics,
             run,
-            seed=opt.manual_seed,
-            tile=opt.val.tile,
             on_image=lambda key, image, to=pictures: (
                 save_image(to, key, image, opt.val.suffix)  # type: ignore[misc]
                 if opt.val.save_img
@@ -53,7 +58,7 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
         )
         logger.info("%s", result)
         if run.is_main:
-            result.write(folder / data.name)
+            result.write(folder / data.name, origin)
         results.append(result)
     if run.is_main:
         with atomic_write(folder / "options.json") as path:
@@ -63,3 +68,17 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
     if unreadable:
         raise UpsrError(f"{len(unreadable)} image(s) are missing in the results: {'; '.join(unreadable)}")
     return results
+
+
+def _origin(opt: Options, run: Runtime, metrics: Mapping[str, Metric], missing: Mapping[str, str]) -> dict[str, Any]:
+    """What a reader needs to know of the numbers."""
+    weights = {"network_g": opt.path.pretrain_network_g, "network_aux": opt.path.pretrain_network_aux}
+    return {
+        "metrics": {name: metric.version for name, metric in metrics.items()},
+        "missing_metrics": dict(missing),
+        "weights_sha256": {name: path and file_digest(path) for name, path in weights.items()},
+        "seed": opt.manual_seed,
+        "options": "options.json, in the folder above",
+        "versions": versions(),
+        "machine": machine(run.device),
+    }

@@ -23,6 +23,7 @@ from upsr.config.schema import Options, TrainOptions
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime, job_id, restarts
+from upsr.engine.evaluate import evaluation_mode
 from upsr.engine.feed import PairFeed
 from upsr.engine.guards import NonFiniteGuard
 from upsr.engine.heartbeat import Heartbeat, read_status
@@ -361,7 +362,7 @@ class Trainer:
             heartbeat.beat(self.iteration, "validation")
             return stop.received is not None
 
-        with self._averaged_weights():
+        with self._averaged_weights(), evaluation_mode(self.model):
             values = self.validation(self.model, self.iteration, sinks, stopping)
         if values is None:
             self.save()

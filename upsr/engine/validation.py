@@ -17,6 +17,7 @@ from upsr.engine.evaluate import ValidationSet, build_metrics, build_validation_
 from upsr.engine.pictures import strip
 from upsr.engine.sinks import CsvSink, Sinks, read_rows
 from upsr.errors import UpsrError
+from upsr.inference import ModelRestorer
 from upsr.metrics import Metric
 from upsr.models import RestorationModel
 
@@ -34,7 +35,9 @@ class Validation:
         self.sets = [
             build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()
         ]
-        self.metrics = build_metrics(opt, run.device)
+        self.metrics, missing = build_metrics(opt, run.device)
+        if missing:  # a week later it would be too late
+            raise UpsrError(f"val.metrics: {'; '.join(missing.values())}; or leave them out with null")
         self.best = Best(opt, self.metrics)
 
     def is_missing(self, iteration: int) -> bool:
@@ -45,20 +48,19 @@ class Validation:
     def __call__(
         self, model: RestorationModel, iteration: int, sinks: Sinks, stopping: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Measure ``model`` on every set.
+        """Measure ``model``, in evaluation mode, on every set.
 
         Returns:
             Means by ``set/metric``; ``None`` if a signal interrupted, and then nothing is recorded.
         """
         values: dict[str, float] = {}
+        restorer = ModelRestorer(model, self.opt.manual_seed, self.opt.val.tile)
         for data in self.sets:
             result = evaluate(
-                model,
+                restorer,
                 data,
                 self.metrics,
                 self.run,
-                seed=self.opt.manual_seed,
-                tile=self.opt.val.tile,
                 on_image=lambda key, image, data=data: self._keep(data, key, iteration, image),  # type: ignore[misc]
                 on_details=lambda key, images, data=data: _show(data, key, iteration, images, sinks),  # type: ignore[misc]
                 detailed=self.opt.logger.pictures if sinks else 0,

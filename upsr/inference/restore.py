@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +14,36 @@ from upsr.inference.padding import pad_to_multiple
 from upsr.inference.tiling import Tile, restore_in_tiles, whole
 from upsr.models.base import Observer, RestorationModel
 from upsr.rng import stacked, torch_generator
+
+
+class Restorer(Protocol):
+    """Makes restored images of LR images, in whatever way."""
+
+    def __call__(self, lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+        """Super-resolve a batch of equally large images.
+
+        Args:
+            lq: (B, C, h, w) in [0, 1].
+            names: identity of each image.
+            observe: is shown intermediate results, where there are any.
+
+        Returns:
+            (B, C, s*h, s*w) in [0, 1], on the device of ``lq``.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ModelRestorer:
+    """A model at work, see :func:`restore`."""
+
+    model: RestorationModel
+    seed: int
+    tile: TileOptions | None = None
+
+    def __call__(self, lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+        """See :class:`Restorer`."""
+        return restore(self.model, lq, seed=self.seed, names=names, tile=self.tile, observe=observe)
 
 
 class NoiseField:

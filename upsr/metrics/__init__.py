@@ -1,7 +1,7 @@
 """Image metrics in METRIC_REGISTRY."""
 
-from upsr.metrics.base import Metric
+from upsr.metrics.base import Metric, MetricUnavailableError, SetMetric
 from upsr.metrics.fidelity import PSNR, SSIM
-from upsr.metrics.iqa import PyIQA
+from upsr.metrics.iqa import FID, NIQE, PyIQA
 
-__all__ = ["PSNR", "SSIM", "Metric", "PyIQA"]
+__all__ = ["FID", "NIQE", "PSNR", "SSIM", "Metric", "MetricUnavailableError", "PyIQA", "SetMetric"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from upsr.compat import METRIC_REGISTRY
 from upsr.errors import UpsrError
+from upsr.metrics.base import MetricUnavailableError
 
 
 class FullReference(ABC):
@@ -29,6 +31,11 @@ class FullReference(ABC):
         self.y_channel = y_channel
         self.crop_border = crop_border
 
+    @property
+    def version(self) -> str:
+        """Whose measure it is."""
+        return f"basicsr {importlib.metadata.version('basicsr')} {type(self).__name__.lower()}"
+
     def to(self, device: torch.device) -> FullReference:
         """Unchanged: there are no weights."""
         return self
@@ -37,14 +44,15 @@ class FullReference(ABC):
         """The value for (1, C, H, W) images in [0, 1].
 
         Raises:
-            UpsrError: the images are of different sizes, or too small to be measured.
+            UpsrError: the images are of different sizes.
+            MetricUnavailableError: they are too small to be measured.
         """
         if gt is None:
             raise ValueError(f"{type(self).__name__} needs a ground truth")
         if sr.shape != gt.shape:
             raise UpsrError(f"a restored image of {tuple(sr.shape)} has a ground truth of {tuple(gt.shape)}")
         if min(sr.shape[-2:]) - 2 * self.crop_border < self.smallest_side:
-            raise UpsrError(
+            raise MetricUnavailableError(
                 f"{type(self).__name__} needs {self.smallest_side} pixels inside a border of {self.crop_border}; "
                 f"an image has {sr.shape[-1]}x{sr.shape[-2]}"
             )

@@ -28,6 +28,7 @@ class RestorationModel(nn.Module, ABC):
         scale: upscaling factor.
         channels: image channels, 1 or 3.
         size_multiple: LR height and width that :meth:`restore` takes are multiples of it.
+        draws: whether a restoration depends on its noise.
         losses: what training minimises; ``None`` in a model that was built for testing.
     """
 
@@ -36,6 +37,7 @@ class RestorationModel(nn.Module, ABC):
     scale: int
     channels: int
     size_multiple: int
+    draws: bool = False
 
     @classmethod
     @abstractmethod

@@ -61,6 +61,8 @@ class UPSRModel(RestorationModel):
         aux_dtype: type that g computes in during training; ``None`` is float32.
     """
 
+    draws = True
+
     def __init__(
         self,
         network_g: DenoisingNetwork,

@@ -1,0 +1,95 @@
+"""Benchmark datasets: what they are and where to get them, whether they are whole, and making them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from upsr.errors import UpsrError
+from upsr.evaluation.benchmarks import BENCHMARKS, Benchmark, Findings, check
+from upsr.evaluation.prepare import prepare
+
+EXAMPLES = """examples:
+  upsr data list                                              every benchmark, and whether it is here
+  upsr data list RealSR                                       where to get one, its terms, what it should hold
+  upsr data prepare RealSR --source ~/Downloads/RealSR_V3     a folder, zip or tar; makes datasets/RealSRV3/
+  upsr data prepare ImageNet-Test --source /data/ILSVRC2012_img_val --seed 0
+  upsr data check Set14 RealSR                                counts, sizes, pairs, damaged files, fingerprints
+
+A benchmark is described by datasets/NAME.yml; new ones need no more than such a file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr data``."""
+    parser.add_argument("action", choices=["list", "check", "prepare"])
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="benchmarks; by default all (list) or those here (check)"
+    )
+    parser.add_argument(
+        "--datasets_root", type=Path, default=Path("datasets"), help="folder of the datasets (datasets)"
+    )
+    parser.add_argument("--source", type=Path, help="what was downloaded, for prepare: a folder, zip or tar")
+    parser.add_argument("--seed", type=int, default=0, help="seed of degradations that prepare draws (0)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run it."""
+    return {"list": _list, "check": _check, "prepare": _prepare}[arguments.action](arguments)
+
+
+def _list(given: argparse.Namespace) -> int:
+    if given.names:
+        for name in given.names:
+            _describe(BENCHMARKS.read(name), given.datasets_root)
+        return 0
+    for benchmark in BENCHMARKS:
+        here = "here  " if benchmark.root(given.datasets_root).is_dir() else "absent"
+        print(f"{benchmark.name:14} {here} {benchmark.expected.images:5} images  {benchmark.about}")
+    return 0
+
+
+def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
+    print(f"{benchmark.name}: {benchmark.about}")
+    for place in benchmark.get:
+        print(f"  get      {place}")
+    print(f"  licence  {benchmark.licence}")
+    print(f"  folder   {benchmark.root(datasets_root)}")
+    for key, value in benchmark.files.arguments.items():
+        print(f"           {key}: {value}")
+    print(f"  expected {benchmark.expected.images} images, x{benchmark.scale}")
+
+
+def _check(given: argparse.Namespace) -> int:
+    names = given.names or [b.name for b in BENCHMARKS if b.root(given.datasets_root).is_dir()]
+    if not names:
+        raise UpsrError(f"no benchmark is in {given.datasets_root}; `upsr data list` says where to get them")
+    failed = []
+    for name in names:
+        benchmark = BENCHMARKS.read(name)
+        try:
+            findings = check(benchmark, given.datasets_root, decode=True)
+        except UpsrError as error:
+            findings = Findings(problems=[str(error)])
+        verdict = "unusable" if findings.problems else "not the published set" if findings.doubts else "as published"
+        known = benchmark.expected.pixels_sha256 or benchmark.expected.names_sha256
+        if verdict == "as published" and not known:
+            verdict = "number and sizes as published (no fingerprint of it is known here)"
+        print(f"{benchmark.name}: {verdict}")
+        for line in (*findings.problems, *findings.doubts):
+            print(f"  - {line}")
+        for key, value in findings.facts.items():
+            print(f"  {key}: {value}")
+        failed += [benchmark.name] if findings.problems else []
+    if failed:
+        print(f"error: {', '.join(failed)} cannot be evaluated on", file=sys.stderr)
+    return UpsrError.exit_code if failed else 0
+
+
+def _prepare(given: argparse.Namespace) -> int:
+    if len(given.names) != 1 or given.source is None:
+        raise UpsrError("prepare makes one benchmark from one source: upsr data prepare NAME --source DOWNLOADED")
+    benchmark = BENCHMARKS.read(given.names[0])
+    images = prepare(benchmark, given.source, given.datasets_root, seed=given.seed)
+    print(f"{benchmark.name}: {images} images in {benchmark.root(given.datasets_root)}")
+    return _check(given)

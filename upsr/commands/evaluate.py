@@ -1,0 +1,125 @@
+"""Restore and measure: every method on every dataset with every seed. An interrupted evaluation goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Literal
+
+from upsr.config.schema import TileOptions
+from upsr.engine.distributed import default_launcher, runtime
+from upsr.errors import UpsrError
+from upsr.evaluation.benchmarks import BENCHMARKS
+from upsr.evaluation.methods import METHODS
+from upsr.evaluation.protocols import PROTOCOLS
+from upsr.evaluation.session import Plan, run_evaluation
+from upsr.report.console import print_summary
+
+EXAMPLES = """examples:
+  upsr evaluate --methods bicubic UPSR-5 --datasets RealSR RealSet65
+  upsr evaluate --methods bicubic my_network.pth results/their_images --datasets Set14 --protocols upsr strict classic
+  upsr evaluate --methods UPSR-5 --datasets RealSR --seeds 0 1 2 --out results/three_seeds
+  torchrun --nproc_per_node=4 -m upsr evaluate --methods UPSR-5 --datasets ImageNet-Test --batch_size 32
+
+A method is a name in options/methods/, an option file, a checkpoint that spandrel recognises, or a folder of finished
+images. Datasets are described in datasets/*.yml, protocols in options/protocols/*.yml; `--list` names all of them.
+
+The folder gets images.csv (or .parquet) with every value, summary.json (means, intervals, and all that the numbers depend
+on: protocol, metric versions, weights' sha256, options, seed, machine) and images/METHOD/seed_N/DATASET/. Finished images
+are not done again; adding methods, datasets or seeds to the same folder only does what is new."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr evaluate``."""
+    parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="DATASET")
+    parser.add_argument("--protocols", nargs="+", default=["upsr"], metavar="PROTOCOL", help="how to measure (upsr)")
+    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="only these metrics of the protocols")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of methods that draw noise (0)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("results/evaluation"), help="folder (results/evaluation)")
+    parser.add_argument(
+        "--datasets_root", type=Path, default=Path("datasets"), help="folder of the datasets (datasets)"
+    )
+    parser.add_argument("--max_images", type=int, metavar="N", help="only the first N images of each set")
+    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="equally large images at once (1)")
+    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="loader processes of each process (0)")
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="side of LR tiles of large images; by default the method's"
+    )
+    parser.add_argument("--tile_overlap", type=int, default=64, metavar="PIXELS", help="overlap of tiles (64)")
+    parser.add_argument("--no_images", action="store_true", help="do not write the restored images")
+    parser.add_argument("--no_report", action="store_true", help="do not write the HTML report")
+    parser.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the table by image (csv)")
+    parser.add_argument(
+        "--metric_weights", type=Path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
+    )
+    parser.add_argument("--num_gpu", default="auto", help="auto, 0 for the CPU, or the number of GPUs (auto)")
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())
+    parser.add_argument("--list", action="store_true", help="name all methods, datasets and protocols, and end")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run it."""
+    if given.list:
+        for title, catalogue in (("methods", METHODS), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
+            print(f"{title}:")
+            for item in catalogue:
+                print(f"  {item.name:16} {item.about}")
+        return 0
+    plan = plan_of(given)
+    num_gpu: int | Literal["auto"] = "auto" if given.num_gpu == "auto" else _count("--num_gpu", given.num_gpu, smallest=0)
+    with runtime(given.launcher, num_gpu) as run:
+        summary = run_evaluation(plan, run)
+        if run.is_main:
+            print_summary(summary)
+            if not given.no_report:
+                from upsr.report.html import write_report  # here: a report is not always wanted
+
+                print(f"\nreport: {write_report(plan.folder)}")
+    return 0
+
+
+def plan_of(given: argparse.Namespace) -> Plan:
+    """The arguments as a plan.
+
+    Raises:
+        UpsrError: they make no sense.
+    """
+    for name in ("methods", "datasets"):
+        if not getattr(given, name):
+            raise UpsrError(f"--{name}: name at least one (`upsr evaluate --list` names all)")
+    _count("--batch_size", given.batch_size)
+    if given.max_images is not None:
+        _count("--max_images", given.max_images)
+    tile = None
+    if given.tile is not None:
+        if given.tile < 8 or not 0 <= given.tile_overlap < given.tile:
+            raise UpsrError("--tile: at least 8 pixels, and more than --tile_overlap")
+        tile = TileOptions(size=given.tile, overlap=given.tile_overlap)
+    return Plan(
+        datasets=tuple(given.datasets),
+        methods=tuple(given.methods),
+        protocols=tuple(given.protocols),
+        folder=given.out,
+        seeds=tuple(dict.fromkeys(given.seeds)),
+        datasets_root=given.datasets_root,
+        metrics=tuple(given.metrics) if given.metrics else None,
+        max_images=given.max_images,
+        batch_size=given.batch_size,
+        num_workers=given.num_workers,
+        tile=tile,
+        save_images=not given.no_images,
+        form=given.format,
+        metric_weights=given.metric_weights,
+    )
+
+
+def _count(name: str, value: int | str, smallest: int = 1) -> int:
+    try:
+        if (number := int(value)) >= smallest:
+            return number
+    except ValueError:
+        pass
+    raise UpsrError(f"{name}: a whole number of at least {smallest} is needed, not '{value}'")

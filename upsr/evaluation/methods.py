@@ -1,0 +1,295 @@
+"""Methods to compare: UPSR from an option file, published networks from their checkpoints, or a folder of finished images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from upsr.archs.spandrel_arch import SpandrelSR
+from upsr.compat import METHOD_REGISTRY
+from upsr.config.components import build, component_problems
+from upsr.config.load import read_yaml, refuse
+from upsr.config.schema import Component, Section, TileOptions
+from upsr.data.datasets import ImageFolder
+from upsr.data.image_io import to_tensor
+from upsr.engine.setup import checked_model_options
+from upsr.errors import UpsrError
+from upsr.evaluation.catalogue import Catalogue
+from upsr.inference import ModelRestorer, Restorer
+from upsr.models import build_model
+from upsr.models.auxiliary_sr_model import AuxiliarySRModel
+from upsr.models.base import Observer, RestorationModel
+from upsr.models.bicubic import Bicubic
+from upsr.provenance import digest_of, file_digest
+
+_CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt")
+
+
+class MissingWeightsError(UpsrError):
+    """A method whose files are not here. The others can be evaluated."""
+
+
+class WrongWeightsError(UpsrError):
+    """A method whose files are here, but are not what its name promises. No number of it may be shown."""
+
+
+class ExpectedNetwork(Section):
+    """What is known of a method's network. Absent values are not known here, and not checked."""
+
+    architecture: str | None = Field(None, description="spandrel's name of it.")
+    parameters: int | None = Field(None, description="Of the network that restores.")
+    aux_parameters: int | None = Field(None, description="Of the network beside it: g, or an autoencoder.")
+    sha256: list[str] = Field(default_factory=list, description="Of each weight file, in order.")
+
+
+class MethodDescription(Section):
+    """A file ``options/methods/NAME.yml``."""
+
+    name: str = Field(min_length=1, pattern=r"^[^/\\:]+$", description="By default the name of the file.")
+    about: str = ""
+    get: list[str] = Field(default_factory=list, description="Where to get the weights.")
+    licence: str = ""
+    make: Component = Field(description="Registered method and its arguments.")
+    expected: ExpectedNetwork = ExpectedNetwork()
+
+
+METHODS = Catalogue("method", "options/methods", MethodDescription)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that is ready to restore.
+
+    Attributes:
+        restorer: for a seed and the name and keys of a dataset. Raises MissingWeightsError where there are no images of it.
+        scale: ``None`` for any.
+        draws: whether the result depends on the seed.
+        weights: files it was made from.
+        facts: architecture, parameters, options.
+    """
+
+    restorer: Callable[[int, str, Sequence[str]], Restorer]
+    scale: int | None
+    draws: bool
+    weights: list[Path] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(name: str) -> MethodDescription:
+    """A method by its name in options/methods/; or from what a path leads to: a description, an option file, a network's
+    checkpoint, or a folder of finished images (with one folder for each dataset inside).
+
+    Raises:
+        UpsrError: there is none of these.
+    """
+    path = Path(name)
+    if path.suffix in (".yml", ".yaml"):
+        if "model_type" in (data := read_yaml(path)) or "base" in data:
+            return MethodDescription(name=path.stem, make=Component(type="OptionFile", opt=name))
+        return METHODS.read(name)
+    if path.suffix in _CHECKPOINTS:
+        if not path.is_file():
+            raise UpsrError(f"{name}: no such checkpoint")
+        return MethodDescription(name=path.stem, make=Component(type="Checkpoint", path=name))
+    if path.is_dir() and name not in METHODS.names():
+        return MethodDescription(name=path.name, make=Component(type="FinishedImages", folder=name))
+    return METHODS.read(name)
+
+
+def make_ready(description: MethodDescription, device: torch.device, tile: TileOptions | None) -> Method:
+    """The method, with its weights, on a device.
+
+    Raises:
+        MissingWeightsError: files are not here; the message says where to get them.
+        WrongWeightsError: they are not what the description says.
+        UpsrError: the description has mistakes.
+    """
+    refuse(description.name, list(component_problems(METHOD_REGISTRY, description.make, "make")))
+    try:
+        method: Method = build(METHOD_REGISTRY, description.make)(device, tile)
+    except MissingWeightsError as error:
+        where = f"; get them from {description.get[0]}" if description.get else ""
+        raise MissingWeightsError(f"{error}{where}") from None
+    _compare(description, method)
+    return method
+
+
+def origin(description: MethodDescription, method: Method) -> dict[str, Any]:
+    """What a result of the method came from, for result files."""
+    return {
+        "make": description.make.model_dump(),
+        "weights": [{"file": str(path), "sha256": file_digest(path)} for path in method.weights],
+        **method.facts,
+    }
+
+
+@METHOD_REGISTRY.register()
+class OptionFile:
+    """A model of this project.
+
+    Args:
+        opt: option file that names the model and its weights; its datasets are not read.
+        force_yml: overrides, as on the command line.
+    """
+
+    def __init__(self, opt: str, force_yml: list[str] | None = None) -> None:
+        self.opt = opt
+        self.force_yml = force_yml or []
+
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+        """See :func:`make_ready`."""
+        if not Path(self.opt).is_file():
+            raise MissingWeightsError(f"no option file {self.opt}")
+        opt = checked_model_options(self.opt, self.force_yml)
+        named = {"path.pretrain_network_g": opt.path.pretrain_network_g}
+        if opt.network_aux is not None:
+            named["path.pretrain_network_aux"] = opt.path.pretrain_network_aux or opt.network_aux.arguments.get("path")
+        if not opt.path.allow_random_weights:
+            absent = [
+                f"{key}: {name or 'not set'}" for key, name in named.items() if not name or not Path(name).is_file()
+            ]
+            if absent:
+                raise MissingWeightsError(f"weights are not here ({', '.join(absent)})")
+        try:
+            model = build_model(opt, "test")
+        except UpsrError as error:
+            raise WrongWeightsError(str(error)) from None
+        options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
+        facts = {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
+        weights = [Path(name) for name in named.values() if name]
+        return of_model(model, device, tile or opt.val.tile, draws=model.draws, weights=weights, facts=facts)
+
+
+@METHOD_REGISTRY.register()
+class Checkpoint:
+    """A network that spandrel recognises from its checkpoint: ESRGAN, SwinIR, DAT, ...
+
+    Args:
+        path: the checkpoint.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+        """See :func:`make_ready`."""
+        if not Path(self.path).is_file():
+            raise MissingWeightsError(f"weights are not here ({self.path})")
+        try:
+            network = SpandrelSR(self.path)
+        except UpsrError as error:
+            raise WrongWeightsError(str(error)) from None
+        model = AuxiliarySRModel(network, scale=network.scale, channels=network.channels)
+        facts = {"architecture": network.architecture}
+        return of_model(model, device, tile, draws=False, weights=[Path(self.path)], facts=facts)
+
+
+@METHOD_REGISTRY.register()
+class BicubicUpsampling:
+    """The yardstick.
+
+    Args:
+        scale: upscaling factor.
+    """
+
+    def __init__(self, scale: int = 4) -> None:
+        self.scale = scale
+
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+        """See :func:`make_ready`."""
+        return of_model(Bicubic(self.scale), device, None, draws=False)
+
+
+@METHOD_REGISTRY.register()
+class FinishedImages:
+    """Images that any other system has made, to be measured like the rest.
+
+    Args:
+        folder: holds them, in one folder for each dataset, or as they are.
+        filename_tmpl: name of a finished image for the name ``{}`` of the LR image, both without suffix.
+    """
+
+    def __init__(self, folder: str, filename_tmpl: str = "{}") -> None:
+        self.folder = Path(folder)
+        self.filename_tmpl = filename_tmpl
+
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+        """See :func:`make_ready`."""
+        if not self.folder.is_dir():
+            raise MissingWeightsError(f"no folder of finished images at {self.folder}")
+        return Method(self._restorer, scale=None, draws=False)
+
+    def _restorer(self, seed: int, dataset: str, keys: Sequence[str]) -> Restorer:
+        own = self.folder / dataset
+        try:
+            images = ImageFolder(str(own if own.is_dir() else self.folder), channels=3)
+        except UpsrError as error:
+            raise MissingWeightsError(str(error)) from None
+        files = dict(zip(images.names(), images.keys, strict=True))
+        absent = [key for key in keys if self._name(key) not in files]
+        if absent:
+            raise MissingWeightsError(
+                f"{images.root}: {len(absent)} of {len(keys)} images are not there, '{self._name(absent[0])}' for one"
+            )
+
+        def read(lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+            return torch.stack([to_tensor(images.image(files[self._name(name)])) for name in names]).to(lq.device)
+
+        return read
+
+    def _name(self, key: str) -> str:
+        folder, _, stem = key.rpartition("/")
+        return "/".join(filter(None, [folder, self.filename_tmpl.format(stem)]))
+
+
+def of_model(
+    model: RestorationModel,
+    device: torch.device,
+    tile: TileOptions | None,
+    *,
+    draws: bool,
+    weights: Sequence[Path] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Method:
+    """The method that a model is; larger images than ``tile`` are restored in tiles."""
+    model = model.to(device).eval()
+    described = {
+        **(facts or {}),
+        "parameters": _count(model.network_g),
+        "aux_parameters": _count(getattr(model, "network_aux", None)),
+        "tile": tile.model_dump() if tile else None,
+    }
+    return Method(
+        lambda seed, dataset, keys: ModelRestorer(model, seed, tile),
+        scale=model.scale,
+        draws=draws,
+        weights=list(weights),
+        facts=described,
+    )
+
+
+def _count(network: nn.Module | None) -> int:
+    return sum(p.numel() for p in network.parameters()) if network is not None else 0
+
+
+def _is_random(path: Any) -> bool:
+    return bool(path.allow_random_weights and not (path.pretrain_network_g and path.pretrain_network_aux))
+
+
+def _compare(description: MethodDescription, method: Method) -> None:
+    """Refuse files that are not what the description says."""
+    expected = description.expected
+    for key in ("architecture", "parameters", "aux_parameters"):
+        want, have = getattr(expected, key), method.facts.get(key)
+        if want is not None and want != have:
+            raise WrongWeightsError(f"{key.replace('_', ' ')}: {have}, but {description.name} has {want}")
+    for path, want in zip(method.weights, expected.sha256, strict=False):
+        have = file_digest(path)
+        if have != want:
+            raise WrongWeightsError(f"{path}: sha256 {have[:16]}..., but {description.name} has {want[:16]}...")

@@ -1,0 +1,150 @@
+"""Evaluation protocols: what is measured, on which colours and pixels, by which version of which library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from upsr.compat import METRIC_REGISTRY
+from upsr.config.components import build, component_problems
+from upsr.config.load import refuse
+from upsr.config.schema import Component, FolderName, Section
+from upsr.evaluation.catalogue import Catalogue
+from upsr.metrics import Metric, MetricUnavailableError, SetMetric
+
+SEPARATOR = "/"
+"""Between protocol and metric in the name of a measure: ``upsr/psnr``."""
+
+CHANGED_IN: Mapping[str, Sequence[str]] = {"maniqa": ("0.1.10", "0.1.12")}
+"""Versions of pyiqa in which a metric's numbers changed: MANIQA's scale, then its crops."""
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        raise ValueError(f"a metric's name has small letters, digits, - and _; not '{name}'")
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_plain)]
+
+
+class Protocol(Section):
+    """A file ``options/protocols/NAME.yml``."""
+
+    name: FolderName = Field(description="By default the name of the file.")
+    about: str = Field(description="Whose numbers it reproduces, and from where that is known.")
+    rounding: Literal["float", "uint8"] = Field(
+        description="float: the restored image as computed, clamped; uint8: as an 8-bit PNG holds it."
+    )
+    metrics: dict[MetricName, Component] = Field(description="Name in the tables: registered metric.")
+    set_metrics: dict[MetricName, Component] = Field(default_factory=dict, description="As metrics, of a whole set.")
+
+
+PROTOCOLS = Catalogue("protocol", "options/protocols", Protocol)
+
+
+class AsStored:
+    """A metric of the image as an 8-bit file holds it."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self.needs_reference = metric.needs_reference
+        self.higher_is_better = metric.higher_is_better
+        self.version = metric.version
+
+    def to(self, device: torch.device) -> AsStored:
+        """The metric on a device."""
+        self._metric = self._metric.to(device)
+        return self
+
+    def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
+        """See :class:`upsr.metrics.Metric`."""
+        return self._metric((sr.clamp(0, 1) * 255).round() / 255, gt)
+
+
+@dataclass
+class Instruments:
+    """Everything that protocols measure, by ``protocol/metric``.
+
+    Attributes:
+        missing: why a measure cannot be had.
+        records: what it is: version, colour, border, rounding. Numbers with different records are not comparable.
+    """
+
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    set_metrics: dict[str, SetMetric] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def build_instruments(
+    protocols: Sequence[Protocol], device: torch.device, only: Sequence[str] | None = None
+) -> Instruments:
+    """The measures of some protocols; one that cannot be had is noted, and the others go on.
+
+    Args:
+        only: names of metrics to measure; by default all.
+
+    Raises:
+        UpsrError: a protocol names a metric that does not exist.
+    """
+    instruments = Instruments()
+    for protocol in protocols:
+        for kind in ("metrics", "set_metrics"):
+            for name, component in getattr(protocol, kind).items():
+                if only is not None and name not in only:
+                    continue
+                where = f"options/protocols/{protocol.name}.yml"
+                refuse(where, list(component_problems(METRIC_REGISTRY, component, f"{kind}.{name}")))
+                measure = f"{protocol.name}{SEPARATOR}{name}"
+                try:
+                    metric = build(METRIC_REGISTRY, component)
+                except MetricUnavailableError as error:
+                    instruments.missing[measure] = str(error)
+                    continue
+                instruments.records[measure] = {
+                    "version": metric.version,
+                    "rounding": protocol.rounding if kind == "metrics" else "uint8",
+                    "higher_is_better": metric.higher_is_better,
+                    **component.model_dump(),
+                }
+                if kind == "set_metrics":
+                    instruments.set_metrics[measure] = metric
+                else:
+                    metric = metric.to(device)
+                    instruments.metrics[measure] = AsStored(metric) if protocol.rounding == "uint8" else metric
+    return instruments
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Why two measures' numbers are not to be set side by side: what their records say differently.
+
+    Two versions of pyiqa count as one where the metric did not change between them.
+    """
+    found = []
+    for key in sorted({*one, *other} - {"version", "weights_path"}):
+        if one.get(key) != other.get(key):
+            found.append(f"{key} {one.get(key)} and {other.get(key)}")
+    versions = [str(record.get("version")) for record in (one, other)]
+    if versions[0] != versions[1] and _generation(versions[0]) != _generation(versions[1]):
+        found.append(f"measured by {versions[0]} and {versions[1]}")
+    return found
+
+
+def _generation(version: str) -> tuple[str, ...]:
+    """What two versions of a measure have in common if their numbers are the same."""
+    match = re.fullmatch(r"pyiqa (\d+(?:\.\d+)*)\S* (\S+)", version)
+    if not match or match[2] not in CHANGED_IN:
+        return (version.split(" ")[0], version.rpartition(" ")[2])
+    changes = sum(_numbers(change) <= _numbers(match[1]) for change in CHANGED_IN[match[2]])
+    return ("pyiqa", match[2], str(changes))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

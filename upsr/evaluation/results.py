@@ -1,0 +1,191 @@
+"""What an evaluation writes: a journal while it runs, then a table by image and a summary with its origin."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from upsr.atomic import atomic_write
+from upsr.errors import UpsrError
+from upsr.evaluation.protocols import SEPARATOR
+from upsr.evaluation.statistics import describe_sample
+
+SUMMARY = "summary.json"
+COLUMNS = ("dataset", "image", "method", "seed", "protocol", "metric", "value", "work")
+
+Format = Literal["csv", "parquet"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value of one image.
+
+    Attributes:
+        work: identity of what was done: digest of method, weights, dataset, protocols and seed; :data:`SUMMARY` explains it.
+    """
+
+    dataset: str
+    image: str
+    method: str
+    seed: int
+    protocol: str
+    metric: str
+    value: float
+    work: str
+
+
+class Journal:
+    """Finished images, one JSON line each, in one file for each process. A line that a kill has cut off does not count."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.folder = folder
+        self._path = folder / f"rank_{rank}.jsonl"
+        self._file: Any = None
+
+    def read(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Values by work, image and measure, of all processes."""
+        found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+        for path in sorted(self.folder.glob("rank_*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    found[entry["work"]][entry["image"]] = entry["values"]
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return dict(found)
+
+    def add(self, work: str, image: str, values: Mapping[str, float]) -> None:
+        """Note a finished image.
+
+        Raises:
+            UpsrError: the disk is full, or the folder is gone.
+        """
+        try:
+            if self._file is None:
+                self._file = self._path.open("a", encoding="utf-8")
+                self._file.write("\n" if self._path.stat().st_size else "")  # ends a line that a kill has cut off
+            self._file.write(json.dumps({"work": work, "image": image, "values": dict(values)}) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UpsrError(
+                f"{self._path}: cannot be written ({error.strerror}); what is finished so far is kept"
+            ) from None
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def write_rows(folder: Path, rows: Sequence[Row], form: Format) -> Path:
+    """``images.csv`` or ``images.parquet``."""
+    path = folder / f"images.{form}"
+    with atomic_write(path) as temporary:
+        if form == "parquet":
+            arrow, parquet = _pyarrow()
+            parquet.write_table(
+                arrow.table({name: [getattr(row, name) for row in rows] for name in COLUMNS}), temporary
+            )
+        else:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
+    return path
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The table by image of an evaluation's folder.
+
+    Raises:
+        UpsrError: there is none.
+    """
+    for form in ("csv", "parquet"):
+        path = folder / f"images.{form}"
+        if not path.is_file():
+            continue
+        if form == "parquet":
+            records = _pyarrow()[1].read_table(path).to_pylist()
+        else:
+            with path.open(newline="", encoding="utf-8") as file:
+                records = list(csv.DictReader(file))
+        try:
+            return [
+                Row(**{**record, "seed": int(record["seed"]), "value": float(record["value"])}) for record in records
+            ]
+        except (KeyError, TypeError, ValueError):
+            raise UpsrError(f"{path}: not a table that `upsr evaluate` writes") from None
+    raise UpsrError(f"{folder}: no images.csv or images.parquet; is this the folder of an evaluation?")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of an evaluation's folder.
+
+    Raises:
+        UpsrError: there is none.
+    """
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UpsrError(f"{folder / SUMMARY}: no summary of an evaluation ({error})") from None
+    if not isinstance(summary, dict) or "results" not in summary:
+        raise UpsrError(f"{folder / SUMMARY}: not a summary that `upsr evaluate` writes")
+    return summary
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """``summary.json``."""
+    with atomic_write(folder / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def rows_of(
+    work: str, dataset: str, method: str, seed: int, images: Mapping[str, Mapping[str, float]]
+) -> Iterable[Row]:
+    """Rows of the values by image and ``protocol/metric``."""
+    for image in sorted(images):
+        for measure, value in images[image].items():
+            protocol, _, metric = measure.partition(SEPARATOR)
+            yield Row(dataset, image, method, seed, protocol, metric, value, work)
+
+
+def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One entry for each dataset, method, protocol and metric: mean over images and seeds, and how sure it is."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.dataset, row.method, row.protocol, row.metric].append(row)
+    return [
+        {
+            "dataset": dataset,
+            "method": method,
+            "protocol": protocol,
+            "metric": metric,
+            **asdict(describe_sample(by_seed(group))),
+        }
+        for (dataset, method, protocol, metric), group in groups.items()
+    ]
+
+
+def by_seed(rows: Iterable[Row]) -> dict[int, dict[str, float]]:
+    """Values by seed and image."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        found[row.seed][row.image] = row.value
+    return dict(found)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UpsrError("parquet needs pyarrow: pip install pyarrow, or use --format csv") from None
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,1 @@
+"""Results for people: console, the paper's tables, figures, HTML."""
