@@ -69,7 +69,9 @@ def main(given: argparse.Namespace) -> int:
                 print(f"  {item.name:16} {item.about}")
         return 0
     plan = plan_of(given)
-    num_gpu: int | Literal["auto"] = "auto" if given.num_gpu == "auto" else _count("--num_gpu", given.num_gpu, smallest=0)
+    num_gpu: int | Literal["auto"] = (
+        "auto" if given.num_gpu == "auto" else _count("--num_gpu", given.num_gpu, smallest=0)
+    )
     with runtime(given.launcher, num_gpu) as run:
         summary = run_evaluation(plan, run)
         if run.is_main:

@@ -33,7 +33,7 @@ class Catalogue(Generic[Description]):
 
     def names(self) -> list[str]:
         """Every name, sorted as people sort: Set5 before Set14."""
-        found = {path.stem for home in _homes() for path in (home / self.folder).glob("*.yml")}
+        found = {path.stem for home in homes() for path in (home / self.folder).glob("*.yml")}
         return sorted(found, key=lambda name: (len(name.rstrip("0123456789")), name.lower()))
 
     def __iter__(self) -> Iterator[Description]:
@@ -48,7 +48,7 @@ class Catalogue(Generic[Description]):
         """
         if name.endswith((".yml", ".yaml")):
             return Path(name)
-        for home in _homes():
+        for home in homes():
             for path in (home / self.folder).glob("*.yml"):
                 if path.stem.lower() == name.lower():
                     return path
@@ -66,6 +66,6 @@ class Catalogue(Generic[Description]):
         return self.schema.model_validate(data)
 
 
-def _homes() -> list[Path]:
+def homes() -> list[Path]:
     """Where description files may lie: the current folder, and the checkout that the package is part of."""
     return list(dict.fromkeys([Path.cwd(), Path(upsr.__file__).resolve().parents[1]]))

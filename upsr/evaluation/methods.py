@@ -20,7 +20,7 @@ from upsr.data.datasets import ImageFolder
 from upsr.data.image_io import to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
-from upsr.evaluation.catalogue import Catalogue
+from upsr.evaluation.catalogue import Catalogue, homes
 from upsr.inference import ModelRestorer, Restorer
 from upsr.models import build_model
 from upsr.models.auxiliary_sr_model import AuxiliarySRModel
@@ -129,6 +129,11 @@ def origin(description: MethodDescription, method: Method) -> dict[str, Any]:
     }
 
 
+def option_file(path: str) -> str:
+    """An option file of the current folder, or else of the checkout that the package is part of."""
+    return next((str(home / path) for home in homes() if (home / path).is_file()), path)
+
+
 @METHOD_REGISTRY.register()
 class OptionFile:
     """A model of this project.
@@ -144,9 +149,7 @@ class OptionFile:
 
     def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
         """See :func:`make_ready`."""
-        if not Path(self.opt).is_file():
-            raise MissingWeightsError(f"no option file {self.opt}")
-        opt = checked_model_options(self.opt, self.force_yml)
+        opt = checked_model_options(option_file(self.opt), self.force_yml)
         named = {"path.pretrain_network_g": opt.path.pretrain_network_g}
         if opt.network_aux is not None:
             named["path.pretrain_network_aux"] = opt.path.pretrain_network_aux or opt.network_aux.arguments.get("path")

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Plan:
         seeds: each method that draws noise restores every image once with each.
         folder: of the results.
         datasets_root: folder that holds the datasets.
+        pairs: datasets by method, to leave the others out; ``None`` for every method on every dataset.
         metrics: names of those to measure; ``None`` for all of the protocols.
         max_images: only the first images of each set.
         tile: how large images are cut; ``None`` for what a method's options say.
@@ -64,6 +65,7 @@ class Plan:
     folder: Path
     seeds: tuple[int, ...] = (0,)
     datasets_root: Path = Path("datasets")
+    pairs: Mapping[str, Collection[str]] | None = None
     metrics: tuple[str, ...] | None = None
     max_images: int | None = None
     batch_size: int = 1
@@ -132,8 +134,10 @@ def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
     worker.journal.close()
     run.barrier()
     summary = worker.summary(sets, [protocol.model_dump() for protocol in protocols])
-    if not worker.rows:
-        raise UpsrError("nothing could be evaluated: " + "; ".join(f"{u.method}: {u.reason}" for u in worker.unavailable))
+    if not worker.rows and plan.pairs is None:
+        raise UpsrError(
+            "nothing could be evaluated: " + "; ".join(f"{u.method}: {u.reason}" for u in worker.unavailable)
+        )
     if run.is_main:
         write_rows(plan.folder, worker.rows, plan.form)
         write_summary(plan.folder, summary)
@@ -168,6 +172,8 @@ class _Worker:
             return
         self.methods[description.name] = origin(description, method)
         for data in sets:
+            if self.plan.pairs is not None and data.description.name not in self.plan.pairs[description.name]:
+                continue
             try:
                 if method.scale not in (None, data.description.scale):
                     raise MissingWeightsError(

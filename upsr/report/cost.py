@@ -1,0 +1,209 @@
+"""What methods cost on this machine: parameters, seconds, memory. Weights do not matter to it, so none are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upsr.config.schema import Options
+from upsr.data import PairPool, RealESRGANDegradation
+from upsr.data.kernels import draw_kernels
+from upsr.engine.distributed import Runtime
+from upsr.engine.setup import checked_model_options, configure_backends
+from upsr.engine.updater import Updater
+from upsr.errors import UpsrError
+from upsr.evaluation.methods import MethodDescription, make_ready, option_file
+from upsr.models import build_model
+from upsr.models.build import autocast_dtype
+from upsr.rng import torch_generator
+from upsr.timing import peak_gib, reset_peak, timed
+
+_RANDOM_WEIGHTS = (
+    "path.allow_random_weights=true",
+    "path.pretrain_network_g=null",
+    "path.pretrain_network_aux=null",
+)
+_MILLION = 1e6
+
+
+class NotMeasuredError(Exception):
+    """Why there is no number."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is restored or trained on at once.
+
+    Attributes:
+        batch: number of LR images.
+        size: side of an LR image.
+    """
+
+    batch: int = 1
+    size: int = 64
+
+
+@dataclass
+class CostMeter:
+    """Measures each method once in each setting.
+
+    Attributes:
+        repeats: timed runs, of which the median counts.
+        batch: images at once, in place of the setting's: a CPU takes minutes for what a GPU does in a second.
+    """
+
+    device: torch.device
+    repeats: int
+    batch: int | None = None
+    _known: dict[tuple[str, str, Setting], dict[str, float]] = field(default_factory=dict)
+
+    def measure(self, method: MethodDescription, cost: str, setting: Setting) -> float:
+        """A cost, by its name in :data:`COSTS`.
+
+        Raises:
+            NotMeasuredError: it cannot be measured here.
+        """
+        kind = COSTS[cost]
+        key = (method.name, kind.__name__, self.actual(setting))
+        if key not in self._known:
+            self._known[key] = kind(method, self, self.actual(setting))
+        try:
+            return self._known[key][cost]
+        except KeyError:
+            raise NotMeasuredError("the allocator counts memory on GPUs only") from None
+
+    def actual(self, setting: Setting) -> Setting:
+        """The setting that is measured."""
+        return Setting(self.batch or setting.batch, setting.size)
+
+
+def _parameters(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+    with _building():
+        facts = _untrained(method).facts if _is_ours(method) else _ready(method, torch.device("cpu")).facts
+    if "parameters" not in facts:
+        raise NotMeasuredError("made elsewhere; only its images are measured here")
+    own, aux = facts["parameters"] / _MILLION, facts["aux_parameters"] / _MILLION
+    return {"parameters_m": own, "aux_parameters_m": aux, "all_parameters_m": own + aux}
+
+
+def _inference(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+    with _building():
+        ready = _untrained(method, meter.device) if _is_ours(method) else _ready(method, meter.device)
+    if "parameters" not in ready.facts:
+        raise NotMeasuredError("made elsewhere; only its images are measured here")
+    configure_backends(meter.device)
+    restorer = ready.restorer(0, "random", [])
+    lq = torch.rand(setting.batch, 3, setting.size, setting.size, generator=torch_generator("cost")).to(meter.device)
+    names = [str(i) for i in range(setting.batch)]
+    reset_peak(meter.device)
+    result = {"runtime_s": timed(lambda: restorer(lq, names), meter.device, meter.repeats, warmup=1).median}
+    peak = peak_gib(meter.device)
+    return result if peak is None else {**result, "memory_gib": peak}
+
+
+def _training(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+    if not _is_ours(method):
+        raise NotMeasuredError("its training is not part of this project")
+    with tempfile.TemporaryDirectory() as folder, _building():
+        step = _training_step(_options(method, _random_backbone(Path(folder))), meter.device, setting)
+    configure_backends(meter.device)
+    reset_peak(meter.device)
+    result = {"train_s": timed(step, meter.device, meter.repeats, warmup=1).median}
+    peak = peak_gib(meter.device)
+    return result if peak is None else {**result, "train_memory_gib": peak}
+
+
+COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, float]]] = {
+    "parameters_m": _parameters,
+    "aux_parameters_m": _parameters,
+    "all_parameters_m": _parameters,
+    "runtime_s": _inference,
+    "memory_gib": _inference,
+    "train_s": _training,
+    "train_memory_gib": _training,
+}
+"""What can be measured, and what measures it."""
+
+
+def _training_step(opt: Options, device: torch.device, setting: Setting) -> Callable[[], None]:
+    """One iteration but for decoding: degradation, pair pool, g, denoiser, losses, optimiser, average."""
+    if opt.train is None:
+        raise NotMeasuredError("its option file has no section train")
+    model = build_model(opt, "train").to(device).train()
+    updater = Updater(model.network_g, opt.train, Runtime(device))
+    degradation, pool = RealESRGANDegradation(opt.degradation, opt.scale), PairPool(opt.pair_pool.pairs_per_slot)
+    slots = range(setting.batch)
+    side = setting.size * opt.scale
+    gt = torch.rand(setting.batch, 3, side, side, generator=torch_generator("cost")).to(device)
+    kernels = torch.stack([draw_kernels(opt.degradation, "cost", slot) for slot in slots]).to(device)
+    dtype = autocast_dtype(opt.train.amp)
+    iteration = 0
+
+    def step() -> None:
+        nonlocal iteration
+        keys = ("cost", iteration)
+        lq = degradation(gt, kernels, slots=slots, keys=keys)
+        lq, target, _ = pool.exchange(lq, gt, ["random"] * setting.batch, slots=slots, keys=keys)
+        generators = [torch_generator(*keys, slot, device=device) for slot in slots]
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = model(lq, target, generators)["total"]
+        updater.backward(loss)
+        updater.step(iteration, loss.detach())
+        iteration += 1
+
+    return step
+
+
+def _is_ours(method: MethodDescription) -> bool:
+    return method.make.type == "OptionFile"
+
+
+def _untrained(method: MethodDescription, device: torch.device | None = None) -> Any:
+    """A model of this project with random weights."""
+    arguments = method.make.arguments
+    make = method.make.model_copy(update={"force_yml": [*arguments.get("force_yml", []), *_RANDOM_WEIGHTS]})
+    return _ready(method.model_copy(update={"make": make}), device or torch.device("cpu"))
+
+
+def _ready(method: MethodDescription, device: torch.device) -> Any:
+    try:
+        return make_ready(method, device, None)
+    except UpsrError as error:
+        raise NotMeasuredError(str(error)) from None
+
+
+def _options(method: MethodDescription, changes: list[str]) -> Options:
+    arguments = method.make.arguments
+    return checked_model_options(
+        option_file(arguments["opt"]), [*arguments.get("force_yml", []), *_RANDOM_WEIGHTS, *changes]
+    )
+
+
+def _random_backbone(folder: Path) -> list[str]:
+    """LPIPS on a VGG of random weights takes as long as on the trained one, which may not be here."""
+    import torchvision
+
+    path = folder / "vgg16.pth"
+    torch.save(torchvision.models.vgg16(weights=None).state_dict(), path)
+    return [f"train.perceptual_opt.backbone_path={path}"]
+
+
+@contextlib.contextmanager
+def _building() -> Any:
+    """Without the warnings of models that start from random weights, which is what they are to do here."""
+    logger = logging.getLogger("upsr")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

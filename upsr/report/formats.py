@@ -1,0 +1,114 @@
+"""Tables as Markdown, LaTeX and CSV. Every cell without a number has a mark, and every mark is explained below."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from upsr.report.tables import Cell, Table
+
+_MARKS = {"missing": "-", "wrong": "WRONG"}
+_LATEX = str.maketrans(
+    {
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "$": r"\$",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\^{}",
+    }
+)
+
+
+def markdown(table: Table) -> str:
+    """Each cell: ours, then the published value and the difference in brackets."""
+    remarks = table.remarks
+    lines = [f"### Table {table.number}. {table.title}", ""]
+    lines += [
+        "ours (published; difference)" + (f". {table.note[0].upper()}{table.note[1:]}." if table.note else ""),
+        "",
+    ]
+    lines += [_row(["method", *table.columns]), _row(["---"] + ["---:"] * len(table.columns))]
+    for label, cells in zip(table.rows, table.cells, strict=True):
+        lines.append(_row([label, *(_markdown_cell(cell, remarks) for cell in cells)]))
+    lines += ["", *(f"[{i}] {remark}  " for i, remark in enumerate(remarks, start=1))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def latex(table: Table) -> str:
+    """A booktabs table; ours above, the published value in grey below (needs booktabs, makecell, xcolor)."""
+    remarks = table.remarks
+    body = []
+    for label, cells in zip(table.rows, table.cells, strict=True):
+        body.append(" & ".join([_escape(label), *(_latex_cell(cell, remarks) for cell in cells)]) + r" \\")
+    lines = [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{_escape(table.title)}: ours, and the published value with the difference in grey.}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(["", *(_escape(column) for column in table.columns)]) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\footnotesize $^{{{i}}}$ {_escape(remark)}" for i, remark in enumerate(remarks, start=1)),
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """One line a cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "ours", "published", "difference", "status", "remarks"])
+    for label, cells in zip(table.rows, table.cells, strict=True):
+        for column, cell in zip(table.columns, cells, strict=True):
+            values = [cell.finding.value, cell.published, cell.difference]
+            shown = ["" if value is None else repr(round(value, 6)) for value in values]
+            writer.writerow([table.number, label, column, *shown, cell.finding.status, "; ".join(cell.finding.remarks)])
+    return text.getvalue()
+
+
+FORMATS = {"md": markdown, "tex": latex, "csv": comma_separated}
+"""By the ending of the file."""
+
+
+def _row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _marks(cell: Cell, remarks: Sequence[str]) -> list[int]:
+    return [remarks.index(remark) + 1 for remark in cell.finding.remarks]
+
+
+def _ours(cell: Cell) -> str:
+    value = cell.finding.value
+    return _MARKS[cell.finding.status] if value is None else f"{value:.{cell.digits}f}"
+
+
+def _published(cell: Cell) -> str:
+    if cell.published is None:
+        return "not reported"
+    text = f"{cell.published:.{cell.digits}f}"
+    return text if cell.difference is None else f"{text}; {cell.difference:+.{cell.digits}f}"
+
+
+def _markdown_cell(cell: Cell, remarks: Sequence[str]) -> str:
+    marks = "".join(f"[{mark}]" for mark in _marks(cell, remarks))
+    return f"{_ours(cell)}{marks} ({_published(cell)})"
+
+
+def _latex_cell(cell: Cell, remarks: Sequence[str]) -> str:
+    marks = ",".join(str(mark) for mark in _marks(cell, remarks))
+    ours = _ours(cell) + (f"$^{{{marks}}}$" if marks else "")
+    return rf"\makecell[r]{{{ours} \\ \textcolor{{gray}}{{{_published(cell)}}}}}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\textbackslash ").translate(_LATEX)

@@ -1,0 +1,269 @@
+"""The tables of a paper: what was measured here, beside what was published."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from upsr.config.schema import Section
+from upsr.evaluation.methods import METHODS
+from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
+from upsr.report.numbers import DIGITS, NO_DIGITS
+
+PUBLISHED = Path(__file__).parent / "published"
+
+
+class SettingDescription(Section):
+    """See :class:`upsr.report.cost.Setting`."""
+
+    batch: int = 1
+    size: int = 64
+
+
+class Column(Section):
+    """A metric on a dataset, or a cost."""
+
+    dataset: str | None = None
+    metric: str | None = None
+    cost: str | None = None
+    at: SettingDescription = SettingDescription()
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Column:
+        if (self.cost is None) != (self.dataset is not None and self.metric is not None):
+            raise ValueError("a column has dataset and metric, or cost")
+        if self.cost is not None and self.cost not in COSTS:
+            raise ValueError(f"no cost '{self.cost}'; there are {', '.join(COSTS)}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """For a head."""
+        return f"{self.dataset} {self.metric}" if self.cost is None else COST_TITLES[self.cost]
+
+    @property
+    def digits(self) -> int:
+        """After the point."""
+        return COST_DIGITS[self.cost] if self.cost else DIGITS.get(str(self.metric), NO_DIGITS)
+
+
+COST_TITLES = {
+    "parameters_m": "parameters (M)",
+    "aux_parameters_m": "auxiliary (M)",
+    "all_parameters_m": "all parameters (M)",
+    "runtime_s": "runtime (s)",
+    "memory_gib": "memory (GiB)",
+    "train_s": "s / iteration",
+    "train_memory_gib": "memory (GiB)",
+}
+COST_DIGITS = {
+    "parameters_m": 2,
+    "aux_parameters_m": 2,
+    "all_parameters_m": 1,
+    "runtime_s": 3,
+    "memory_gib": 2,
+    "train_s": 2,
+    "train_memory_gib": 1,
+}
+
+
+class RowDescription(Section):
+    """A method and what was published of it."""
+
+    label: str
+    method: str
+    published: list[float | None]
+
+
+class TableDescription(Section):
+    """A table of the paper."""
+
+    title: str
+    note: str | None = None
+    columns: list[Column]
+    rows: list[RowDescription]
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> TableDescription:
+        for row in self.rows:
+            if len(row.published) != len(self.columns):
+                raise ValueError(f"'{row.label}' has {len(row.published)} values for {len(self.columns)} columns")
+        return self
+
+
+class Publication(Section):
+    """A file of ``published/``."""
+
+    title: str
+    protocol: str = Field(description="By which the metrics were measured.")
+    tables: dict[str, TableDescription]
+
+
+Status = Literal["measured", "missing", "wrong"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What there is to say of a cell.
+
+    Attributes:
+        value: measured here, or ``None``.
+        status: ``wrong``: something was measured, but not of what the row names, so the number is not shown.
+        remarks: why there is no number, or what to know about it.
+    """
+
+    value: float | None
+    status: Status
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finding beside what was published."""
+
+    finding: Finding
+    published: float | None
+    digits: int
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published."""
+        if self.finding.value is None or self.published is None:
+            return None
+        return self.finding.value - self.published
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of findings.
+
+    Attributes:
+        cells: by row and column.
+    """
+
+    number: str
+    title: str
+    note: str | None
+    columns: Sequence[str]
+    rows: Sequence[str]
+    cells: Sequence[Sequence[Cell]]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Every remark once, in the order of the cells."""
+        return list(dict.fromkeys(remark for row in self.cells for cell in row for remark in cell.finding.remarks))
+
+
+def read_publication(name: str = "upsr") -> Publication:
+    """The figures of a paper."""
+    return Publication.model_validate(yaml.safe_load((PUBLISHED / f"{name}.yml").read_text(encoding="utf-8")))
+
+
+@dataclass
+class Evidence:
+    """Where the numbers of the cells come from.
+
+    Attributes:
+        protocol: of the publication.
+        summary: of an evaluation; ``None`` if there was nothing to evaluate on.
+        no_dataset: why a dataset cannot be used.
+        unavailable: methods that cannot be measured, as in a summary.
+        meter: measures costs; ``None`` to leave them out.
+    """
+
+    protocol: str
+    summary: Mapping[str, Any] | None
+    no_dataset: Mapping[str, str]
+    unavailable: Sequence[Mapping[str, Any]]
+    meter: CostMeter | None
+    _wrong: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._wrong = _suspicious(self.summary["methods"]) if self.summary else {}
+
+    def find(self, method: str, column: Column) -> Finding:
+        """A cell's finding."""
+        return self._cost(method, column) if column.cost else self._quality(method, column)
+
+    def _cost(self, method: str, column: Column) -> Finding:
+        if self.meter is None:
+            return Finding(None, "missing", ("costs were not asked for (--no_cost)",))
+        setting = Setting(**column.at.model_dump())
+        try:
+            value = self.meter.measure(METHODS.read(method), str(column.cost), setting)
+        except NotMeasuredError as error:
+            return Finding(None, "missing", (f"{method}: {error}",))
+        actual = self.meter.actual(setting)
+        if "parameters" in str(column.cost) or actual == setting:
+            return Finding(value, "measured")
+        return Finding(value, "measured", (f"measured with {actual.batch} image at once, not {setting.batch}",))
+
+    def _quality(self, method: str, column: Column) -> Finding:
+        dataset, measure = str(column.dataset), f"{self.protocol}/{column.metric}"
+        if method in self._wrong:
+            return Finding(None, "wrong", (self._wrong[method],))
+        absent = [self.no_dataset[dataset]] if dataset in self.no_dataset else []
+        for item in self.unavailable:
+            if item["method"] == method and item["dataset"] in (None, dataset):
+                return Finding(None, item["status"], (*absent, f"{method}: {item['reason']}"))
+        if absent:
+            return Finding(None, "missing", tuple(absent))
+        if self.summary is None:
+            return Finding(None, "missing", (f"{method} was not evaluated on {dataset}",))
+        if measure in self.summary["missing_measures"]:
+            return Finding(None, "missing", (self.summary["missing_measures"][measure],))
+        facts = self.summary["datasets"].get(dataset)
+        for result in self.summary["results"]:
+            if (result["method"], result["dataset"], result["protocol"]) != (method, dataset, self.protocol):
+                continue
+            if result["metric"] == column.metric and facts is not None:
+                remarks = [f"{dataset}: {doubt}" for doubt in facts["doubts"]]
+                if result["images"] < facts["images"]:
+                    remarks.append(f"{dataset}: on {result['images']} of {facts['images']} images")
+                return Finding(result["mean"], "measured", tuple(remarks))
+        return Finding(None, "missing", (f"{column.metric} was not measured of {method} on {dataset}",))
+
+
+def fill(number: str, description: TableDescription, evidence: Evidence) -> Table:
+    """A table with all its cells."""
+    cells = [
+        [
+            Cell(evidence.find(row.method, column), published, column.digits)
+            for column, published in zip(description.columns, row.published, strict=True)
+        ]
+        for row in description.rows
+    ]
+    columns = [column.title for column in description.columns]
+    return Table(number, description.title, description.note, columns, [row.label for row in description.rows], cells)
+
+
+def needed(tables: Iterable[TableDescription]) -> dict[str, set[str]]:
+    """Datasets by method that the tables' cells need."""
+    pairs: dict[str, set[str]] = defaultdict(set)
+    for table in tables:
+        for column in table.columns:
+            if column.dataset is not None:
+                for row in table.rows:
+                    pairs[row.method].add(column.dataset)
+    return dict(pairs)
+
+
+def _suspicious(methods: Mapping[str, Any]) -> dict[str, str]:
+    """Methods whose numbers are not theirs: random weights, or the checkpoint of another method."""
+    found = {name: f"{name}: its weights are random" for name, facts in methods.items() if facts.get("random_weights")}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for name, facts in methods.items():
+        if facts["make"]["type"] == "Checkpoint":
+            owners[facts["weights"][0]["sha256"]].append(name)
+    for names in owners.values():
+        if len(names) > 1:
+            found |= {
+                name: f"{' and '.join(names)} have the same weights; at most one of them can be right" for name in names
+            }
+    return found
