@@ -142,8 +142,8 @@ def evaluate(
         indices: of the images to restore; by default all.
         on_image: called with the key and the restored image (C, H, W) in [0, 1], on the process that restored it.
         on_measured: called with the key and the values, after ``on_image``, on that process.
-        on_details: called for the first ``detailed`` images of a process that fit a tile, with everything there is to see of
-            them by name: LR image, what the model shows of its steps, restored image, ground truth.
+        on_details: called for the first ``detailed`` images of a process, with everything there is to see of them by name:
+            LR image, what the model shows of its steps, restored image, ground truth.
         stopping: asked between batches; once it is true on any process the evaluation ends incomplete.
 
     Returns:

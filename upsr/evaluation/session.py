@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from upsr.atomic import sweep, writable_folder
 from upsr.config.schema import TileOptions
 from upsr.data.image_io import to_uint8, write_png
@@ -213,6 +215,10 @@ class _Worker:
                 if self.plan.save_images
                 else None,
                 on_measured=lambda key, values: self.journal.add(work, key, values),
+                on_details=(lambda key, seen: self._keep_map(name, dataset, key, seen))
+                if self.plan.save_images
+                else None,
+                detailed=len(todo),
             )
             images = known | result.images
             if result.unreadable:
@@ -240,6 +246,12 @@ class _Worker:
     def pictures(self, method: str, seed: int, dataset: str) -> Path:
         """Folder of restored images."""
         return self.plan.folder / "images" / method / f"seed_{seed}" / dataset
+
+    def _keep_map(self, method: str, dataset: str, key: str, seen: Mapping[str, Tensor]) -> None:
+        """Write the uncertainty of a method that has one, as a grey picture on which psi_max is white."""
+        if "uncertainty" in seen:
+            grey = seen["uncertainty"].mean(dim=0, keepdim=True)
+            write_png(self.plan.folder / "uncertainty" / method / dataset / f"{key}.png", to_uint8(grey))
 
     def _cannot(self, method: str, dataset: str | None, error: UpsrError) -> None:
         status = "wrong" if isinstance(error, WrongWeightsError) else "missing"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple
-from upsr.inference.tiling import Tile, restore_in_tiles, whole
+from upsr.inference.tiling import Canvas, Tile, tiles_of, whole
 from upsr.models.base import Observer, RestorationModel
 from upsr.rng import stacked, torch_generator
 
@@ -90,7 +90,7 @@ def restore(
         seed: seed of the run; the noise of image i is a function of (seed, names[i]).
         names: identity of each image.
         tile: how images larger than a tile are cut; ``None`` restores any size at once.
-        observe: is shown the intermediate results of images that are not cut.
+        observe: is shown the intermediate results; of images that are cut, put together from their tiles.
 
     Returns:
         (B, C, s*h, s*w) in [0, 1].
@@ -109,7 +109,19 @@ def restore(
 
     if tile is None or max(lq.shape[-2:]) <= tile.size:
         return restore_tile(lq, whole(lq), observe)
-    return restore_in_tiles(lq, restore_tile, scale=scale, size=tile.size, overlap=tile.overlap)
+    canvas = Canvas(lq, scale)
+    shown: dict[str, Canvas] = {}
+    for place in tiles_of(lq.shape[-2], lq.shape[-1], tile.size, tile.overlap):
+
+        def collect(name: str, image: Tensor, place: Tile = place) -> None:
+            shown.setdefault(name, Canvas(lq, scale)).add(image, place)
+
+        pixels = lq[..., place.top : place.bottom, place.left : place.right]
+        canvas.add(restore_tile(pixels, place, None if observe is None else collect), place)
+    if observe is not None:
+        for name, pieces in shown.items():
+            observe(name, pieces.result())
+    return canvas.result()
 
 
 def _span(start: int, length: int, field_length: int) -> slice:

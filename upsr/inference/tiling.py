@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,27 +33,32 @@ def tiles_of(height: int, width: int, size: int, overlap: int) -> Iterator[Tile]
             yield Tile(top, min(top + size, height), left, min(left + size, width))
 
 
-def restore_in_tiles(
-    lq: Tensor, restore: Callable[[Tensor, Tile], Tensor], *, scale: int, size: int, overlap: int
-) -> Tensor:
-    """Restore each tile alone and average where tiles overlap, as the released code does.
+class Canvas:
+    """Collects the restored tiles of a batch of images; where they overlap they are averaged, as the released code does.
 
     Args:
-        lq: (B, C, h, w).
-        restore: takes a tile's pixels and its place, returns them ``scale`` times as large.
-
-    Returns:
-        (B, C, scale*h, scale*w).
+        lq: (B, C, h, w), the images; dtype and device of the result.
     """
-    batch, channels, height, width = lq.shape
-    total = lq.new_zeros(batch, channels, height * scale, width * scale)
-    count = lq.new_zeros(1, 1, height * scale, width * scale)
-    for tile in tiles_of(height, width, size, overlap):
-        rows = slice(tile.top * scale, tile.bottom * scale)
-        columns = slice(tile.left * scale, tile.right * scale)
-        total[..., rows, columns] += restore(lq[..., tile.top : tile.bottom, tile.left : tile.right], tile)
-        count[..., rows, columns] += 1
-    return total / count
+
+    def __init__(self, lq: Tensor, scale: int) -> None:
+        batch, channels, height, width = lq.shape
+        self._scale = scale
+        self._total = lq.new_zeros(batch, channels, height * scale, width * scale)
+        self._count = lq.new_zeros(1, 1, height * scale, width * scale)
+
+    def add(self, pixels: Tensor, tile: Tile) -> None:
+        """Put (B, C, ...) pixels, ``scale`` times as large as the tile, in its place."""
+        place = (
+            ...,
+            slice(tile.top * self._scale, tile.bottom * self._scale),
+            slice(tile.left * self._scale, tile.right * self._scale),
+        )
+        self._total[place] += pixels
+        self._count[place] += 1
+
+    def result(self) -> Tensor:
+        """(B, C, scale*h, scale*w)."""
+        return self._total / self._count
 
 
 def whole(lq: Tensor) -> Tile:

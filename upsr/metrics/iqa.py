@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import math
 import os
 import socket
 import tempfile
@@ -122,9 +123,22 @@ class PyIQA:
 
     @torch.inference_mode()
     def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
-        """The value for (1, C, H, W) images in [0, 1]."""
+        """The value for (1, C, H, W) images in [0, 1].
+
+        Raises:
+            MetricUnavailableError: pyiqa cannot measure this image.
+        """
         images = [sr] if gt is None or not self.needs_reference else [sr, gt]
-        return float(self._metric(*(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x for x in images)))
+        try:
+            value = float(self._metric(*(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x for x in images)))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # images that are flat, small or grey fail in as many ways as there are metrics
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise MetricUnavailableError(f"{self.name} is not defined for this image ({reason})") from None
+        if not math.isfinite(value):
+            raise MetricUnavailableError(f"{self.name} of this image is {value}")
+        return value
 
 
 @METRIC_REGISTRY.register()

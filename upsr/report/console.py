@@ -27,7 +27,7 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
                 higher = summary["measures"][f"{protocol}/{metric}"]["higher_is_better"]
                 table.add_column(f"{metric} {ARROWS[higher]}", justify="right")
             for method in summary["methods"]:
-                cells = {r["metric"]: cell(r) for r in own if r["method"] == method}
+                cells = {r["metric"]: cell(r, expected(r, summary)) for r in own if r["method"] == method}
                 if cells:
                     table.add_row(method, *(cells.get(metric, "-") for metric in metrics))
             console.print(table)
@@ -41,13 +41,19 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
             console.print(f"{dataset}: {doubt}; not comparable with published numbers", style="yellow", markup=False)
 
 
-def cell(result: Mapping[str, Any]) -> str:
-    """A mean, and the half width of its interval."""
+def expected(result: Mapping[str, Any], summary: Mapping[str, Any]) -> int:
+    """Of how many images the mean should be."""
+    of_set = result["metric"] in summary["protocols"][result["protocol"]]["set_metrics"]
+    return 1 if of_set else summary["datasets"][result["dataset"]]["evaluated"]
+
+
+def cell(result: Mapping[str, Any], images: int) -> str:
+    """A mean, the half width of its interval, and of how many images it is if not of all."""
     digits = DIGITS.get(result["metric"], NO_DIGITS)
     text = f"{result['mean']:.{digits}f}"
-    if result["low"] is None:
-        return text
-    return f"{text} \N{PLUS-MINUS SIGN} {(result['high'] - result['low']) / 2:.{digits}f}"
+    if result["low"] is not None:
+        text += f" \N{PLUS-MINUS SIGN} {(result['high'] - result['low']) / 2:.{digits}f}"
+    return text if result["images"] == images else f"{text} ({result['images']} of {images})"
 
 
 def by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:

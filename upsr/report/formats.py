@@ -96,7 +96,9 @@ def _published(cell: Cell) -> str:
     if cell.published is None:
         return "not reported"
     text = f"{cell.published:.{cell.digits}f}"
-    return text if cell.difference is None else f"{text}; {cell.difference:+.{cell.digits}f}"
+    if cell.difference is None:
+        return text
+    return f"{text}; {round(cell.difference, cell.digits) + 0.0:+.{cell.digits}f}"  # + 0.0 makes -0.0 a plain 0
 
 
 def _markdown_cell(cell: Cell, remarks: Sequence[str]) -> str:

@@ -1,0 +1,104 @@
+"""Paired statistics of two methods, of one evaluation or of two."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from upsr.errors import UpsrError
+from upsr.evaluation.protocols import differences
+from upsr.evaluation.results import Row, by_seed, read_rows, read_summary
+from upsr.evaluation.statistics import compare
+from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
+
+EXAMPLES = """examples:
+  upsr compare results/evaluation bicubic UPSR-5                  two methods of one evaluation
+  upsr compare results/mine UPSR-5 UPSR-5 --other results/yours   one method in two evaluations
+  upsr compare results/evaluation bicubic UPSR-5 --json out.json
+
+Values are paired image by image; several seeds of an image are averaged first. A difference is the second minus the first,
+with its 95 % bootstrap interval; `wins` is the share of images on which the second is better; p is of Wilcoxon's
+signed-rank test.
+Numbers that were measured differently (another metric version, colour space, border, rounding) are refused unless --force."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr compare``."""
+    parser.add_argument("folder", type=Path, help="folder that `upsr evaluate` wrote")
+    parser.add_argument("first", help="method")
+    parser.add_argument("second", help="method")
+    parser.add_argument("--other", type=Path, metavar="FOLDER", help="folder of the second method, if it is another")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the statistics too")
+    parser.add_argument(
+        "--force", action="store_true", help="compare numbers that were measured differently, with a warning"
+    )
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run it."""
+    other = given.other or given.folder
+    summaries = [read_summary(folder) for folder in (given.folder, other)]
+    rows = [
+        _of_method(read_rows(folder), method, folder)
+        for folder, method in ((given.folder, given.first), (other, given.second))
+    ]
+    results = []
+    for key in sorted(rows[0].keys() & rows[1].keys()):
+        dataset, protocol, metric = key
+        records = [summary["measures"][f"{protocol}/{metric}"] for summary in summaries]
+        warning = "; ".join(differences(*records) + _other_files(dataset, summaries))
+        if warning and not given.force:
+            raise UpsrError(
+                f"{protocol}/{metric} on {dataset} is not comparable: {warning}; --force compares it all the same"
+            )
+        found = compare(by_seed(rows[0][key]), by_seed(rows[1][key]))
+        results.append({"dataset": dataset, "protocol": protocol, "metric": metric, "warning": warning,
+                        "higher_is_better": records[0]["higher_is_better"], **asdict(found)})  # fmt: skip
+    if not results:
+        raise UpsrError(f"{given.first} and {given.second} have no dataset and metric in common")
+    _print(given, results)
+    if given.json:
+        given.json.write_text(
+            json.dumps({"first": given.first, "second": given.second, "results": results}, indent=2) + "\n"
+        )
+    return 0
+
+
+def _of_method(rows: list[Row], method: str, folder: Path) -> dict[tuple[str, str, str], list[Row]]:
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.method == method:
+            found.setdefault((row.dataset, row.protocol, row.metric), []).append(row)
+    if not found:
+        raise UpsrError(f"{folder}: no results of '{method}'; there are {', '.join(sorted({r.method for r in rows}))}")
+    return found
+
+
+def _other_files(dataset: str, summaries: list[dict[str, Any]]) -> list[str]:
+    names = {summary["datasets"][dataset]["names_sha256"] for summary in summaries}
+    return [] if len(names) == 1 else ["the dataset has other files"]
+
+
+def _print(given: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    table = Table(title=f"{given.second} minus {given.first}")
+    for head in ("dataset", "measure", "images", "difference", "95 % interval", "wins", "p"):
+        table.add_column(head, justify="left" if head in ("dataset", "measure") else "right")
+    for r in results:
+        digits = DIGITS.get(r["metric"], NO_DIGITS) + 1
+        span = "-" if r["low"] is None else f"{r['low']:+.{digits}f} .. {r['high']:+.{digits}f}"
+        wins = r["wins"] if r["higher_is_better"] else 1 - r["wins"]
+        arrow = ARROWS[r["higher_is_better"]]
+        table.add_row(r["dataset"], f"{r['protocol']}/{r['metric']} {arrow}", str(r["images"]),
+                      f"{r['difference']:+.{digits}f}", span, f"{wins:.0%}", f"{r['p_value']:.2g}")  # fmt: skip
+    console = Console()
+    console.print(table)
+    for r in results:
+        if r["warning"]:
+            text = f"warning: {r['protocol']}/{r['metric']} on {r['dataset']}: {r['warning']}"
+            console.print(text, style="yellow", markup=False)

@@ -1,0 +1,26 @@
+"""A folder of HTML to look at an evaluation: sortable tables, photos under a slider, crops where the methods differ most."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from upsr.report.html import write_report
+
+EXAMPLES = """examples:
+  upsr report results/evaluation                   writes results/evaluation/report/index.html
+  upsr report results/evaluation --pictures 500    more photos
+
+The folder report/ needs nothing outside itself and no server: open index.html, or send the folder to someone."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr report``."""
+    parser.add_argument("folder", type=Path, help="folder that `upsr evaluate` wrote")
+    parser.add_argument("--pictures", type=int, default=100, metavar="N", help="photos of each dataset (100)")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run it."""
+    print(write_report(given.folder, given.pictures))
+    return 0

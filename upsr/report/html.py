@@ -1,0 +1,227 @@
+"""A folder of HTML to look at an evaluation: tables, photos under a slider, crops where the methods differ most."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from jinja2 import Environment, PackageLoader, select_autoescape
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+from tqdm import tqdm
+
+from upsr.atomic import atomic_write, writable_folder
+from upsr.data.image_io import decode_image, to_tensor, to_uint8
+from upsr.errors import UpsrError
+from upsr.evaluation.benchmarks import BENCHMARKS
+from upsr.evaluation.results import read_rows, read_summary
+from upsr.report.console import by_reason, cell, expected
+from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
+
+_CROP = 96
+_CROPS = 3
+_QUALITY = 92
+
+Pixels = NDArray[np.uint8]
+
+
+def write_report(folder: Path, pictures: int = 100) -> Path:
+    """Write ``report/`` in the folder of an evaluation; it needs nothing outside itself, and no server.
+
+    Args:
+        pictures: photos of each dataset that are shown; the tables have all.
+
+    Returns:
+        The page.
+
+    Raises:
+        UpsrError: the folder is not that of an evaluation.
+    """
+    summary, rows = read_summary(folder), read_rows(folder)
+    report = writable_folder(folder / "report")
+    shutil.rmtree(report / "pictures", ignore_errors=True)
+    values: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for row in rows:
+        by_image = values.setdefault(row.dataset, {}).setdefault(row.image, {})
+        by_image.setdefault(row.method, {}).setdefault(f"{row.protocol}/{row.metric}", row.value)
+    datasets = []
+    for number, (name, images) in enumerate(values.items()):
+        source = _Source(name, Path(summary["datasets_root"]))
+        shown = []
+        for i, key in enumerate(tqdm(sorted(images), desc=f"report, {name}", unit="image", disable=None, leave=False)):
+            entry: dict[str, Any] = {"key": key, "values": images[key]}
+            if i < pictures:
+                entry |= _Pictures(folder, report, f"pictures/{number}/{i}").write(summary, source, name, key)
+            shown.append(entry)
+        datasets.append({"name": name, "images": shown})
+    page = _render(summary, {"datasets": datasets, "measures": _measures(summary)})
+    with atomic_write(report / "index.html") as path:
+        path.write_text(page, encoding="utf-8")
+    return report / "index.html"
+
+
+class _Source:
+    """LR and HR images of a dataset, if it is still where it was."""
+
+    def __init__(self, name: str, datasets_root: Path) -> None:
+        try:
+            self._dataset = BENCHMARKS.read(name).open(datasets_root)
+            self._place = {key: i for i, key in enumerate(self._dataset.keys)}
+        except UpsrError:
+            self._dataset, self._place = None, {}
+
+    def read(self, key: str) -> dict[str, Tensor]:
+        """``lq``, and ``gt`` where there is one."""
+        if key not in self._place:
+            return {}
+        item = self._dataset[self._place[key]]
+        return {name: item[name] for name in ("lq", "gt") if name in item}
+
+
+class _Pictures:
+    """The pictures of one photo, in a folder of the report."""
+
+    def __init__(self, folder: Path, report: Path, place: str) -> None:
+        self.folder, self.report, self.place = folder, report, place
+        (report / place).mkdir(parents=True, exist_ok=True)
+
+    def write(self, summary: Mapping[str, Any], source: _Source, dataset: str, key: str) -> dict[str, Any]:
+        """Write them, and say where they are: ``pictures`` by title and ``crops`` by place and title."""
+        seed = summary["seeds"][0]
+        restored: dict[str, Pixels] = {}
+        maps: dict[str, Pixels] = {}
+        for method in summary["methods"]:
+            file = self.folder / "images" / method / f"seed_{seed}" / dataset / f"{key}.png"
+            if file.is_file():
+                restored[method] = decode_image(file.read_bytes(), 3, str(file))
+            file = self.folder / "uncertainty" / method / dataset / f"{key}.png"
+            if file.is_file():
+                maps[f"uncertainty of {method}"] = _heat(decode_image(file.read_bytes(), 1, str(file)))
+        if not restored:
+            return {}
+        size = next(iter(restored.values())).shape[:2]
+        original = source.read(key)
+        everything = dict(restored)
+        if "lq" in original:
+            enlarged = F.interpolate(original["lq"][None], size=size, mode="nearest")[0]
+            everything = {"LR": to_uint8(enlarged.expand(3, -1, -1)), **everything}
+        if "gt" in original:
+            everything["ground truth"] = to_uint8(original["gt"][:, : size[0], : size[1]].expand(3, -1, -1))
+        whole = {**everything, **maps}
+        return {
+            "size": [size[1], size[0]],
+            "pictures": {
+                title: self._save(image, f"p{i}.webp", lossless=False) for i, (title, image) in enumerate(whole.items())
+            },
+            "crops": [
+                {
+                    title: self._save(image[top : top + _CROP, left : left + _CROP], f"c{n}_{i}.png", lossless=True)
+                    for i, (title, image) in enumerate(everything.items())
+                }
+                for n, (top, left) in enumerate(differing_places(list(restored.values()), _CROP, _CROPS))
+            ],
+        }
+
+    def _save(self, image: Pixels, name: str, *, lossless: bool) -> str:
+        path = self.report / self.place / name
+        if lossless:
+            Image.fromarray(image).save(path, "PNG")
+        else:
+            Image.fromarray(image).save(path, "WEBP", quality=_QUALITY, method=2)
+        return f"{self.place}/{name}"
+
+
+def differing_places(images: Sequence[Pixels], side: int, count: int) -> list[tuple[int, int]]:
+    """Tops and lefts of squares that do not overlap, those first in which images of one size differ most.
+
+    One image alone differs from its blurred self.
+    """
+    height, width = images[0].shape[:2]
+    same = [to_tensor(image).numpy().mean(axis=0) for image in images if image.shape[:2] == (height, width)]
+    if len(same) == 1:
+        same.append(uniform_filter(same[0], 9))
+    side = min(side, height, width)
+    spread = uniform_filter(np.std(same, axis=0), side, mode="constant")
+    half = side // 2
+    valid = np.full_like(spread, -1)
+    valid[half : height - side + half + 1, half : width - side + half + 1] = spread[
+        half : height - side + half + 1, half : width - side + half + 1
+    ]
+    places = []
+    for _ in range(count):
+        row, column = np.unravel_index(int(np.argmax(valid)), valid.shape)
+        if valid[row, column] < 0:
+            break
+        places.append((int(row) - half, int(column) - half))
+        valid[max(0, row - side + 1) : row + side, max(0, column - side + 1) : column + side] = -1
+    return places
+
+
+def _heat(grey: Pixels) -> Pixels:
+    """(H, W, 3): black, red, yellow, white."""
+    values = grey[..., 0].astype(np.float32) / 255
+    return (np.stack([values * 3, values * 3 - 1, values * 3 - 2], axis=-1).clip(0, 1) * 255).astype(np.uint8)
+
+
+def _measures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        measure: {
+            "title": f"{measure} {ARROWS[record['higher_is_better']]}",
+            "digits": DIGITS.get(measure.rpartition("/")[2], NO_DIGITS),
+        }
+        for measure, record in summary["measures"].items()
+    }
+
+
+def _render(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("upsr.report", "page"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = Path(__file__).parent / "page"
+    # "<" ends a script wherever it stands, in strings too.
+    embedded = json.dumps(data).replace("<", "\\u003c")
+    return environment.get_template("page.html").render(
+        summary=summary,
+        tables=_tables(summary),
+        missing=by_reason(summary["missing_measures"]),
+        data=embedded,
+        origin=json.dumps(
+            {key: summary[key] for key in ("command", "versions", "machine", "measures", "methods", "datasets")},
+            indent=2,
+        ),
+        style=(page / "page.css").read_text(encoding="utf-8"),
+        script=(page / "page.js").read_text(encoding="utf-8"),
+    )
+
+
+def _tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Means: one table for each dataset and protocol."""
+    tables = []
+    for dataset, facts in summary["datasets"].items():
+        for protocol in summary["protocols"]:
+            own = [r for r in summary["results"] if (r["dataset"], r["protocol"]) == (dataset, protocol)]
+            metrics = list(dict.fromkeys(r["metric"] for r in own))
+            rows = []
+            for method in summary["methods"]:
+                cells = {r["metric"]: r for r in own if r["method"] == method}
+                if cells:
+                    shown = [
+                        (cell(cells[m], expected(cells[m], summary)), cells[m]["mean"]) if m in cells else ("-", None)
+                        for m in metrics
+                    ]
+                    rows.append({"method": method, "cells": shown})
+            if rows:
+                heads = [f"{m} {ARROWS[summary['measures'][f'{protocol}/{m}']['higher_is_better']]}" for m in metrics]
+                title = f"{dataset}, {facts['evaluated']} images, protocol {protocol}"
+                tables.append({"title": title, "heads": heads, "rows": rows, "doubts": facts["doubts"]})
+    return tables
