@@ -21,7 +21,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["upsr", "upsr.*"]),
-    package_data={"upsr": ["py.typed"]},
+    package_data={"upsr": ["py.typed", "report/page/*", "report/published/*.yml"]},
+    entry_points={"console_scripts": ["upsr = upsr.cli:main"]},
     # TensorBoard comes with basicsr, as tb-nightly; beside it, the package tensorboard would break both.
     install_requires=[
         "torch>=2.6",
@@ -37,6 +38,8 @@ setup(
         "scipy>=1.10",
         "pillow>=10",
         "tqdm>=4.60",
+        "rich>=13",
+        "jinja2>=3.1",
         "lmdb>=1.4",
         "webdataset>=0.2.90",
         "fsspec>=2023.5",
@@ -45,6 +48,9 @@ setup(
     ],
     extras_require={
         "metrics": ["pyiqa>=0.1.13"],
-        "dev": ["pytest>=8", "ruff>=0.5", "mypy>=1.10", "types-PyYAML", "scikit-image>=0.21"],
+        "baselines": ["diffusers>=0.30"],
+        "figures": ["matplotlib>=3.7"],
+        "parquet": ["pyarrow>=14"],
+        "dev": ["pytest>=8", "ruff>=0.5", "mypy>=1.10", "types-PyYAML", "scikit-image>=0.21", "playwright>=1.40"],
     },
 )

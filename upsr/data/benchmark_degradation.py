@@ -101,7 +101,7 @@ def _noisy(x: Pixels, stage: StageOptions, rng: np.random.Generator) -> Pixels:
     else:
         scale = rng.uniform(*stage.poisson_scale_range)
         source = (x @ np.array([0.299, 0.587, 0.114]))[..., None] if gray else x
-        levels = np.rint(source.clip(0, 1) * 255)
+        levels = _levels(source)
         photons = 2.0 ** np.ceil(np.log2(max(len(np.unique(levels)), 1)))
         noise = scale * (rng.poisson(levels / 255 * photons) / photons - levels / 255)
     return (x + noise).clip(0, 1)
@@ -119,4 +119,13 @@ def _compressed(x: Pixels, stage: StageOptions, rng: np.random.Generator) -> Pix
 
 
 def _to_uint8(x: Pixels) -> NDArray[np.uint8]:
-    return np.rint(x.clip(0, 1) * 255).astype(np.uint8)
+    return _levels(x).astype(np.uint8)
+
+
+def _levels(x: Pixels) -> Pixels:
+    """Whole 8-bit levels.
+
+    Means of a few pixels often lie halfway between two levels, but for an error in the last bit that depends on the
+    processor; the inner rounding takes it away.
+    """
+    return np.rint(np.round(x.clip(0, 1) * 255, 6))

@@ -108,7 +108,6 @@ class Trainer:
         self.position = 0
 
         # The network's initial weights are a function of the run's seed.
-        torch.manual_seed(derive_seed(self.seed, "init"))
         self.model: RestorationModel = build_model(opt, "train").to(run.device).train()
         self.network: nn.Module = self.model.network_g
         _lay_out(self.model, self.settings)

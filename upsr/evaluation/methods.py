@@ -164,7 +164,8 @@ class OptionFile:
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
-        facts = {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
+        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
+        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
         weights = [Path(name) for name in named.values() if name]
         return of_model(model, device, tile or opt.val.tile, draws=model.draws, weights=weights, facts=facts)
 

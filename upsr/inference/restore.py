@@ -35,7 +35,11 @@ class Restorer(Protocol):
 
 @dataclass(frozen=True)
 class ModelRestorer:
-    """A model at work, see :func:`restore`."""
+    """A model at work, see :func:`restore`.
+
+    A CPU, which gains little by batches, restores their images one by one: products of matrices of another size are summed
+    in another order, and so every image's result is the same to the last bit whatever batch it is in.
+    """
 
     model: RestorationModel
     seed: int
@@ -43,7 +47,19 @@ class ModelRestorer:
 
     def __call__(self, lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
         """See :class:`Restorer`."""
-        return restore(self.model, lq, seed=self.seed, names=names, tile=self.tile, observe=observe)
+        if lq.device.type != "cpu":
+            return restore(self.model, lq, seed=self.seed, names=names, tile=self.tile, observe=observe)
+        restored = []
+        shown: dict[str, list[Tensor]] = {}
+        for i, name in enumerate(names):
+            show = None if observe is None else lambda title, image: shown.setdefault(title, []).append(image)
+            restored.append(
+                restore(self.model, lq[i : i + 1], seed=self.seed, names=[name], tile=self.tile, observe=show)
+            )
+        if observe is not None:
+            for title, images in shown.items():
+                observe(title, torch.cat(images))
+        return torch.cat(restored)
 
 
 class NoiseField:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import io
 import math
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +47,6 @@ def create_pyiqa(metric: str, **arguments: Any) -> Any:
         UpsrError: pyiqa does not know the metric.
         MetricUnavailableError: pyiqa is not installed or cannot get the weights.
     """
-    _no_patience_without_network()
     try:
         import pyiqa
     except ImportError:
@@ -53,7 +54,7 @@ def create_pyiqa(metric: str, **arguments: Any) -> Any:
     if metric not in pyiqa.list_models():
         raise UpsrError(f"pyiqa knows no metric '{metric}' (pyiqa.list_models() names them)")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _no_patience_without_network():
             return pyiqa.create_metric(metric, device=torch.device("cpu"), **arguments)
     except Exception as error:  # downloads fail in as many ways as there are hubs
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -63,12 +64,26 @@ def create_pyiqa(metric: str, **arguments: Any) -> Any:
         ) from None
 
 
-def _no_patience_without_network() -> None:
-    """huggingface_hub tries a hub that cannot be reached for most of a minute, for each file."""
+@contextlib.contextmanager
+def _no_patience_without_network() -> Iterator[None]:
+    """huggingface_hub tries a hub that cannot be reached for most of a minute, for each file; unless it is told."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@functools.cache
+def _hub_answers() -> bool:
     try:
         socket.getaddrinfo(_HUB, 443)
     except OSError:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        return False
+    return True
 
 
 @METRIC_REGISTRY.register()
@@ -158,11 +173,11 @@ class NIQE(PyIQA):
             super().__init__("niqe", weights_path=str(path))
 
     def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
-        """See :class:`PyIQA`; needs one block of 96 x 96 pixels."""
-        if min(sr.shape[-2:]) < _NIQE_BLOCK:
-            raise MetricUnavailableError(
-                f"NIQE needs {_NIQE_BLOCK} pixels a side; an image has {sr.shape[-1]}x{sr.shape[-2]}"
-            )
+        """See :class:`PyIQA`; it is a distance of two covariances of features of blocks, so there must be two."""
+        height, width = sr.shape[-2:]
+        if (height // _NIQE_BLOCK) * (width // _NIQE_BLOCK) < 2:
+            size = f"{_NIQE_BLOCK}x{_NIQE_BLOCK}"
+            raise MetricUnavailableError(f"NIQE needs two blocks of {size} pixels; an image has {width}x{height}")
         return super().__call__(sr, gt)
 
 

@@ -16,6 +16,7 @@ from upsr.config.components import build
 from upsr.config.schema import Component, Options
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
+from upsr.rng import derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,10 @@ def autocast_dtype(name: str) -> torch.dtype | None:
 
 
 def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
-    """The model an option file names, with its weights."""
-    return MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
+    """The model an option file names, with its weights; those that it starts without come from the run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(opt.manual_seed, "init"))
+        return MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
 
 
 def build_network(component: Component, key: str, *, scale: int) -> Any:

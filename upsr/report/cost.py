@@ -113,7 +113,7 @@ def _training(method: MethodDescription, meter: CostMeter, setting: Setting) -> 
     if not _is_ours(method):
         raise NotMeasuredError("its training is not part of this project")
     with tempfile.TemporaryDirectory() as folder, _building():
-        step = _training_step(_options(method, _random_backbone(Path(folder))), meter.device, setting)
+        step = _training_step(_options(method, Path(folder)), meter.device, setting)
     configure_backends(meter.device)
     reset_peak(meter.device)
     result = {"train_s": timed(step, meter.device, meter.repeats, warmup=1).median}
@@ -180,20 +180,20 @@ def _ready(method: MethodDescription, device: torch.device) -> Any:
         raise NotMeasuredError(str(error)) from None
 
 
-def _options(method: MethodDescription, changes: list[str]) -> Options:
+def _options(method: MethodDescription, folder: Path) -> Options:
+    """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
     arguments = method.make.arguments
-    return checked_model_options(
-        option_file(arguments["opt"]), [*arguments.get("force_yml", []), *_RANDOM_WEIGHTS, *changes]
-    )
-
-
-def _random_backbone(folder: Path) -> list[str]:
-    """LPIPS on a VGG of random weights takes as long as on the trained one, which may not be here."""
+    changes = [*arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
+    opt = checked_model_options(option_file(arguments["opt"]), changes)
+    if opt.train is None or opt.train.perceptual_opt is None:
+        return opt
     import torchvision
 
     path = folder / "vgg16.pth"
     torch.save(torchvision.models.vgg16(weights=None).state_dict(), path)
-    return [f"train.perceptual_opt.backbone_path={path}"]
+    return checked_model_options(
+        option_file(arguments["opt"]), [*changes, f"train.perceptual_opt.backbone_path={path}"]
+    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,265 @@
+"""Tables beside published values, figures, and the HTML report in a browser."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scripts import reproduce_tables
+from tests import tiny
+from tests.evaluations import describe_dataset, run, save_rrdb, workplace, write
+from upsr.archs import UNetModelSwin
+from upsr.cli import main
+from upsr.evaluation.methods import describe
+from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
+from upsr.report.figures import FIGURES
+from upsr.report.html import differing_places, write_report
+from upsr.report.tables import COST_DIGITS, COST_TITLES, read_publication
+from upsr.timing import timed
+
+pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def reproduce(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *arguments])
+    assert reproduce_tables.main() == 0
+    return capsys.readouterr().out
+
+
+def cells(folder: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
+    with (folder / f"table_{number}.csv").open(newline="") as file:
+        return {(line["row"], line["column"]): line for line in csv.DictReader(file)}
+
+
+def test_with_nothing_here_every_cell_is_explained(place, monkeypatch, capsys):
+    out = reproduce(monkeypatch, capsys, "--no_cost", "--figure", *FIGURES)
+    publication = read_publication()
+    for number, table in publication.tables.items():
+        assert f"### Table {number}. {table.title}" in out
+        found = cells(place / "results/tables", number)
+        assert len(found) == len(table.rows) * len(table.columns)
+        for cell in found.values():
+            assert cell["ours"] == ""
+            assert cell["status"] == "missing"
+            assert cell["remarks"]
+        text = (place / "results/tables" / f"table_{number}.md").read_text()
+        marks = {int(mark) for mark in re.findall(r"-((?:\[\d+\])+)", text) for mark in re.findall(r"\d+", mark)}
+        assert marks == set(range(1, max(marks) + 1)) == {int(m) for m in re.findall(r"^\[(\d+)\] ", text, re.M)}
+        tex = (place / "results/tables" / f"table_{number}.tex").read_text()
+        assert tex.count(r" \\" + "\n") == len(table.rows) + 1
+        assert tex.count("{") == tex.count("}")
+    assert "get it from https://github.com/csjcai/RealSR" in out
+    assert out.count("missing: no dataset of ImageNet-Test") == len(FIGURES)
+
+
+def test_published_values_are_those_of_the_reference(shared_dir):
+    import yaml
+
+    reference = yaml.safe_load((shared_dir / "reference/paper_tables.yml").read_text())
+    tables = read_publication().tables
+    names = {"RealSet": "RealSet65"}
+    for i, method in enumerate(reference["table4"]["methods"]):
+        row = next(row for row in tables["4"].rows if row.label == method)
+        for column, value in zip(tables["4"].columns, row.published, strict=True):
+            dataset = next(d for d in ("ImageNet-Test", "RealSR", "RealSet") if names.get(d, d) == column.dataset)
+            assert reference["table4"][dataset][column.metric][i] == value
+    for number in ("1", "5"):
+        for row, expected in zip(tables[number].rows, reference[f"table{number}"]["rows"], strict=True):
+            assert row.published == [*expected["RealSR"], *expected["RealSet"]]
+    for number in ("2", "3", "6", "7"):
+        assert {row.label: row.published for row in tables[number].rows} == reference[f"table{number}"]["rows"]
+
+
+@pytest.fixture
+def fixtures(place):
+    """Small sets and networks under the names of the paper's."""
+    workplace(place)
+    for name in ("RealSR", "ImageNet-Test"):
+        describe_dataset(place, name, {"type": "BicubicFolderDataset", "dataroot_gt": "HR"}, 5)
+        shutil.copytree(place / "datasets/Tiny/HR", place / "datasets" / name / "HR")
+    describe_dataset(place, "RealSet65", {"type": "FolderDataset", "dataroot_lq": "."}, 65)
+    shutil.copytree(place / "datasets/Wild", place / "datasets/RealSet65")
+    upsr = {"make": {"type": "OptionFile", "opt": "options/tiny_upsr.yml"}}
+    write(place / "options/methods/UPSR-5.yml", upsr)
+    checkpoint = {"type": "Checkpoint", "path": "weights/rrdb.pth"}
+    right = {"architecture": "ESRGAN", "parameters": sum(v.numel() for v in torch.load(place / "weights/rrdb.pth").values())}
+    write(place / "options/methods/RealESRGAN.yml", {"make": checkpoint, "expected": right})
+    save_rrdb(place / "weights/larger.pth", filters=24)
+    write(place / "options/methods/SwinIR.yml",
+          {"make": {**checkpoint, "path": "weights/larger.pth"}, "expected": {"architecture": "SwinIR"}})  # fmt: skip
+    save_rrdb(place / "weights/one.pth", seed=3)
+    for name in ("ESRGAN", "BSRGAN"):  # someone has downloaded one file twice
+        write(place / f"options/methods/{name}.yml", {"make": {**checkpoint, "path": "weights/one.pth"}, "expected": right})
+    random = {"type": "OptionFile", "opt": "options/tiny_upsr.yml",
+              "force_yml": ["path.pretrain_network_g=null", "path.allow_random_weights=true"]}  # fmt: skip
+    write(place / "options/methods/Table1-UNW.yml", {"make": random})
+    return place
+
+
+def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, monkeypatch, capsys):
+    out = reproduce(monkeypatch, capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7")
+    found = cells(fixtures / "results/tables", "4")
+    for row in ("RealESRGAN", "UPSR-5"):
+        for column in ("RealSR psnr", "RealSR ssim", "RealSR niqe", "ImageNet-Test psnr", "RealSet65 niqe"):
+            cell = found[row, column]
+            assert cell["status"] == "measured"
+            assert float(cell["difference"]) == pytest.approx(float(cell["ours"]) - float(cell["published"]), abs=1e-5)
+        assert "lpips could not be set up" in found[row, "RealSR lpips"]["remarks"]
+        assert "on 3 of 5 images" in found[row, "RealSR psnr"]["remarks"]
+    assert "3 images; the published set has 65" in found["UPSR-5", "RealSet65 niqe"]["remarks"]
+    for row, reason in (("SwinIR", "architecture: ESRGAN"), ("ESRGAN", "same weights"), ("BSRGAN", "same weights")):
+        cell = found[row, "RealSR psnr"]
+        assert (cell["ours"], cell["status"]) == ("", "wrong")
+        assert reason in cell["remarks"]
+    assert cells(fixtures / "results/tables", "1")["UNW", "RealSR psnr"]["remarks"] == "Table1-UNW: its weights are random"
+    assert found["DASR", "RealSR psnr"]["status"] == "missing"
+    text = (fixtures / "results/tables/table_4.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| SwinIR "))
+    assert line.count("WRONG[") == 18
+    assert out.count("figure_") == 4
+    for number in FIGURES:
+        with Image.open(fixtures / "results/tables" / f"figure_{number}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
+    before = (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text()
+    reproduce(monkeypatch, capsys, "--table", "4", "--no_cost", "--max_images", "3")
+    assert (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text() == before
+
+
+def test_costs_are_measured_on_this_machine(fixtures, monkeypatch, capsys):
+    out = reproduce(monkeypatch, capsys, "--table", "2", "3", "--repeats", "2", "--max_images", "1")
+    table = cells(fixtures / "results/tables", "2")
+    assert float(table["UPSR-5", "runtime (s)"]["ours"]) > 0
+    parameters = sum(p.numel() for p in UNetModelSwin(**tiny.UNET).parameters())
+    assert float(table["UPSR-5", "parameters (M)"]["ours"]) == pytest.approx(parameters / 1e6, abs=1e-5)
+    if not torch.cuda.is_available():
+        assert "measured with 1 image at once, not 32" in table["UPSR-5", "runtime (s)"]["remarks"]
+        assert "memory on GPUs only" in cells(fixtures / "results/tables", "3")["UPSR", "memory (GiB)"]["remarks"]
+    assert float(cells(fixtures / "results/tables", "3")["UPSR", "s / iteration"]["ours"]) > 0
+    assert "not part of this project" in cells(fixtures / "results/tables", "3")["ResShift", "s / iteration"]["remarks"]
+    assert "Measured on" in out
+
+
+def test_the_timer_measures_what_passes(fixtures):
+    calls = []
+    timing = timed(lambda: (calls.append(1), time.sleep(0.02)), torch.device("cpu"), repeats=3, warmup=2)
+    assert len(calls) == 5
+    assert len(timing.seconds) == 3
+    assert 0.02 <= timing.median < 0.2
+    meter = CostMeter(torch.device("cpu"), 1)
+    assert COST_TITLES.keys() == COST_DIGITS.keys() == COSTS.keys()
+    (fixtures / "mine").mkdir()
+    with pytest.raises(NotMeasuredError, match="made elsewhere"):
+        meter.measure(describe("mine"), "runtime_s", Setting())
+
+
+def test_crops_are_where_the_methods_differ():
+    one = np.full((200, 300, 3), 100, np.uint8)
+    other = one.copy()
+    other[20:50, 220:260] = 200
+    (top, left), *others = differing_places([one, other], 64, 3)
+    assert top <= 20
+    assert top + 64 >= 50
+    assert left <= 220
+    assert left + 64 >= 260
+    boxes = [(top, left), *others]
+    assert all(abs(a - c) >= 64 or abs(b - d) >= 64 for i, (a, b) in enumerate(boxes) for c, d in boxes[:i])
+    assert differing_places([one[:40, :30]], 64, 3) == [(0, 0)]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, a development dependency")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        program = driver.chromium.launch(executable_path=executable, args=arguments)
+        yield program
+        program.close()
+
+
+def test_the_report_works_in_a_browser(place, browser, capsys):
+    workplace(place)
+    # A name that would break a page that pastes names into HTML.
+    (place / "datasets/Tiny/HR/photo 4.png").rename(place / "datasets/Tiny/HR/<b>photo & \"4\" é.png")
+    run(place)
+    assert main(["report", "results"]) == 0
+    assert capsys.readouterr().out.strip() == "results/report/index.html"
+    shutil.move(place / "results/report", place / "elsewhere")  # it needs nothing but itself
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    trouble: list[str] = []
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("requestfailed", lambda request: trouble.append(request.url))
+    page.goto(f"file://{place / 'elsewhere/index.html'}")
+
+    means = page.locator("#means table").first
+    assert means.locator("tbody tr").count() == 3
+    assert page.locator("#images tbody tr").count() == 5
+    head = page.locator("#images th", has_text="RRDB")
+    head.click()
+    ascending = [float(t) for t in page.locator("#images tbody tr td:nth-child(3)").all_inner_texts()]
+    head.click()
+    descending = [float(t) for t in page.locator("#images tbody tr td:nth-child(3)").all_inner_texts()]
+    assert ascending == sorted(ascending)
+    assert descending == ascending[::-1]
+
+    page.locator("#images tbody tr", has_text="photo &").click()
+    assert page.locator("#photo-name").inner_text() == '<b>photo & "4" é'
+    assert page.evaluate("document.getElementById('left-image').naturalWidth") == 200
+    page.select_option("#left", "bicubic")
+    page.select_option("#right", "ground truth")
+    page.wait_for_function("document.getElementById('right-image').complete")
+    titles = page.locator("#left option").all_inner_texts()
+    assert titles == ["LR", "bicubic", "RRDB", "TinyUPSR", "ground truth", "uncertainty of TinyUPSR"]
+
+    stage = page.locator("#stage")
+    shown = []
+    for place_of_line in ("0", "100"):
+        page.locator("#slider").fill(place_of_line)
+        page.wait_for_timeout(100)
+        box = stage.bounding_box()
+        line = page.locator("#line").bounding_box()
+        assert math.isclose(line["x"], box["x"] + box["width"] * int(place_of_line) / 100, abs_tol=3)
+        shown.append(stage.screenshot())
+    assert shown[0] != shown[1]  # all of the right picture, then all of the left one
+    assert page.locator("#crops img").count() >= 5
+    page.select_option("#dataset", "Wild")
+    assert page.locator("#images tbody tr").count() == 3
+    broken = page.evaluate("[...document.images].filter((i) => i.complete && !i.naturalWidth).map((i) => i.src)")
+    assert (broken, trouble) == ([], [])
+    page.close()
+
+
+def test_a_report_can_be_made_where_the_data_are_gone(place):
+    workplace(place)
+    run(place, methods=("bicubic",), datasets=("Tiny",))
+    shutil.rmtree(place / "datasets/Tiny")
+    page = write_report(place / "results").read_text()
+    assert "ground truth" not in page.split('id="data">')[1]
+    assert main(["report", "nowhere"]) == 2
+
+
+def test_a_report_of_many_photos_shows_some(place):
+    workplace(place)
+    tiny.save_pictures(place / "datasets/Wild", 3)
+    run(place, methods=("bicubic",), datasets=("Tiny", "Wild"))
+    write_report(place / "results", pictures=2)
+    assert sorted(p.name for p in (place / "results/report/pictures/0").iterdir()) == ["0", "1"]
