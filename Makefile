@@ -23,7 +23,8 @@ $(STAMP): requirements.txt setup.py scripts/make_venv.sh
 	@echo "[1/3] torch and build tools"
 	@$(PIP) install --quiet "setuptools<82" wheel cython $$(grep -E '^(torch|torchvision|numpy)==' requirements.txt)
 	@echo "[2/3] the other packages (a few minutes)"
-	@$(PIP) install --quiet --no-build-isolation $$(grep -vE '^(#|$$|basicsr==)' requirements.txt | cut -d' ' -f1)
+	@grep -vE '^(#|$$|basicsr==)' requirements.txt > $(VENV)/requirements.txt
+	@$(PIP) install --quiet --no-build-isolation -r $(VENV)/requirements.txt
 	@echo "[3/3] basicsr, OpenCV without a screen, and this project"
 	@$(PIP) install --quiet --no-deps --no-build-isolation $$(grep '^basicsr==' requirements.txt)
 	@$(PIP) install --quiet --no-deps --force-reinstall $$(grep '^opencv-python-headless==' requirements.txt)

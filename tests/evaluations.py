@@ -28,7 +28,13 @@ def write(path: Path, content: Any) -> Path:
 
 def describe_dataset(root: Path, name: str, files: dict[str, Any], images: int, **more: Any) -> None:
     """datasets/NAME.yml."""
-    content = {"about": name, "get": ["nowhere"], "licence": "none", "files": files, "expected": {"images": images, **more}}
+    content = {
+        "about": name,
+        "get": ["nowhere"],
+        "licence": "none",
+        "files": files,
+        "expected": {"images": images, **more},
+    }
     write(root / "datasets" / f"{name}.yml", content)
 
 
@@ -44,7 +50,9 @@ def workplace(root: Path) -> Path:
     write(root / "options/methods/RRDB.yml", {"make": {"type": "Checkpoint", "path": "weights/rrdb.pth"}})
     weights = root / "weights" / "upsr.pth"
     torch.save({"params": tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict()}, weights)
-    options = tiny_options(root, root, path={"pretrain_network_g": str(weights)}, val={"tile": {"size": 32, "overlap": 8}})
+    options = tiny_options(
+        root, root, path={"pretrain_network_g": str(weights)}, val={"tile": {"size": 32, "overlap": 8}}
+    )
     write(root / "options" / "tiny_upsr.yml", options)
     write(root / "options/methods/TinyUPSR.yml", {"make": {"type": "OptionFile", "opt": "options/tiny_upsr.yml"}})
     return root

@@ -38,7 +38,9 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def save_pairs(folder: Path, count: int, gt: str = "gt/{}.png", lq: str = "lq/{}.png", size: int = 64, scale: int = 4) -> None:
+def save_pairs(
+    folder: Path, count: int, gt: str = "gt/{}.png", lq: str = "lq/{}.png", size: int = 64, scale: int = 4
+) -> None:
     for i in range(count):
         for pattern, side in ((gt, size), (lq, size // scale)):
             path = folder / pattern.format(f"{i:03d}")
@@ -61,7 +63,9 @@ def test_imagenet_test_is_byte_identical_whatever_the_machine(place):
     for i in range(20):
         height, width = rng.integers(260, 420, 2)
         (place / "photos").mkdir(exist_ok=True)
-        Image.fromarray(tiny.picture(int(height), int(width), i)).save(place / "photos" / f"val_{i:08d}.JPEG", quality=95)
+        Image.fromarray(tiny.picture(int(height), int(width), i)).save(
+            place / "photos" / f"val_{i:08d}.JPEG", quality=95
+        )
     plain = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX2 FMA3",
              "OMP_NUM_THREADS": "1"}  # fmt: skip
     for name, seed, settings in (("one", "7", {}), ("two", "7", plain), ("other", "8", {})):
@@ -76,9 +80,10 @@ def test_imagenet_test_is_byte_identical_whatever_the_machine(place):
     assert one == two
     assert {k: v for k, v in one.items() if "/gt/" in k} == {k: v for k, v in other.items() if "/gt/" in k}
     assert all(one[k] != other[k] for k in one if "/lq/" in k)
-    with Image.open(place / "one/imagenet256/lq/val_00000003.png") as lq, Image.open(
-        place / "one/imagenet256/gt/val_00000003.png"
-    ) as gt:
+    with (
+        Image.open(place / "one/imagenet256/lq/val_00000003.png") as lq,
+        Image.open(place / "one/imagenet256/gt/val_00000003.png") as gt,
+    ):
         assert (lq.size, gt.size) == ((64, 64), (256, 256))
 
 
@@ -110,7 +115,11 @@ def test_realsr_is_made_from_the_download_and_earlier_versions_are_refused(place
     archive = shutil.make_archive(str(place / "RealSR"), "zip", place, download.name)
     assert main(["data", "prepare", "RealSR", "--source", archive]) == 0
     assert "RealSR: 100 images in datasets/RealSRV3" in capsys.readouterr().out
-    assert len(list((place / "datasets/RealSRV3/HR").iterdir())) == len(list((place / "datasets/RealSRV3/LR/4").iterdir())) == 100
+    assert (
+        len(list((place / "datasets/RealSRV3/HR").iterdir()))
+        == len(list((place / "datasets/RealSRV3/LR/4").iterdir()))
+        == 100
+    )
     findings = check(BENCHMARKS.read("RealSR"), place / "datasets", decode=True)
     assert (findings.problems, findings.doubts) == ([], [])
     for i in range(15, 50):
@@ -144,7 +153,9 @@ def test_pairs_are_made_from_what_can_be_downloaded(place, name, files, made):
 
 
 def test_single_images_are_made_from_an_archive(place):
-    save_pairs(place / "SelfExSR", 5, "data/Set5/image_SRF_4/img_{}_SRF_4_HR.png", "data/Set5/image_SRF_4/img_{}_SRF_4_LR.png")
+    save_pairs(
+        place / "SelfExSR", 5, "data/Set5/image_SRF_4/img_{}_SRF_4_HR.png", "data/Set5/image_SRF_4/img_{}_SRF_4_LR.png"
+    )
     with zipfile.ZipFile(place / "set5.zip", "w") as archive:
         for path in (place / "SelfExSR").rglob("*.png"):
             archive.write(path, path.relative_to(place))

@@ -68,7 +68,9 @@ def test_every_image_is_measured_once_by_every_method(finished):
             ("strict", "niqe"), ("classic", "psnr"), ("classic", "ssim"),
         }  # fmt: skip
         assert {m for name, data, _, m in found if (name, data) == (method, "Wild")} == {"niqe"}  # never a 0 without gt
-    of_upsr = [r for r in rows if r.method == "TinyUPSR" and (r.protocol, r.metric, r.dataset) == ("upsr", "psnr", "Tiny")]
+    of_upsr = [
+        r for r in rows if r.method == "TinyUPSR" and (r.protocol, r.metric, r.dataset) == ("upsr", "psnr", "Tiny")
+    ]
     assert sorted((r.seed, r.image) for r in of_upsr) == [(s, f"photo {i}") for s in (0, 1) for i in range(5)]
     assert {r.seed for r in rows if r.method == "bicubic"} == {0}  # nothing is drawn, so once is enough
     entry = next(r for r in summary["results"] if r["method"] == "TinyUPSR" and r["metric"] == "psnr")
@@ -85,7 +87,10 @@ def test_every_result_says_where_it_comes_from(finished):
     assert summary["methods"]["TinyUPSR"]["option_file"] == "options/tiny_upsr.yml"
     assert summary["methods"]["RRDB"]["architecture"] == "ESRGAN"
     assert summary["measures"]["upsr/psnr"]["version"].startswith("pyiqa ")
-    assert summary["measures"]["strict/psnr"] | {"rounding": "uint8", "y_channel": True} == summary["measures"]["strict/psnr"]
+    assert (
+        summary["measures"]["strict/psnr"] | {"rounding": "uint8", "y_channel": True}
+        == summary["measures"]["strict/psnr"]
+    )
     assert summary["seeds"] == [0, 1]
     assert summary["machine"]["cpu"]
     works = {row.work for row in read_rows(finished / "results")}
@@ -232,11 +237,15 @@ def test_what_cannot_be_had_is_reported_and_the_rest_goes_on(place, capsys):
     """Missing weights of a metric and of a method, and weights that are another network's."""
     save_rrdb(place / "weights/other.pth", filters=24)
     expected = {"expected": {"architecture": "ESRGAN", "parameters": 16697987}}
-    write(place / "options/methods/Named.yml", {"make": {"type": "Checkpoint", "path": "weights/other.pth"}, **expected})
+    write(
+        place / "options/methods/Named.yml", {"make": {"type": "Checkpoint", "path": "weights/other.pth"}, **expected}
+    )
     write(place / "options/methods/Absent.yml",
           {"make": {"type": "Checkpoint", "path": "weights/absent.pth"}, "get": ["the moon"]})  # fmt: skip
     (place / "broken.pth").write_bytes(b"no weights")
-    summary = run(place, methods=("bicubic", "Named", "Absent", "broken.pth"), datasets=("Tiny",), metrics=("psnr", "lpips"))
+    summary = run(
+        place, methods=("bicubic", "Named", "Absent", "broken.pth"), datasets=("Tiny",), metrics=("psnr", "lpips")
+    )
     assert set(means(summary)) == {("bicubic", "Tiny", "upsr", "psnr")}
     assert "lpips" in summary["missing_measures"]["upsr/lpips"]
     status = {item["method"]: (item["status"], item["reason"]) for item in summary["unavailable"]}
@@ -250,9 +259,13 @@ def test_finished_images_are_a_method(place):
     run(place, methods=("bicubic",), datasets=("Tiny",))
     mine = place / "mine"
     (place / "results/images/bicubic/seed_0/Tiny").rename(mine)
-    summary = run(place, methods=("bicubic", "mine"), datasets=("Tiny",), protocols=("strict",), metrics=("psnr", "ssim"))
+    summary = run(
+        place, methods=("bicubic", "mine"), datasets=("Tiny",), protocols=("strict",), metrics=("psnr", "ssim")
+    )
     found = means(summary)
-    assert found["mine", "Tiny", "strict", "psnr"] == pytest.approx(found["bicubic", "Tiny", "strict", "psnr"], abs=1e-6)
+    assert found["mine", "Tiny", "strict", "psnr"] == pytest.approx(
+        found["bicubic", "Tiny", "strict", "psnr"], abs=1e-6
+    )
     (mine / "photo 2.png").unlink()
     summary = run(place, methods=("bicubic", "mine"), datasets=("Tiny",), protocols=("strict",), metrics=("psnr",))
     assert summary["unavailable"][0]["reason"] == "mine: 1 of 5 images are not there, 'photo 2' for one"
@@ -274,7 +287,9 @@ def test_set_metrics_take_the_folders_and_need_the_images(place, monkeypatch):
     from upsr.metrics import iqa
 
     def counting(name):
-        return lambda restored, reference, **_: 100 * len(list(Path(restored).iterdir())) + len(list(Path(reference).iterdir()))
+        return lambda restored, reference, **_: (
+            100 * len(list(Path(restored).iterdir())) + len(list(Path(reference).iterdir()))
+        )
 
     monkeypatch.setattr(iqa, "create_pyiqa", counting)
     summary = run(place, methods=("bicubic",), protocols=("strict",), metrics=("psnr", "fid"))
@@ -341,7 +356,9 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     assert 0.88 <= inside / 200 <= 0.99
     same = statistics.compare({0: {"a": 1.0, "b": 2.0}}, {0: {"a": 1.0, "b": 2.0}})
     assert (same.difference, same.p_value, same.wins) == (0, 1, 0.5)
-    shifted = statistics.compare({0: dict.fromkeys("abcdefgh", 1.0)}, {0: {c: 2 + i / 10 for i, c in enumerate("abcdefgh")}})
+    shifted = statistics.compare(
+        {0: dict.fromkeys("abcdefgh", 1.0)}, {0: {c: 2 + i / 10 for i, c in enumerate("abcdefgh")}}
+    )
     assert shifted.p_value < 0.01
     assert shifted.wins == 1
     assert shifted.low > 1
@@ -364,7 +381,10 @@ def test_a_journal_survives_whatever_is_in_it(tmp_path):
     ("arguments", "message"),
     [
         (["--methods", "bicubic"], "--datasets: name at least one"),
-        (["--methods", "bicubik", "--datasets", "Tiny"], "no method 'bicubik' in options/methods/; did you mean 'bicubic'?"),
+        (
+            ["--methods", "bicubik", "--datasets", "Tiny"],
+            "no method 'bicubik' in options/methods/; did you mean 'bicubic'?",
+        ),
         (["--methods", "bicubic", "--datasets", "Tinny"], "no dataset 'Tinny' in datasets/; did you mean 'Tiny'?"),
         (["--methods", "bicubic", "--datasets", "Tiny", "--protocols", "uspr"], "no protocol 'uspr'"),
         (["--methods", "bicubic", "bicubic", "--datasets", "Tiny"], "the method 'bicubic' is given twice"),
@@ -404,7 +424,9 @@ def test_latent_diffusion_runs_from_a_folder(place):
     diffusers = pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[baselines]'")
     torch.manual_seed(0)
     blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-    unet = diffusers.UNet2DModel(in_channels=6, out_channels=3, block_out_channels=(16, 16), norm_num_groups=8, **blocks)
+    unet = diffusers.UNet2DModel(
+        in_channels=6, out_channels=3, block_out_channels=(16, 16), norm_num_groups=8, **blocks
+    )
     vqvae = diffusers.VQModel(
         down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
         block_out_channels=(8, 8, 16), latent_channels=3, num_vq_embeddings=32, norm_num_groups=8,

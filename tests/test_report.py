@@ -98,14 +98,20 @@ def fixtures(place):
     upsr = {"make": {"type": "OptionFile", "opt": "options/tiny_upsr.yml"}}
     write(place / "options/methods/UPSR-5.yml", upsr)
     checkpoint = {"type": "Checkpoint", "path": "weights/rrdb.pth"}
-    right = {"architecture": "ESRGAN", "parameters": sum(v.numel() for v in torch.load(place / "weights/rrdb.pth").values())}
+    right = {
+        "architecture": "ESRGAN",
+        "parameters": sum(v.numel() for v in torch.load(place / "weights/rrdb.pth").values()),
+    }
     write(place / "options/methods/RealESRGAN.yml", {"make": checkpoint, "expected": right})
     save_rrdb(place / "weights/larger.pth", filters=24)
     write(place / "options/methods/SwinIR.yml",
           {"make": {**checkpoint, "path": "weights/larger.pth"}, "expected": {"architecture": "SwinIR"}})  # fmt: skip
     save_rrdb(place / "weights/one.pth", seed=3)
     for name in ("ESRGAN", "BSRGAN"):  # someone has downloaded one file twice
-        write(place / f"options/methods/{name}.yml", {"make": {**checkpoint, "path": "weights/one.pth"}, "expected": right})
+        write(
+            place / f"options/methods/{name}.yml",
+            {"make": {**checkpoint, "path": "weights/one.pth"}, "expected": right},
+        )
     random = {"type": "OptionFile", "opt": "options/tiny_upsr.yml",
               "force_yml": ["path.pretrain_network_g=null", "path.allow_random_weights=true"]}  # fmt: skip
     write(place / "options/methods/Table1-UNW.yml", {"make": random})
@@ -113,7 +119,10 @@ def fixtures(place):
 
 
 def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, monkeypatch, capsys):
-    out = reproduce(monkeypatch, capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7")
+    pytest.importorskip("matplotlib")
+    out = reproduce(
+        monkeypatch, capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7"
+    )
     found = cells(fixtures / "results/tables", "4")
     for row in ("RealESRGAN", "UPSR-5"):
         for column in ("RealSR psnr", "RealSR ssim", "RealSR niqe", "ImageNet-Test psnr", "RealSet65 niqe"):
@@ -127,7 +136,9 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
         cell = found[row, "RealSR psnr"]
         assert (cell["ours"], cell["status"]) == ("", "wrong")
         assert reason in cell["remarks"]
-    assert cells(fixtures / "results/tables", "1")["UNW", "RealSR psnr"]["remarks"] == "Table1-UNW: its weights are random"
+    assert (
+        cells(fixtures / "results/tables", "1")["UNW", "RealSR psnr"]["remarks"] == "Table1-UNW: its weights are random"
+    )
     assert found["DASR", "RealSR psnr"]["status"] == "missing"
     text = (fixtures / "results/tables/table_4.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| SwinIR "))
@@ -198,7 +209,7 @@ def browser():
 def test_the_report_works_in_a_browser(place, browser, capsys):
     workplace(place)
     # A name that would break a page that pastes names into HTML.
-    (place / "datasets/Tiny/HR/photo 4.png").rename(place / "datasets/Tiny/HR/<b>photo & \"4\" é.png")
+    (place / "datasets/Tiny/HR/photo 4.png").rename(place / 'datasets/Tiny/HR/<b>photo & "4" é.png')
     run(place)
     assert main(["report", "results"]) == 0
     assert capsys.readouterr().out.strip() == "results/report/index.html"
