@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
-from upsr.archs import ATD, SpandrelSR, UNetModelSwin
+from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
 from upsr.archs.weights import load_network_weights
 from upsr.archs.window_attention import (
     masked_bias,
@@ -289,3 +289,17 @@ def test_the_released_g_is_not_given_to_spandrel(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UpsrError, match=r"text\.pth"):
         SpandrelSR(str(tmp_path / "text.pth"))
+
+
+def test_compact_network_is_an_auxiliary_network():
+    """Untrained it starts near nearest-neighbour enlargement, which its output is added to."""
+    torch.manual_seed(0)
+    network = CompactSR(num_feat=8, num_conv=2)
+    lq = torch.rand(1, 3, 9, 14)
+    assert (network.scale, network.channels, network.size_multiple) == (4, 3, 1)
+    sr = network(lq)
+    assert sr.shape == (1, 3, 36, 56)
+    with torch.no_grad():
+        for parameter in list(network.parameters())[-2:]:
+            parameter.zero_()
+    torch.testing.assert_close(network(lq), lq.repeat_interleave(4, 2).repeat_interleave(4, 3))

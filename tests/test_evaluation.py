@@ -226,6 +226,15 @@ def test_random_weights_are_the_same_everywhere(place):
     assert first["methods"]["random"]["random_weights"] is True
 
 
+def test_any_metric_of_pyiqa_can_be_asked_for_by_name(place):
+    summary = run(
+        place, methods=("bicubic",), datasets=("Tiny",), metrics=("psnr", "gmsd"), protocols=("strict", "upsr")
+    )
+    assert {key[2:] for key in means(summary)} == {("strict", "psnr"), ("strict", "gmsd"), ("upsr", "psnr")}
+    with pytest.raises(UpsrError, match="pyiqa knows no metric 'psrn'"):
+        run(place, methods=("bicubic",), datasets=("Tiny",), metrics=("psrn",))
+
+
 def test_parquet_holds_what_csv_holds(place):
     pytest.importorskip("pyarrow")
     run(place, methods=("bicubic",), folder=place / "a")

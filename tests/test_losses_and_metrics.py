@@ -16,7 +16,7 @@ from upsr.data.image_io import to_tensor
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.losses import LPIPSLoss
+from upsr.losses import LPIPSLoss, WaveletLoss
 from upsr.metrics import PSNR, SSIM, PyIQA
 
 
@@ -154,3 +154,37 @@ def test_without_pyiqa_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyiqa", None)
     with pytest.raises(UpsrError, match=r"pip install 'upsr\[metrics\]'"):
         PyIQA("niqe")
+
+
+def test_wavelets_see_missing_detail_at_every_scale():
+    torch.manual_seed(0)
+    loss = WaveletLoss(loss_weight=0.5)
+    target = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert float(loss(target, target)) == 0
+    assert float(loss(target + 0.3, target)) == pytest.approx(0, abs=1e-6)  # the mean is the pixel loss's to see
+    for level in range(3):
+        side = 2**level
+        coarse = torch.rand(1, 3, 32 // side, 32 // side).repeat_interleave(side, 2).repeat_interleave(side, 3)
+        alone = [float(WaveletLoss(levels=k, energy=0)(coarse, torch.zeros_like(coarse))) for k in range(1, 4)]
+        assert [value > 0 for value in alone] == [k >= level for k in range(3)]
+    double = WaveletLoss(loss_weight=1.0)
+    assert float(double(target, -target)) == pytest.approx(2 * float(loss(target, -target)))
+
+
+def test_blurring_costs_more_energy_than_moving():
+    """The same texture one coefficient further on has the same energy; a blurred one has less."""
+    torch.manual_seed(0)
+    target = torch.rand(1, 3, 64, 64)
+    moved, flat = target.roll(2, dims=-1), target.mean(dim=(2, 3), keepdim=True).expand_as(target)
+
+    def energy(image):
+        return float(WaveletLoss(levels=1, window=16)(image, target) - WaveletLoss(levels=1, energy=0)(image, target))
+
+    assert energy(moved) < 0.2 * energy(flat)
+
+
+def test_wavelet_loss_can_be_trained_with():
+    prediction = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    WaveletLoss()(prediction, torch.rand(1, 3, 16, 16)).backward()
+    assert torch.isfinite(prediction.grad).all()
+    assert float(prediction.grad.abs().max()) > 0

@@ -14,12 +14,13 @@ import torch
 
 import upsr
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers")
+_PACKAGES = ("torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers")
 
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and what numbers depend on; packages that are not installed are absent."""
-    found = {"upsr": upsr.__version__, "python": platform.python_version()}
+    # torch's own word also says which CUDA it was built for.
+    found = {"upsr": upsr.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD")
     parser.add_argument("--datasets", nargs="+", default=[], metavar="DATASET")
     parser.add_argument("--protocols", nargs="+", default=["upsr"], metavar="PROTOCOL", help="how to measure (upsr)")
-    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="only these metrics of the protocols")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="METRIC", help="only these metrics of the protocols; also any of pyiqa by name"
+    )
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of methods that draw noise (0)"
     )

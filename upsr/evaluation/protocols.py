@@ -89,37 +89,47 @@ def build_instruments(
     """The measures of some protocols; one that cannot be had is noted, and the others go on.
 
     Args:
-        only: names of metrics to measure; by default all.
+        only: names of metrics to measure; by default all. A name that no protocol has is pyiqa's for one, and is measured with
+            the first protocol's rounding.
 
     Raises:
-        UpsrError: a protocol names a metric that does not exist.
+        UpsrError: there is no such metric.
     """
     instruments = Instruments()
-    for protocol in protocols:
-        for kind in ("metrics", "set_metrics"):
-            for name, component in getattr(protocol, kind).items():
-                if only is not None and name not in only:
-                    continue
-                where = f"options/protocols/{protocol.name}.yml"
-                refuse(where, list(component_problems(METRIC_REGISTRY, component, f"{kind}.{name}")))
-                measure = f"{protocol.name}{SEPARATOR}{name}"
-                try:
-                    metric = build(METRIC_REGISTRY, component)
-                except MetricUnavailableError as error:
-                    instruments.missing[measure] = str(error)
-                    continue
-                instruments.records[measure] = {
-                    "version": metric.version,
-                    "rounding": protocol.rounding if kind == "metrics" else "uint8",
-                    "higher_is_better": metric.higher_is_better,
-                    **component.model_dump(),
-                }
-                if kind == "set_metrics":
-                    instruments.set_metrics[measure] = metric
-                else:
-                    metric = metric.to(device)
-                    instruments.metrics[measure] = AsStored(metric) if protocol.rounding == "uint8" else metric
+    for i, protocol in enumerate(protocols):
+        metrics = dict(protocol.metrics)
+        if i == 0 and only is not None:
+            known = {name for p in protocols for name in (*p.metrics, *p.set_metrics)}
+            metrics |= {name: Component(type="PyIQA", metric=name) for name in only if name not in known}
+        for kind, components in (("metrics", metrics), ("set_metrics", protocol.set_metrics)):
+            for name, component in components.items():
+                if only is None or name in only:
+                    _add(instruments, protocol, kind, name, component, device)
     return instruments
+
+
+def _add(
+    instruments: Instruments, protocol: Protocol, kind: str, name: str, component: Component, device: torch.device
+) -> None:
+    where = f"options/protocols/{protocol.name}.yml"
+    refuse(where, list(component_problems(METRIC_REGISTRY, component, f"{kind}.{name}")))
+    measure = f"{protocol.name}{SEPARATOR}{name}"
+    try:
+        metric = build(METRIC_REGISTRY, component)
+    except MetricUnavailableError as error:
+        instruments.missing[measure] = str(error)
+        return
+    instruments.records[measure] = {
+        "version": metric.version,
+        "rounding": protocol.rounding if kind == "metrics" else "uint8",
+        "higher_is_better": metric.higher_is_better,
+        **component.model_dump(),
+    }
+    if kind == "set_metrics":
+        instruments.set_metrics[measure] = metric
+    else:
+        metric = metric.to(device)
+        instruments.metrics[measure] = AsStored(metric) if protocol.rounding == "uint8" else metric
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
-"""Losses in LOSS_REGISTRY: basicsr's pixel losses (MSELoss, L1Loss, ...) and LPIPS."""
+"""Losses in LOSS_REGISTRY: basicsr's pixel losses (MSELoss, L1Loss, ...), LPIPS, and wavelets where LPIPS cannot be had."""
 
 from upsr.losses.lpips_loss import LPIPSLoss
+from upsr.losses.wavelet_loss import WaveletLoss
 
-__all__ = ["LPIPSLoss"]
+__all__ = ["LPIPSLoss", "WaveletLoss"]
