@@ -291,6 +291,27 @@ def test_an_image_that_a_metric_cannot_measure_is_left_out_of_its_mean(place):
         NIQE()(torch.zeros(1, 3, 200, 200), None)
 
 
+def test_metric_weights_come_from_a_local_folder(tmp_path):
+    """Laid out as pyiqa fills torch's hub folder; NIQE's parameters are the ones that are here."""
+    from scipy.io import savemat
+
+    (tmp_path / "pyiqa").mkdir()
+    with np.load(Path(sys.modules["basicsr.metrics"].__file__).with_name("niqe_pris_params.npz")) as prior:
+        parameters = {"mu_prisparam": prior["mu_pris_param"], "cov_prisparam": prior["cov_pris_param"]}
+    savemat(tmp_path / "pyiqa" / "niqe_modelparameters.mat", parameters)
+    program = (
+        "import sys; from pathlib import Path; import torch\n"
+        "from upsr.metrics.iqa import NIQE, PyIQA, metric_weights_folder\n"
+        "metric_weights_folder(Path(sys.argv[1]))\n"
+        "photo = torch.rand(1, 3, 200, 200, generator=torch.Generator().manual_seed(0))\n"
+        "print(PyIQA('niqe')(photo, None) == NIQE()(photo, None))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert result.stdout == "True\n", result.stderr
+
+
 def test_set_metrics_take_the_folders_and_need_the_images(place, monkeypatch):
     """FID's weights cannot be had here; a stand-in of its shape counts the images of both folders."""
     from upsr.metrics import iqa
