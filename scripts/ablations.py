@@ -151,7 +151,8 @@ def page(kept: Mapping[str, Any]) -> str:
         "",
         f"UPSR-tiny's denoiser, {kept['iterations']} iterations each, training seeds {', '.join(map(str, kept['seeds']))}, with "
         f"the shipped g; images: {images}; protocol `upsr`. A cell is the mean over the seeds, its standard deviation over "
-        "them, and in brackets the half width of the 95 % bootstrap interval over the images. Learned metrics cannot be had offline.",
+        "them, and in brackets the half width of the 95 % bootstrap interval over the images. Learned metrics cannot be had "
+        "offline.",
     ]
     for title, variants in GROUPS.items():
         columns = sorted(
