@@ -291,15 +291,12 @@ def test_the_released_g_is_not_given_to_spandrel(tmp_path):
         SpandrelSR(str(tmp_path / "text.pth"))
 
 
-def test_compact_network_is_an_auxiliary_network():
-    """Untrained it starts near nearest-neighbour enlargement, which its output is added to."""
-    torch.manual_seed(0)
-    network = CompactSR(num_feat=8, num_conv=2)
+def test_compact_network_starts_as_bicubic_upsampling():
+    network = CompactSR(num_feat=8, num_block=2)
     lq = torch.rand(1, 3, 9, 14)
     assert (network.scale, network.channels, network.size_multiple) == (4, 3, 1)
-    sr = network(lq)
-    assert sr.shape == (1, 3, 36, 56)
-    with torch.no_grad():
-        for parameter in list(network.parameters())[-2:]:
-            parameter.zero_()
-    torch.testing.assert_close(network(lq), lq.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    bicubic = torch.nn.functional.interpolate(lq, scale_factor=4, mode="bicubic")
+    torch.testing.assert_close(network(lq), bicubic)
+    tiny.random_weights(network)
+    assert (network(lq) - bicubic).abs().max() > 0.01
+    assert CompactSR(num_feat=8, num_block=1, upscale=2, channels=1)(lq[:, :1]).shape == (1, 1, 18, 28)

@@ -90,6 +90,11 @@ class DiffusionOptions(Section):
     data_variance: float = Field(0.25, gt=0, description="Assumed image variance in the input scaling.")
     one_step: bool = Field(False, description="Train at the last step alone and sample with one network call.")
     sr_condition: bool = Field(True, description="Condition on g(y) beside y (Table 1).")
+    estimate: Literal["image", "residual"] = Field(
+        "image",
+        description="What network_g gives: the image, as released, or its difference from g(y) (from y without "
+        "sr_condition), with which short trainings of small networks begin.",
+    )
     sampler: SamplerOptions = SamplerOptions()
 
     @model_validator(mode="after")

@@ -54,6 +54,7 @@ class UPSRModel(RestorationModel):
         network_g: denoiser, called as (x, t, features).
         network_aux: g, from LR in [0, 1] to SR in about [0, 1].
         sr_condition: condition on g(y) beside y.
+        residual: the denoiser gives the difference of the image from g(y), or from y without ``sr_condition``.
         timesteps: steps a restoration visits, descending.
         step: reverse step, one of :data:`upsr.diffusion.SAMPLERS`.
         train_timesteps: range (low, high) that training draws t from, high excluded.
@@ -73,6 +74,7 @@ class UPSRModel(RestorationModel):
         scale: int,
         channels: int,
         sr_condition: bool,
+        residual: bool = False,
         timesteps: Sequence[int],
         step: Step,
         train_timesteps: tuple[int, int],
@@ -89,6 +91,7 @@ class UPSRModel(RestorationModel):
         self.channels = channels
         self.size_multiple = network_g.size_multiple
         self.sr_condition = sr_condition
+        self.residual = residual
         self.timesteps = list(timesteps)
         self.step = step
         self.train_timesteps = train_timesteps
@@ -143,6 +146,7 @@ class UPSRModel(RestorationModel):
             scale=opt.scale,
             channels=channels,
             sr_condition=d.sr_condition,
+            residual=d.estimate == "residual",
             timesteps=[d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing),
             step=SAMPLERS[d.sampler.type],
             train_timesteps=(d.steps - 1 if d.one_step else 0, d.steps),
@@ -168,8 +172,15 @@ class UPSRModel(RestorationModel):
         t = self._draw_timesteps(generators).to(lq.device)
         x_t = self.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         x_in = self.codec.encode(self.process.scale_input(x_t, t))
-        prediction = self.network_g(x_in, t, cond.features)
+        prediction = self._estimate(x_in, t, cond)
         return {**self.losses(prediction, x_0), "by_timestep": self._by_timestep(prediction, x_0, t)}
+
+    def _estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1]."""
+        output = self.network_g(x, t, cond.features)
+        if not self.residual:
+            return output
+        return output + (cond.y_hat if self.sr_condition else cond.y)
 
     @torch.no_grad()
     def _by_timestep(self, prediction: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
@@ -189,7 +200,7 @@ class UPSRModel(RestorationModel):
         show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
         x_0 = sample(
             self.process,
-            lambda x, t: self.codec.encode(self.network_g(x, t, cond.features)),
+            lambda x, t: self.codec.encode(self._estimate(x, t, cond)),
             self.codec.encode(cond.y),
             weight=self.codec.encode(cond.weight),
             noise=noise,

@@ -1,0 +1,38 @@
+"""What the denoiser's output stands for: the image, or what is missing in g(y)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests import tiny
+from tests.training import tiny_options
+from upsr.config import parse_options
+from upsr.inference import ModelRestorer
+from upsr.models import build_model
+
+
+class Silent(nn.Module):
+    """A denoiser that gives zeros."""
+
+    scale, out_channels, cond_channels, size_multiple = 4, 3, 96, 8
+
+    def forward(self, x, t, cond):
+        return x.new_zeros(len(x), 3, 4 * x.shape[2], 4 * x.shape[3])
+
+
+@pytest.mark.parametrize("sr_condition", [True, False])
+@pytest.mark.parametrize("estimate", ["image", "residual"])
+def test_a_silent_denoiser_leaves_its_starting_point(tmp_path, sr_condition, estimate):
+    network = {} if sr_condition else {"cond_channels": 48}
+    diffusion = {"estimate": estimate, "sr_condition": sr_condition}
+    changes = {"network_g": network, "diffusion": diffusion, "path": {"allow_random_weights": True}}
+    model = build_model(parse_options(tiny_options(tmp_path, tmp_path, **changes), "test"), "test").eval()
+    tiny.random_weights(model.network_aux)
+    model.network_g = Silent()
+    lq = torch.rand(1, 3, 16, 16)
+    cond = model.condition(lq)
+    start = cond.y_hat if sr_condition else cond.y
+    expected = start if estimate == "residual" else torch.zeros_like(start)
+    torch.testing.assert_close(ModelRestorer(model, 0)(lq, ["x"]), (expected.clamp(-1, 1) + 1) / 2)
