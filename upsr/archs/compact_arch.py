@@ -27,8 +27,8 @@ class ResidualBlock(nn.Sequential):
 class CompactSR(SRNetwork):
     """Residual blocks at LR size and one shuffle to HR size, added to bicubic upsampling, which it is before training.
 
-    Plain stacks of convolutions (Real-ESRGAN's compact network) of the same cost learn nothing in the few thousand iterations
-    that a small g is trained for on a CPU.
+    For short trainings: on bicubic reductions it passed bicubic upsampling within 80 iterations of 8 crops, which a plain stack
+    of as many convolutions (Real-ESRGAN's compact network) had not done after 160.
 
     Args:
         num_feat: width.

@@ -21,7 +21,6 @@ from upsr.config.problems import Problem, did_you_mean
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
-from upsr.weights import weight_files
 
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -105,9 +104,11 @@ def _is_ours(model: object) -> bool:
 
 def _file_problems(opt: Options, purpose: Purpose) -> Iterator[Problem]:
     """Files and folders that are named but absent."""
-    files = {key: str(path) for key, path in weight_files(opt).items()}
-    if opt.path.resume_state is not None:
-        files["path.resume_state"] = opt.path.resume_state
+    files = {
+        "path.pretrain_network_g": opt.path.pretrain_network_g,
+        "path.pretrain_network_aux": opt.path.pretrain_network_aux,
+        "path.resume_state": opt.path.resume_state,
+    }
     if purpose == "test":
         if not opt.validation_sets:
             yield Problem("datasets", "testing needs at least one 'val...' set")

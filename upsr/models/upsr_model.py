@@ -111,7 +111,6 @@ class UPSRModel(RestorationModel):
         load_or_refuse(
             network_g,
             path.pretrain_network_g,
-            "denoiser",
             key="path.pretrain_network_g",
             param_key=path.param_key_g,
             strict=path.strict_load_g,
@@ -121,7 +120,6 @@ class UPSRModel(RestorationModel):
             load_or_refuse(
                 network_aux,
                 path.pretrain_network_aux,
-                "g",
                 key="path.pretrain_network_aux",
                 param_key=path.param_key_aux,
                 strict=True,
