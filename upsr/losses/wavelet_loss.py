@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.compat import LOSS_REGISTRY
@@ -19,7 +20,7 @@ class WaveletLoss(nn.Module):
         loss_weight: factor of the loss.
         levels: scales; level k sees blocks of 2^k pixels.
         energy: weight of the local energies beside the coefficients.
-        window: side of the neighbourhood, in coefficients, over which an energy is the mean.
+        window: side of the neighbourhood, in coefficients, over which an energy is the mean; at most the whole image.
     """
 
     def __init__(self, loss_weight: float = 1.0, levels: int = 3, energy: float = 1.0, window: int = 4) -> None:
@@ -27,7 +28,7 @@ class WaveletLoss(nn.Module):
         self.loss_weight = loss_weight
         self.levels = levels
         self.energy = energy
-        self.pool = nn.AvgPool2d(window, stride=window // 2, ceil_mode=True)
+        self.window = window
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The weighted loss of (B, C, H, W) images, sides multiples of 2^levels."""
@@ -42,7 +43,9 @@ class WaveletLoss(nn.Module):
 
     def _energy(self, detail: Tensor) -> Tensor:
         """Root mean square of the coefficients around each place."""
-        return (self.pool(detail.square()) + 1e-6).sqrt()
+        window = min(self.window, *detail.shape[-2:])
+        mean = F.avg_pool2d(detail.square(), window, stride=max(1, window // 2), ceil_mode=True)
+        return (mean + 1e-6).sqrt()
 
 
 def _haar(image: Tensor) -> tuple[Tensor, Tensor]:
