@@ -135,5 +135,7 @@ def to_uint8(image: Tensor) -> NDArray[np.uint8]:
 
 def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
     """Write an (H, W, C) uint8 image as PNG, whole or not at all."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     with atomic_write(path) as temporary:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+        # Half the time of Pillow's default for a tenth more bytes.
+        picture.save(temporary, format="PNG", compress_level=3)
