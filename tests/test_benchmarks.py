@@ -228,6 +228,12 @@ def test_the_real_ones_are_recognised(name, shared_dir):
     assert (findings.problems, findings.doubts) == ([], [])
 
 
+def test_names_are_sorted_as_people_sort():
+    names = BENCHMARKS.names()
+    assert names.index("Set5") < names.index("Set14") < names.index("Urban100")
+    assert names.index("BSD100") < names.index("DIV2K-Valid") < names.index("RealSet65") < names.index("RealSet80")
+
+
 def test_new_benchmarks_need_only_a_description(place, capsys):
     describe_dataset(place, "Mine", {"type": "FolderDataset", "dataroot_lq": "photos", "chanels": 3}, 2)
     tiny.save_pictures(place / "datasets/Mine/photos", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,9 @@ class Catalogue(Generic[Description]):
     def names(self) -> list[str]:
         """Every name, sorted as people sort: Set5 before Set14."""
         found = {path.stem for home in homes() for path in (home / self.folder).glob("*.yml")}
-        return sorted(found, key=lambda name: (len(name.rstrip("0123456789")), name.lower()))
+        return sorted(
+            found, key=lambda name: [(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", name.lower())]
+        )
 
     def __iter__(self) -> Iterator[Description]:
         """Every description."""
