@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from tests import tiny
 from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
+from upsr.archs.swin_unet_arch import PointwiseConv
 from upsr.archs.weights import load_network_weights
 from upsr.archs.window_attention import (
     masked_bias,
@@ -25,6 +26,21 @@ def inputs(network: UNetModelSwin, batch: int = 2, height: int = 16, width: int 
     x = torch.randn(batch, network.in_channels, height, width, generator=generator)
     lq = torch.randn(batch, network.cond_channels, height, width, generator=generator)
     return x, torch.arange(batch), lq
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pointwise_convolutions_are_convolutions(memory_format):
+    layer = PointwiseConv(24, 40)
+    x = torch.randn(2, 24, 10, 14).contiguous(memory_format=memory_format).requires_grad_()
+    out = layer(x)
+    assert out.is_contiguous(memory_format=memory_format)
+    expected = F.conv2d(x, layer.weight, layer.bias)
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
+    of = (x, layer.weight, layer.bias)
+    weight = torch.randn_like(out)
+    for own, plain in zip(torch.autograd.grad((out * weight).sum(), of), torch.autograd.grad((expected * weight).sum(), of),
+                          strict=True):  # fmt: skip
+        torch.testing.assert_close(own, plain, atol=1e-4, rtol=0)
 
 
 def naive_attention(qkv, bias, masks_of_window, heads, window, shift, scale):

@@ -65,7 +65,7 @@ class ResBlock(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.out_layers = nn.Sequential(GroupNorm32(out_channels), nn.SiLU(), nn.Dropout(dropout), last)
-        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if channels == out_channels else PointwiseConv(channels, out_channels)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, Cin, H, W) and (B, emb_channels) -> (B, Cout, H, W)."""
@@ -110,13 +110,34 @@ class WindowAttention(nn.Module):
         )
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1 x 1 convolution as a matrix product.
+
+    On a CPU the 1 x 1 convolutions of oneDNN, and group norms of maps with channels last, add up in an order that depends
+    on the number of threads: two processes would not give the pixels of one. Matrix products do not, and take no longer.
+    """
+
+    bias: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Cin, H, W) -> (B, Cout, H, W), in the memory format of ``x``."""
+        weight, pixels = self.weight.flatten(1), x.permute(0, 2, 3, 1)
+        if pixels.is_contiguous():
+            return F.linear(pixels, weight, self.bias).permute(0, 3, 1, 2)
+        product = torch.baddbmm(self.bias[:, None], weight.expand(len(x), -1, -1), x.flatten(2))
+        return product.unflatten(2, x.shape[2:])
+
+
 class ConvMLP(nn.Module):
     """Pointwise feed-forward layer over NCHW maps."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden, 1)
-        self.fc2 = nn.Conv2d(hidden, dim, 1)
+        self.fc1 = PointwiseConv(dim, hidden)
+        self.fc2 = PointwiseConv(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
@@ -162,7 +183,7 @@ class PointwiseProjection(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, out_channels, 1)
+        self.proj = PointwiseConv(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, H, W)."""
