@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from upsr.engine.distributed import default_launcher, runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS, check
 from upsr.evaluation.methods import METHODS, MissingWeightsError, WrongWeightsError, make_ready
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.session import Plan, Unavailable, run_evaluation
+from upsr.provenance import machine, versions
 from upsr.report.cost import CostMeter
 from upsr.report.figures import FIGURES, FigureUnavailableError, Material
 from upsr.report.formats import FORMATS
@@ -119,8 +121,7 @@ def _unavailable(methods: Iterable[str], device: torch.device) -> list[dict[str,
         try:
             make_ready(METHODS.read(name), device, None)
         except (MissingWeightsError, WrongWeightsError) as error:
-            status = "wrong" if isinstance(error, WrongWeightsError) else "missing"
-            found.append({"method": name, "dataset": None, "status": status, "reason": str(error)})
+            found.append(asdict(Unavailable.because(name, None, error)))
     return found
 
 
@@ -145,8 +146,6 @@ def _meter(given: argparse.Namespace, device: torch.device) -> CostMeter:
 
 
 def _origin(summary: Mapping[str, Any] | None, device: torch.device) -> str:
-    from upsr.provenance import machine, versions
-
     facts = machine(device)
     place = facts.get("gpu", f"{facts['cpu']}, {facts['threads']} threads")
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -78,6 +78,12 @@ class ImageFolder:
         return [stem if times[stem] == 1 else key for stem, key in zip(stems, self.keys, strict=True)]
 
 
+def partner_name(key: str, template: str) -> str:
+    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem."""
+    folder, _, stem = key.rpartition("/")
+    return "/".join(filter(None, [folder, template.format(stem)]))
+
+
 @DATASET_REGISTRY.register()
 class RealESRGANDataset(Dataset[Item]):
     """HR crops and blur kernels; the degradation makes LR images of them on the training device.
@@ -180,8 +186,7 @@ class PairedFolderDataset(Dataset[Item]):
         partners = dict(zip(self.lq.names(), self.lq.keys, strict=True))
         self._lq_keys = []
         for key in self.keys:
-            folder, _, stem = key.rpartition("/")
-            name = "/".join(filter(None, [folder, filename_tmpl.format(stem.removesuffix(gt_suffix))]))
+            name = partner_name(key.removesuffix(gt_suffix), filename_tmpl)
             if name not in partners:
                 raise UpsrError(
                     f"{dataroot_lq}: no '{name}' for '{key}' of {dataroot_gt}; set filename_tmpl where names differ"

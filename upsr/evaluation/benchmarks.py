@@ -116,7 +116,7 @@ def check(benchmark: Benchmark, datasets: Path, *, decode: bool) -> Findings:
 
     sizes = {kind: _sizes(kind, images, keys, findings) for kind, (images, keys) in sides.items()}
     _compare_sizes(benchmark, names, sizes, findings)
-    _compare_counts(benchmark, len(names), sizes, findings)
+    _compare_counts(benchmark, len(names), findings)
     expected = benchmark.expected
     if expected.names_sha256 not in (None, findings.facts["names_sha256"]):
         findings.doubts.append("the file names are not those of the named source")
@@ -189,9 +189,7 @@ def _compare_sizes(
         )
 
 
-def _compare_counts(
-    benchmark: Benchmark, images: int, sizes: dict[str, list[tuple[int, int] | None]], findings: Findings
-) -> None:
+def _compare_counts(benchmark: Benchmark, images: int, findings: Findings) -> None:
     expected = benchmark.expected
     for look_alike in expected.look_alikes:
         if look_alike.images is not None and look_alike.images == images:

@@ -45,7 +45,7 @@ class LatentDiffusion:
             raise WrongWeightsError(f"{self.folder}: diffusers cannot load it ({reason})") from None
         model = LatentDiffusionSR(pipeline.unet, pipeline.vqvae, pipeline.scheduler, self.steps)
         weights = sorted(self.folder.glob("*/diffusion_pytorch_model*"))
-        return of_model(model, device, tile, draws=True, weights=weights, facts={"steps": self.steps})
+        return of_model(model, device, tile, weights=weights, facts={"steps": self.steps})
 
 
 class LatentDiffusionSR(RestorationModel):

@@ -16,7 +16,7 @@ from upsr.compat import METHOD_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import read_yaml, refuse
 from upsr.config.schema import Component, Section, TileOptions
-from upsr.data.datasets import ImageFolder
+from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
@@ -167,7 +167,7 @@ class OptionFile:
         facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
         facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
         weights = [Path(name) for name in named.values() if name]
-        return of_model(model, device, tile or opt.val.tile, draws=model.draws, weights=weights, facts=facts)
+        return of_model(model, device, tile or opt.val.tile, weights=weights, facts=facts)
 
 
 @METHOD_REGISTRY.register()
@@ -191,7 +191,7 @@ class Checkpoint:
             raise WrongWeightsError(str(error)) from None
         model = AuxiliarySRModel(network, scale=network.scale, channels=network.channels)
         facts = {"architecture": network.architecture}
-        return of_model(model, device, tile, draws=False, weights=[Path(self.path)], facts=facts)
+        return of_model(model, device, tile, weights=[Path(self.path)], facts=facts)
 
 
 @METHOD_REGISTRY.register()
@@ -207,7 +207,7 @@ class BicubicUpsampling:
 
     def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
         """See :func:`make_ready`."""
-        return of_model(Bicubic(self.scale), device, None, draws=False)
+        return of_model(Bicubic(self.scale), device, None)
 
 
 @METHOD_REGISTRY.register()
@@ -248,8 +248,7 @@ class FinishedImages:
         return read
 
     def _name(self, key: str) -> str:
-        folder, _, stem = key.rpartition("/")
-        return "/".join(filter(None, [folder, self.filename_tmpl.format(stem)]))
+        return partner_name(key, self.filename_tmpl)
 
 
 def of_model(
@@ -257,7 +256,6 @@ def of_model(
     device: torch.device,
     tile: TileOptions | None,
     *,
-    draws: bool,
     weights: Sequence[Path] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> Method:
@@ -272,7 +270,7 @@ def of_model(
     return Method(
         lambda seed, dataset, keys: ModelRestorer(model, seed, tile),
         scale=model.scale,
-        draws=draws,
+        draws=model.draws,
         weights=list(weights),
         facts=described,
     )

@@ -91,6 +91,11 @@ class Unavailable:
     status: str
     reason: str
 
+    @classmethod
+    def because(cls, method: str, dataset: str | None, error: UpsrError) -> Unavailable:
+        """Of what ``make_ready`` or a method's restorer has raised."""
+        return cls(method, dataset, "wrong" if isinstance(error, WrongWeightsError) else "missing", str(error))
+
 
 @dataclass(frozen=True)
 class _OpenSet:
@@ -254,9 +259,9 @@ class _Worker:
             write_png(self.plan.folder / "uncertainty" / method / dataset / f"{key}.png", to_uint8(grey))
 
     def _cannot(self, method: str, dataset: str | None, error: UpsrError) -> None:
-        status = "wrong" if isinstance(error, WrongWeightsError) else "missing"
-        self.unavailable.append(Unavailable(method, dataset, status, str(error)))
-        logger.warning("%s%s: %s: %s", method, f" on {dataset}" if dataset else "", status, error)
+        item = Unavailable.because(method, dataset, error)
+        self.unavailable.append(item)
+        logger.warning("%s%s: %s: %s", method, f" on {dataset}" if dataset else "", item.status, error)
 
     def summary(self, sets: Sequence[_OpenSet], protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Everything that is known of the numbers."""

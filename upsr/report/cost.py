@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
-from upsr.config.schema import Options
+from upsr.config.schema import Options, Section
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
 from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_model_options, configure_backends
 from upsr.engine.updater import Updater
 from upsr.errors import UpsrError
-from upsr.evaluation.methods import MethodDescription, make_ready, option_file
+from upsr.evaluation.methods import Method, MethodDescription, make_ready, option_file
 from upsr.models import build_model
 from upsr.models.build import autocast_dtype
 from upsr.rng import torch_generator
@@ -38,17 +39,11 @@ class NotMeasuredError(Exception):
     """Why there is no number."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is restored or trained on at once.
+class Setting(Section):
+    """What is restored or trained on at once."""
 
-    Attributes:
-        batch: number of LR images.
-        size: side of an LR image.
-    """
-
-    batch: int = 1
-    size: int = 64
+    batch: int = Field(1, ge=1, description="Number of LR images.")
+    size: int = Field(64, ge=1, description="Side of an LR image.")
 
 
 @dataclass
@@ -82,25 +77,18 @@ class CostMeter:
 
     def actual(self, setting: Setting) -> Setting:
         """The setting that is measured."""
-        return Setting(self.batch or setting.batch, setting.size)
+        return Setting(batch=self.batch or setting.batch, size=setting.size)
 
 
 def _parameters(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
-    with _building():
-        facts = _untrained(method).facts if _is_ours(method) else _ready(method, torch.device("cpu")).facts
-    if "parameters" not in facts:
-        raise NotMeasuredError("made elsewhere; only its images are measured here")
+    facts = _network(method, torch.device("cpu")).facts
     own, aux = facts["parameters"] / _MILLION, facts["aux_parameters"] / _MILLION
     return {"parameters_m": own, "aux_parameters_m": aux, "all_parameters_m": own + aux}
 
 
 def _inference(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
-    with _building():
-        ready = _untrained(method, meter.device) if _is_ours(method) else _ready(method, meter.device)
-    if "parameters" not in ready.facts:
-        raise NotMeasuredError("made elsewhere; only its images are measured here")
     configure_backends(meter.device)
-    restorer = ready.restorer(0, "random", [])
+    restorer = _network(method, meter.device).restorer(0, "random", [])
     lq = torch.rand(setting.batch, 3, setting.size, setting.size, generator=torch_generator("cost")).to(meter.device)
     names = [str(i) for i in range(setting.batch)]
     reset_peak(meter.device)
@@ -166,34 +154,37 @@ def _is_ours(method: MethodDescription) -> bool:
     return method.make.type == "OptionFile"
 
 
-def _untrained(method: MethodDescription, device: torch.device | None = None) -> Any:
-    """A model of this project with random weights."""
-    arguments = method.make.arguments
-    make = method.make.model_copy(update={"force_yml": [*arguments.get("force_yml", []), *_RANDOM_WEIGHTS]})
-    return _ready(method.model_copy(update={"make": make}), device or torch.device("cpu"))
-
-
-def _ready(method: MethodDescription, device: torch.device) -> Any:
+def _network(method: MethodDescription, device: torch.device) -> Method:
+    """The method; one of this project gets random weights."""
+    if _is_ours(method):
+        make = method.make.model_copy(update={"force_yml": _changes(method)})
+        method = method.model_copy(update={"make": make})
     try:
-        return make_ready(method, device, None)
+        with _building():
+            ready = make_ready(method, device, None)
     except UpsrError as error:
         raise NotMeasuredError(str(error)) from None
+    if "parameters" not in ready.facts:
+        raise NotMeasuredError("made elsewhere; only its images are measured here")
+    return ready
+
+
+def _changes(method: MethodDescription) -> list[str]:
+    """What to change in its option file."""
+    return [*method.make.arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
 
 
 def _options(method: MethodDescription, folder: Path) -> Options:
     """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
-    arguments = method.make.arguments
-    changes = [*arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
-    opt = checked_model_options(option_file(arguments["opt"]), changes)
+    path, changes = option_file(method.make.arguments["opt"]), _changes(method)
+    opt = checked_model_options(path, changes)
     if opt.train is None or opt.train.perceptual_opt is None:
         return opt
     import torchvision
 
-    path = folder / "vgg16.pth"
-    torch.save(torchvision.models.vgg16(weights=None).state_dict(), path)
-    return checked_model_options(
-        option_file(arguments["opt"]), [*changes, f"train.perceptual_opt.backbone_path={path}"]
-    )
+    backbone = folder / "vgg16.pth"
+    torch.save(torchvision.models.vgg16(weights=None).state_dict(), backbone)
+    return checked_model_options(path, [*changes, f"train.perceptual_opt.backbone_path={backbone}"])
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.data.image_io import decode_image, to_tensor
+from upsr.diffusion import UncertaintyWeight
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
@@ -125,7 +126,9 @@ def weighting_function(path: Path, material: Material) -> None:
     share = np.mean(values <= 2 * opt.uncertainty.psi_max)
     axes[0].set(xlabel="residual", ylabel="density of |y - x|", title=f"{name}; {share:.0%} below 2 psi_max")
     residual = np.linspace(0, _LARGEST_RESIDUAL, 400)
-    weight = opt.uncertainty.b_u + (1 - opt.uncertainty.b_u) * np.minimum(residual / 2 / opt.uncertainty.psi_max, 1)
+    settings = opt.uncertainty
+    function = UncertaintyWeight(settings.psi_max, settings.b_u, settings.enabled)
+    weight = function.weight(torch.from_numpy(residual / 2)).numpy()
     right = axes[0].twinx()
     right.plot(residual, weight, color="tab:red")
     right.set(ylabel="weight u(psi), psi = |g(y) - y| / 2", ylim=(0, 1.05))

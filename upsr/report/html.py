@@ -22,7 +22,7 @@ from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.results import read_rows, read_summary
-from upsr.report.console import by_reason, cell, expected
+from upsr.report.console import by_reason, tables_of_means
 from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
 
 _CROP = 96
@@ -192,7 +192,7 @@ def _render(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     embedded = json.dumps(data).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
         summary=summary,
-        tables=_tables(summary),
+        tables=list(tables_of_means(summary)),
         missing=by_reason(summary["missing_measures"]),
         data=embedded,
         origin=json.dumps(
@@ -202,26 +202,3 @@ def _render(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         style=(page / "page.css").read_text(encoding="utf-8"),
         script=(page / "page.js").read_text(encoding="utf-8"),
     )
-
-
-def _tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Means: one table for each dataset and protocol."""
-    tables = []
-    for dataset, facts in summary["datasets"].items():
-        for protocol in summary["protocols"]:
-            own = [r for r in summary["results"] if (r["dataset"], r["protocol"]) == (dataset, protocol)]
-            metrics = list(dict.fromkeys(r["metric"] for r in own))
-            rows = []
-            for method in summary["methods"]:
-                cells = {r["metric"]: r for r in own if r["method"] == method}
-                if cells:
-                    shown = [
-                        (cell(cells[m], expected(cells[m], summary)), cells[m]["mean"]) if m in cells else ("-", None)
-                        for m in metrics
-                    ]
-                    rows.append({"method": method, "cells": shown})
-            if rows:
-                heads = [f"{m} {ARROWS[summary['measures'][f'{protocol}/{m}']['higher_is_better']]}" for m in metrics]
-                title = f"{dataset}, {facts['evaluated']} images, protocol {protocol}"
-                tables.append({"title": title, "heads": heads, "rows": rows, "doubts": facts["doubts"]})
-    return tables

@@ -19,20 +19,13 @@ from upsr.report.numbers import DIGITS, NO_DIGITS
 PUBLISHED = Path(__file__).parent / "published"
 
 
-class SettingDescription(Section):
-    """See :class:`upsr.report.cost.Setting`."""
-
-    batch: int = 1
-    size: int = 64
-
-
 class Column(Section):
     """A metric on a dataset, or a cost."""
 
     dataset: str | None = None
     metric: str | None = None
     cost: str | None = None
-    at: SettingDescription = SettingDescription()
+    at: Setting = Setting()
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Column:
@@ -194,15 +187,14 @@ class Evidence:
     def _cost(self, method: str, column: Column) -> Finding:
         if self.meter is None:
             return Finding(None, "missing", ("costs were not asked for (--no_cost)",))
-        setting = Setting(**column.at.model_dump())
         try:
-            value = self.meter.measure(METHODS.read(method), str(column.cost), setting)
+            value = self.meter.measure(METHODS.read(method), str(column.cost), column.at)
         except NotMeasuredError as error:
             return Finding(None, "missing", (f"{method}: {error}",))
-        actual = self.meter.actual(setting)
-        if "parameters" in str(column.cost) or actual == setting:
+        actual = self.meter.actual(column.at)
+        if "parameters" in str(column.cost) or actual == column.at:
             return Finding(value, "measured")
-        return Finding(value, "measured", (f"measured with {actual.batch} image at once, not {setting.batch}",))
+        return Finding(value, "measured", (f"measured with {actual.batch} image at once, not {column.at.batch}",))
 
     def _quality(self, method: str, column: Column) -> Finding:
         dataset, measure = str(column.dataset), f"{self.protocol}/{column.metric}"
