@@ -44,6 +44,27 @@ class GroupNorm32(nn.GroupNorm):
         return normed.to(x.dtype)
 
 
+class PointwiseConv(nn.Conv2d):
+    """A 1 x 1 convolution as a matrix product.
+
+    On a CPU the 1 x 1 convolutions of oneDNN, and group norms of maps with channels last, add up in an order that depends
+    on the number of threads: two processes would not give the pixels of one. Matrix products do not, and take no longer.
+    """
+
+    bias: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Cin, H, W) -> (B, Cout, H, W), in the memory format of ``x``."""
+        weight, pixels = self.weight.flatten(1), x.permute(0, 2, 3, 1)
+        if pixels.is_contiguous():
+            return F.linear(pixels, weight, self.bias).permute(0, 3, 1, 2)
+        product = torch.baddbmm(self.bias[:, None], weight.expand(len(x), -1, -1), x.flatten(2))
+        return product.unflatten(2, x.shape[2:])
+
+
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
     """Sinusoids of raw step indices: (B,) -> (B, dim) float32, cosines first; an odd dim gets a zero column."""
     half = dim // 2
@@ -108,27 +129,6 @@ class WindowAttention(nn.Module):
         return masked_bias(
             position_bias(self.relative_position_bias_table, self.relative_position_index), self.shift_masks
         )
-
-
-class PointwiseConv(nn.Conv2d):
-    """A 1 x 1 convolution as a matrix product.
-
-    On a CPU the 1 x 1 convolutions of oneDNN, and group norms of maps with channels last, add up in an order that depends
-    on the number of threads: two processes would not give the pixels of one. Matrix products do not, and take no longer.
-    """
-
-    bias: Tensor
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, Cin, H, W) -> (B, Cout, H, W), in the memory format of ``x``."""
-        weight, pixels = self.weight.flatten(1), x.permute(0, 2, 3, 1)
-        if pixels.is_contiguous():
-            return F.linear(pixels, weight, self.bias).permute(0, 3, 1, 2)
-        product = torch.baddbmm(self.bias[:, None], weight.expand(len(x), -1, -1), x.flatten(2))
-        return product.unflatten(2, x.shape[2:])
 
 
 class ConvMLP(nn.Module):

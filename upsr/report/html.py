@@ -22,7 +22,7 @@ from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.results import read_rows, read_summary
-from upsr.report.console import by_reason, tables_of_means
+from upsr.report.means import by_reason, tables_of_means
 from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
 
 _CROP = 96
