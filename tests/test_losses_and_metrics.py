@@ -8,7 +8,7 @@ import torchvision
 
 from tests import tiny
 from tests.training import tiny_options
-from upsr.compat import METRIC_REGISTRY
+from upsr.compat import LOSS_REGISTRY, METRIC_REGISTRY
 from upsr.config import parse_options
 from upsr.config.components import build
 from upsr.config.schema import Component
@@ -76,9 +76,13 @@ def test_missing_backbone_names_the_file_and_its_place(tmp_path, backbone):
         LPIPSLoss(net="vgg", backbone_path=backbone)
 
 
-def test_unreachable_backbone_names_the_file_and_its_place(monkeypatch, tmp_path):
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("urllib.request.urlopen", _unreachable)
+
+
+def test_unreachable_backbone_names_the_file_and_its_place(offline):
     with pytest.raises(
         UpsrError, match=r"vgg16-397923af\.pth.*could not be fetched.*backbone_path.*perceptual_opt: null"
     ):
@@ -188,3 +192,30 @@ def test_wavelet_loss_can_be_trained_with():
     WaveletLoss()(prediction, torch.rand(1, 3, 16, 16)).backward()
     assert torch.isfinite(prediction.grad).all()
     assert float(prediction.grad.abs().max()) > 0
+
+
+def first_available(*losses):
+    return build(LOSS_REGISTRY, Component(type="FirstAvailableLoss", losses=list(losses)))
+
+
+def test_lpips_is_taken_where_it_can_be_had_and_the_next_loss_where_not(backbone, offline, caplog):
+    caplog.set_level("INFO")
+    wavelets = {"type": "WaveletLoss", "loss_weight": 0.2}
+    chosen = first_available({"type": "LPIPSLoss", "net": "alex"}, wavelets)
+    assert isinstance(chosen.chosen, WaveletLoss)
+    assert "WaveletLoss; not LPIPSLoss: LPIPS needs" in caplog.text
+    prediction, target = torch.zeros(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    assert torch.equal(chosen(prediction, target), WaveletLoss(loss_weight=0.2)(prediction, target))
+
+    chosen = first_available({"type": "LPIPSLoss", "net": "alex", "backbone_path": backbone}, wavelets)
+    assert isinstance(chosen.chosen, LPIPSLoss)
+
+
+def test_a_fallback_does_not_hide_mistakes(offline, tmp_path):
+    wavelets = {"type": "WaveletLoss"}
+    with pytest.raises(UpsrError, match="no such file"):
+        first_available({"type": "LPIPSLoss", "backbone_path": str(tmp_path / "absent.pth")}, wavelets)
+    with pytest.raises(UpsrError, match=r"losses.*\[1\].*unknown type 'WaveletLos'"):
+        first_available({"type": "LPIPSLoss"}, {"type": "WaveletLos"})
+    with pytest.raises(UpsrError, match="none of them can be had"):
+        first_available({"type": "LPIPSLoss"})

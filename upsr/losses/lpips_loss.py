@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from upsr.compat import LOSS_REGISTRY
 from upsr.errors import UpsrError
+from upsr.losses.first_available import LossUnavailableError
 
 _BACKBONES = {
     "vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
@@ -39,7 +40,8 @@ class LPIPSLoss(nn.Module):
             [-1, 1] were mapped by 2x - 1 once more, to [-3, 1]; ``"correct"`` is LPIPS as published.
 
     Raises:
-        UpsrError: the backbone is neither given nor reachable, or the file does not fit.
+        LossUnavailableError: the backbone is neither given nor reachable.
+        UpsrError: the file does not fit.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ def _backbone_weights(net: str, path: str | None) -> Mapping[str, Tensor]:
         try:
             return weights.get_state_dict(progress=True, check_hash=True)
         except (URLError, OSError, RuntimeError) as error:
-            raise UpsrError(
+            raise LossUnavailableError(
                 f"LPIPS needs the ImageNet backbone {file_name}, which could not be fetched ({error}). Fetch {weights.url} "
                 f"on a machine with internet access and set {key} to the file, or put it into "
                 f"{Path(torch.hub.get_dir()) / 'checkpoints'}; without it, set train.perceptual_opt: null"
