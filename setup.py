@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["upsr", "upsr.*"]),
-    package_data={"upsr": ["py.typed", "report/page/*", "report/published/*.yml"]},
+    package_data={"upsr": ["py.typed", "report/page/*", "report/published/*.yml", "weights/*/*"]},
     entry_points={"console_scripts": ["upsr = upsr.cli:main"]},
     # TensorBoard comes with basicsr, as tb-nightly; beside it, the package tensorboard would break both.
     install_requires=[

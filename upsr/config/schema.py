@@ -109,12 +109,12 @@ class DiffusionOptions(Section):
 class PathOptions(Section):
     """Where weights come from and where results go."""
 
-    pretrain_network_g: str | None = Field(None, description="Weights of network_g (.pth or .safetensors).")
+    pretrain_network_g: str | None = Field(None, description="Weights of network_g (.pth or .safetensors), or 'tiny'.")
     param_key_g: str | None = Field(
         None, description="Key inside the file; by default params_ema, then params, then the file itself."
     )
     strict_load_g: bool = Field(True, description="Refuse weights that do not fit key by key.")
-    pretrain_network_aux: str | None = Field(None, description="Weights of network_aux, the frozen g.")
+    pretrain_network_aux: str | None = Field(None, description="Weights of network_aux, the frozen g; or 'tiny'.")
     param_key_aux: str | None = Field(None, description="As param_key_g, for network_aux.")
     allow_random_weights: bool = Field(
         False, description="Go on where weights that a run needs are not given: dry runs, not results."

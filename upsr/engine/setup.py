@@ -21,6 +21,7 @@ from upsr.config.problems import Problem, did_you_mean
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
+from upsr.weights import weight_files
 
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -104,11 +105,9 @@ def _is_ours(model: object) -> bool:
 
 def _file_problems(opt: Options, purpose: Purpose) -> Iterator[Problem]:
     """Files and folders that are named but absent."""
-    files = {
-        "path.pretrain_network_g": opt.path.pretrain_network_g,
-        "path.pretrain_network_aux": opt.path.pretrain_network_aux,
-        "path.resume_state": opt.path.resume_state,
-    }
+    files = {key: str(path) for key, path in weight_files(opt).items()}
+    if opt.path.resume_state is not None:
+        files["path.resume_state"] = opt.path.resume_state
     if purpose == "test":
         if not opt.validation_sets:
             yield Problem("datasets", "testing needs at least one 'val...' set")

@@ -20,6 +20,7 @@ from upsr.inference import ModelRestorer
 from upsr.metrics import Metric
 from upsr.models import build_model
 from upsr.provenance import file_digest, machine, versions
+from upsr.weights import weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,10 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
 
 def _origin(opt: Options, run: Runtime, metrics: Mapping[str, Metric], missing: Mapping[str, str]) -> dict[str, Any]:
     """What a reader needs to know of the numbers."""
-    weights = {"network_g": opt.path.pretrain_network_g, "network_aux": opt.path.pretrain_network_aux}
     return {
         "metrics": {name: metric.version for name, metric in metrics.items()},
         "missing_metrics": dict(missing),
-        "weights_sha256": {name: path and file_digest(path) for name, path in weights.items()},
+        "weights_sha256": {key: file_digest(path) for key, path in weight_files(opt).items()},
         "seed": opt.manual_seed,
         "options": "options.json, in the folder above",
         "versions": versions(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
@@ -132,6 +133,11 @@ def fingerprint(texts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
+def pixel_digest(pixels: np.ndarray) -> str:
+    """sha256 of a decoded image, whatever its file's name and format."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
 def _repeated_names(benchmark: Benchmark, datasets: Path, findings: Findings) -> None:
     """Two images of one name: which belongs to the pair, or overwrites the other's result, is anyone's guess."""
     root = benchmark.root(datasets)
@@ -203,8 +209,7 @@ def _pixels(sides: Sides) -> Iterator[str]:
     """A digest of each decoded image."""
     for kind, (images, keys) in sides.items():
         for key in tqdm(keys, desc=f"reading {kind}", unit="image", disable=None, leave=False):
-            pixels = images.image(key)
-            yield kind + hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+            yield kind + pixel_digest(images.image(key))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from upsr.models.auxiliary_sr_model import AuxiliarySRModel
 from upsr.models.base import Observer, RestorationModel
 from upsr.models.bicubic import Bicubic
 from upsr.provenance import digest_of, file_digest
+from upsr.weights import weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt")
 
@@ -150,12 +151,15 @@ class OptionFile:
     def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
-        named = {"path.pretrain_network_g": opt.path.pretrain_network_g}
-        if opt.network_aux is not None:
-            named["path.pretrain_network_aux"] = opt.path.pretrain_network_aux or opt.network_aux.arguments.get("path")
+        files = weight_files(opt)
+        if opt.network_aux is not None and "path" in opt.network_aux.arguments:
+            files["network_aux.path"] = Path(opt.network_aux.arguments["path"])
         if not opt.path.allow_random_weights:
+            wanted = {"path.pretrain_network_g": files.get("path.pretrain_network_g"), **files}
+            if opt.network_aux is not None and "network_aux.path" not in files:
+                wanted.setdefault("path.pretrain_network_aux", None)
             absent = [
-                f"{key}: {name or 'not set'}" for key, name in named.items() if not name or not Path(name).is_file()
+                f"{key}: {path or 'not set'}" for key, path in wanted.items() if path is None or not path.is_file()
             ]
             if absent:
                 raise MissingWeightsError(f"weights are not here ({', '.join(absent)})")
@@ -166,7 +170,7 @@ class OptionFile:
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
         facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
         facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
-        weights = [Path(name) for name in named.values() if name]
+        weights = list(files.values())
         return of_model(model, device, tile or opt.val.tile, weights=weights, facts=facts)
 
 

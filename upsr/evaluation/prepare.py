@@ -87,6 +87,30 @@ class CopyImages:
 
 
 @PREPARERS.register()
+class CentreCrops:
+    """Writes the centre of every image as PNG; an image that is smaller stays whole.
+
+    Args:
+        size: side in pixels.
+        to: folder under the benchmark's.
+    """
+
+    def __init__(self, size: int, to: str = ".") -> None:
+        self.size = size
+        self.to = to
+
+    def __call__(self, source: Path, root: Path, benchmark: Benchmark, seed: int) -> int:
+        """See :class:`Preparer`."""
+        keys = list_keys(source)
+        _refuse_repetition([Path(key).stem for key in keys], source)
+        for key in tqdm(keys, desc=benchmark.name, unit="image", disable=None):
+            pixels = decode_image((source / key).read_bytes(), 3, str(source / key))
+            rows, columns = (slice(max(0, (side - self.size) // 2), None) for side in pixels.shape[:2])
+            write_png(root / self.to / f"{Path(key).stem}.png", pixels[rows, columns][: self.size, : self.size])
+        return len(keys)
+
+
+@PREPARERS.register()
 class CopyPairs:
     """Copies HR and LR images to two folders, under equal names.
 

@@ -38,6 +38,7 @@ class AuxiliarySRModel(RestorationModel):
             load_or_refuse(
                 network_g,
                 opt.path.pretrain_network_g,
+                "g",
                 key="path.pretrain_network_g",
                 param_key=opt.path.param_key_g,
                 strict=opt.path.strict_load_g,

@@ -17,6 +17,7 @@ from upsr.config.schema import Component, Options
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
 from upsr.rng import derive_seed
+from upsr.weights import Part, find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +49,18 @@ def build_network(component: Component, key: str, *, scale: int) -> Any:
 
 
 def load_or_refuse(
-    network: nn.Module, path: str | None, *, key: str, param_key: str | None, strict: bool, optional: bool
+    network: nn.Module, path: str | None, part: Part, *, key: str, param_key: str | None, strict: bool, optional: bool
 ) -> None:
     """Fill a network from a weight file, or say why it stays random.
 
     Args:
+        path: the file, or the name of shipped weights.
+        part: what of shipped weights the network is.
         key: the option key that names the file.
         optional: the run makes sense without weights (a network about to be trained, or random weights allowed).
     """
     if path is not None:
-        used = load_network_weights(network, path, param_key=param_key, strict=strict)
+        used = load_network_weights(network, find_weights(path, part), param_key=param_key, strict=strict)
         logger.info("%s: loaded '%s' of %s", key, used, path)
     elif optional:
         logger.warning("%s is not set: %s starts from random weights", key, type(network).__name__)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Self
 
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.compat import MODEL_REGISTRY
@@ -98,7 +99,7 @@ class UPSRModel(RestorationModel):
         self.losses = losses
 
     @classmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> UPSRModel:
+    def from_options(cls, opt: Options, purpose: Purpose) -> Self:
         """See :meth:`RestorationModel.from_options`."""
         if opt.network_aux is None:
             raise UpsrError("network_aux: UPSRModel needs the auxiliary network g")
@@ -111,6 +112,7 @@ class UPSRModel(RestorationModel):
         load_or_refuse(
             network_g,
             path.pretrain_network_g,
+            "denoiser",
             key="path.pretrain_network_g",
             param_key=path.param_key_g,
             strict=path.strict_load_g,
@@ -120,6 +122,7 @@ class UPSRModel(RestorationModel):
             load_or_refuse(
                 network_aux,
                 path.pretrain_network_aux,
+                "g",
                 key="path.pretrain_network_aux",
                 param_key=path.param_key_aux,
                 strict=True,
@@ -192,8 +195,15 @@ class UPSRModel(RestorationModel):
 
         Shown are ``g(y)``, ``uncertainty`` (1 is psi_max and more), ``x_T`` and the estimate of each step.
         """
+        return (self.generate(self.condition(lq), noise, observe).clamp(-1, 1) + 1) / 2
+
+    def generate(self, cond: Condition, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
+        """Sample x_0 under a condition; noise and observer as for :meth:`restore`.
+
+        Returns:
+            (B, C, s*h, s*w) in about [-1, 1], not clamped.
+        """
         show = _shower(observe, self.codec)
-        cond = self.condition(lq)
         show("g(y)", cond.y_hat)
         show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
         x_0 = sample(
@@ -207,7 +217,7 @@ class UPSRModel(RestorationModel):
             on_start=lambda x: show("x_T", x, encoded=True),
             on_estimate=lambda t, x: show(f"t={t}", x, encoded=True),
         )
-        return (self.codec.decode(x_0).clamp(-1, 1) + 1) / 2
+        return self.codec.decode(x_0)
 
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         low, high = self.train_timesteps

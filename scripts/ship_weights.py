@@ -1,0 +1,128 @@
+"""Fill a folder of upsr/weights/ from the runs of both stages: half-precision weights, and the record of their training.
+
+The record (training.json) holds the options, the losses of the first iterations, the versions and the fingerprint of the
+training photos; scripts/verify_weights.py repeats the training's beginning and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from upsr.archs.weights import read_weight_file, select_weights
+from upsr.atomic import atomic_write
+from upsr.data.backends import list_keys
+from upsr.data.image_io import decode_image
+from upsr.errors import UpsrError
+from upsr.evaluation.benchmarks import fingerprint, pixel_digest
+from upsr.provenance import machine, versions
+
+EXAMPLES = """examples:
+  python scripts/ship_weights.py upsr/weights/tiny --g experiments/tiny_stage1                 # before stage two, which reads it
+  python scripts/ship_weights.py upsr/weights/tiny --denoiser experiments/tiny_stage2"""
+
+RECORD = "training.json"
+RECORDED_ITERATIONS = 200
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", type=Path, help="folder to write")
+    for part, what in (("g", "g (stage one)"), ("denoiser", "the denoiser (stage two)")):
+        parser.add_argument(f"--{part}", type=Path, metavar="RUN", help=f"folder of the run that trained {what}")
+    given = parser.parse_args()
+    try:
+        runs = {part: getattr(given, part) for part in ("g", "denoiser") if getattr(given, part) is not None}
+        if not runs:
+            raise UpsrError("name at least one run: --g RUN, --denoiser RUN")
+        ship(runs, given.target)
+    except UpsrError as error:
+        print(f"{error.label}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def ship(runs: Mapping[str, Path], target: Path) -> None:
+    """Write the weights of each part and the record of its run; the other parts of the folder stay."""
+    described = {part: describe_run(folder) for part, folder in runs.items()}
+    for part, folder in runs.items():
+        path = target / f"{part}.safetensors"
+        halve(folder / "models/net_g_latest.safetensors", path)
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    record = read_record(target) if (target / RECORD).is_file() else {}
+    with atomic_write(target / RECORD) as path:
+        path.write_text(json.dumps({**record, **described}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """How the weights of a folder were trained, by part."""
+    try:
+        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UpsrError(f"{folder / RECORD}: not here; run this in the folder of the checkout") from None
+
+
+def halve(source: Path, target: Path) -> None:
+    """Write weights as float16.
+
+    Raises:
+        UpsrError: the source cannot be read, or holds a number that float16 does not.
+    """
+    _, weights = select_weights(read_weight_file(source), None, source)
+    halved = {
+        name: value.half().contiguous() if value.is_floating_point() else value for name, value in weights.items()
+    }
+    if not all(bool(torch.isfinite(value).all()) for value in halved.values()):
+        raise UpsrError(f"{source}: a weight is too large for float16")
+    with atomic_write(target) as temporary:
+        save_file(halved, temporary, metadata={"format": "pt"})
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """What a training run was."""
+    try:
+        options = yaml.safe_load((folder / "options.yml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UpsrError(f"{folder}: no options.yml; this is no folder of a training run") from None
+    photos = Path(options["datasets"]["train"]["dataroot_gt"])
+    return {
+        "seed": options["manual_seed"],
+        "iterations": options["train"]["total_iter"],
+        "photos": describe_photos(photos),
+        "versions": versions(),
+        "machine": machine(torch.device("cpu")),
+        "losses": {str(iteration): loss for iteration, loss in first_losses(folder).items()},
+    }
+
+
+def describe_photos(folder: Path) -> dict[str, Any]:
+    """Number and fingerprint of training photos."""
+    keys = list_keys(folder)
+    digests = (pixel_digest(decode_image((folder / key).read_bytes(), 3, key)) for key in keys)
+    return {"images": len(keys), "pixels_sha256": fingerprint(digests)}
+
+
+def first_losses(run: Path, until: int = RECORDED_ITERATIONS) -> dict[int, float]:
+    """The total loss by iteration (the mean since the one before), of a run's beginning."""
+    path = run / "metrics.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [(int(row[0]), row[1], float(row[2])) for row in csv.reader(file) if row[0].isdigit()]
+    except FileNotFoundError:
+        raise UpsrError(f"{path}: no losses; a run writes them with logger.use_csv") from None
+    return {iteration: value for iteration, tag, value in rows if tag == "losses/total" and iteration <= until}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
