@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help venv demo test lint clean-venv
 
 help:
-	@echo "make demo        install into .venv, train a tiny UPSR for a minute or two, super-resolve photos with it"
+	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks for a minute or two"
 	@echo "make test        install into .venv if needed, run the test suite"
 	@echo "make lint        ruff and mypy"
 	@echo "make venv        only install (about 3 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"

@@ -27,8 +27,8 @@ from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
 
 EXAMPLES = """examples:
-  python scripts/ship_weights.py upsr/weights/tiny --g experiments/tiny_stage1                 # before stage two, which reads it
-  python scripts/ship_weights.py upsr/weights/tiny --denoiser experiments/tiny_stage2"""
+  python -m scripts.ship_weights upsr/weights/tiny --g experiments/tiny_stage1                 # before stage two, which reads it
+  python -m scripts.ship_weights upsr/weights/tiny --denoiser experiments/tiny_stage2"""
 
 RECORD = "training.json"
 RECORDED_ITERATIONS = 200

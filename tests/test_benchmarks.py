@@ -17,6 +17,7 @@ from PIL import Image
 from tests import tiny
 from tests.evaluations import describe_dataset
 from upsr.cli import main
+from upsr.config.schema import Component
 from upsr.data.benchmark_degradation import IMAGENET_TEST, degrade
 from upsr.evaluation.benchmarks import BENCHMARKS, check
 from upsr.evaluation.prepare import drawn_photos, prepare
@@ -94,6 +95,20 @@ def test_the_draws_of_an_image_are_its_own():
     lq = np.mean([degrade(np.full((64, 64, 3), 128, np.uint8), 4, 0, i) for i in range(40)])
     assert abs(lq - 128) < 4  # noise and JPEG do not shift the level
     assert IMAGENET_TEST.second_order_prob == 0
+
+
+def test_centre_crops_are_the_centres_and_small_images_stay_whole(place):
+    describe_dataset(place, "Crops", {"type": "FolderDataset", "dataroot_lq": "."}, 2)
+    benchmark = BENCHMARKS.read("Crops").model_copy(update={"prepare": Component(type="CentreCrops", size=24)})
+    large, small = tiny.picture(40, 61), tiny.picture(20, 30)
+    (place / "photos").mkdir()
+    Image.fromarray(large).save(place / "photos/large.png")
+    Image.fromarray(small).save(place / "photos/small.jpg", quality=100, subsampling=0)
+    assert prepare(benchmark, place / "photos", place / "datasets", seed=0) == 2
+    with Image.open(place / "datasets/Crops/large.png") as image:
+        assert np.array_equal(image, large[8:32, 18:42])
+    with Image.open(place / "datasets/Crops/small.png") as image:
+        assert image.size == (24, 20)
 
 
 def test_photos_are_drawn_as_resshift_drew_them():

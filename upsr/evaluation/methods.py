@@ -152,15 +152,12 @@ class OptionFile:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
-        if opt.network_aux is not None and "path" in opt.network_aux.arguments:
-            files["network_aux.path"] = Path(opt.network_aux.arguments["path"])
         if not opt.path.allow_random_weights:
-            wanted = {"path.pretrain_network_g": files.get("path.pretrain_network_g"), **files}
+            needed = ["path.pretrain_network_g"]
             if opt.network_aux is not None and "network_aux.path" not in files:
-                wanted.setdefault("path.pretrain_network_aux", None)
-            absent = [
-                f"{key}: {path or 'not set'}" for key, path in wanted.items() if path is None or not path.is_file()
-            ]
+                needed.append("path.pretrain_network_aux")
+            absent = [f"{key}: not set" for key in needed if key not in files]
+            absent += [f"{key}: {path}" for key, path in files.items() if not path.is_file()]
             if absent:
                 raise MissingWeightsError(f"weights are not here ({', '.join(absent)})")
         try:
@@ -170,8 +167,7 @@ class OptionFile:
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
         facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
         facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
-        weights = list(files.values())
-        return of_model(model, device, tile or opt.val.tile, weights=weights, facts=facts)
+        return of_model(model, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
 
 
 @METHOD_REGISTRY.register()

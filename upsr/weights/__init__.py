@@ -23,7 +23,10 @@ def find_weights(name: str, part: Part) -> Path:
 
 
 def weight_files(opt: Options) -> dict[str, Path]:
-    """The weight files that options name, by key."""
+    """The weight files that options name, by key; a network from elsewhere names its own."""
     parts: dict[str, Part] = {"pretrain_network_g": "denoiser" if opt.network_aux else "g", "pretrain_network_aux": "g"}
     named = {key: getattr(opt.path, key) for key in parts}
-    return {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items() if name is not None}
+    found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items() if name is not None}
+    if opt.network_aux is not None and "path" in opt.network_aux.arguments:
+        found["network_aux.path"] = Path(opt.network_aux.arguments["path"])
+    return found

@@ -1,0 +1,127 @@
+"""The weights that come with the package: small, found by name, better than bicubic on photos that they have not seen."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from scripts import demo, ship_weights, verify_weights
+from tests import tiny
+from tests.training import tiny_options
+from upsr.config import load_options
+from upsr.config.load import parse_options
+from upsr.data import PairedFolderDataset
+from upsr.data.backends import list_keys
+from upsr.data.image_io import decode_image
+from upsr.engine.distributed import Runtime
+from upsr.engine.evaluate import ValidationSet, evaluate
+from upsr.engine.setup import checked_model_options
+from upsr.engine.train_loop import train
+from upsr.errors import UpsrError
+from upsr.evaluation.benchmarks import pixel_digest
+from upsr.inference import ModelRestorer
+from upsr.weights import find_weights, shipped_names, weight_files
+
+OPTIONS = "options/tiny/test.yml"
+
+
+def test_weights_are_small_and_whole():
+    assert shipped_names() == ["tiny"]
+    paths = [find_weights("tiny", "denoiser"), find_weights("tiny", "g")]
+    assert sum(path.stat().st_size for path in paths) <= 12e6
+    for path in paths:
+        with safe_open(path, "pt") as content:
+            kinds = {content.get_tensor(name).dtype for name in content.keys()}  # noqa: SIM118
+        assert kinds <= {torch.float16, torch.int64}  # int64: indices of window attention
+    card = files("upsr.weights").joinpath("tiny/README.md").read_text()
+    assert all(word in card for word in ("BSDS500", "seed", "What it is not"))
+
+
+def test_a_name_stands_for_weights_and_a_path_for_itself():
+    assert find_weights("elsewhere/net.pth", "g") == Path("elsewhere/net.pth")
+    named = weight_files(load_options(OPTIONS))
+    assert {key: path.name for key, path in named.items()} == {
+        "path.pretrain_network_g": "denoiser.safetensors", "path.pretrain_network_aux": "g.safetensors"
+    }  # fmt: skip
+    stage_one = weight_files(load_options("options/tiny/stage1.yml", ["path.pretrain_network_g=tiny"]))
+    assert [path.name for path in stage_one.values()] == ["g.safetensors"]
+
+
+def test_it_beats_bicubic_on_photos_that_it_has_not_seen(tmp_path):
+    opt = checked_model_options(OPTIONS)
+    demo.degrade_photos(demo.UNSEEN_PHOTOS, tmp_path, opt)
+    pairs = PairedFolderDataset(str(tmp_path / "gt"), str(tmp_path / "lq"))
+    data, run, metrics = ValidationSet("photos", pairs, 1, 0), Runtime(torch.device("cpu")), demo.measures()
+    models = demo.shipped_models(opt)
+    bicubic, upsr = (
+        evaluate(ModelRestorer(models[name].eval(), demo.SEED), data, metrics, run).means
+        for name in ("bicubic", "UPSR-tiny (5 steps)")
+    )
+    assert upsr["PSNR-Y"] > bicubic["PSNR-Y"]
+    assert upsr["SSIM-Y"] > bicubic["SSIM-Y"]
+    if "NIQE" in metrics:
+        assert upsr["NIQE"] < bicubic["NIQE"] - 2
+
+
+def digests(folder: Path) -> tuple[set[str], np.ndarray]:
+    """A digest of the pixels of each image, and a coarse signature of it: signs of the differences of a 9 x 8 thumbnail."""
+    exact, coarse = set(), []
+    for key in list_keys(folder):
+        pixels = decode_image((folder / key).read_bytes(), 3, key)
+        exact.add(pixel_digest(pixels))
+        thumbnail = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX), dtype=int)
+        coarse.append((thumbnail[:, 1:] > thumbnail[:, :-1]).ravel())
+    return exact, np.array(coarse)
+
+
+def test_no_benchmark_photo_was_trained_on(shared_dir):
+    photos = shared_dir / "data/train/BSDS500"
+    assert {part["photos"]["pixels_sha256"] for part in ship_weights.read_record(verify_weights.WEIGHTS).values()} == {
+        ship_weights.describe_photos(photos)["pixels_sha256"]
+    }
+    trained, signatures = digests(photos)
+    assert len(trained) == 399
+    for name in ("Set5/HR", "Set14/HR", "BSD100/HR", "Urban100/HR", "Val_SR/gt", "RealSet65", "RealSet80"):
+        exact, coarse = digests(shared_dir / "data/benchmarks" / name)
+        assert not trained & exact
+        distances = (coarse[:, None] != signatures[None]).sum(axis=-1)
+        assert distances.min() > 3, name  # a resized or recompressed copy differs in no or a few of 64 signs
+
+
+@pytest.mark.parametrize("part", verify_weights.STAGES)
+def test_the_recorded_training_can_be_repeated(part, shared_dir, capsys):
+    largest = verify_weights.verify(part, shared_dir / "data/train/BSDS500", iterations=20)
+    assert largest <= verify_weights.TOLERANCE, capsys.readouterr().out
+
+
+def test_other_photos_are_not_taken_for_the_recorded_ones(tmp_path):
+    with pytest.raises(UpsrError, match="2 photos, and not those of the training"):
+        verify_weights.verify("g", tiny.save_pictures(tmp_path, 2))
+
+
+def test_shipping_halves_the_averaged_weights_and_records_the_run(tmp_path):
+    photos = tiny.save_pictures(tmp_path / "photos", 2)
+    run = train(parse_options(tiny_options(tmp_path, photos), "test"), Runtime(torch.device("cpu")))
+    ship_weights.ship({"g": run, "denoiser": run}, tmp_path / "shipped")
+    with (
+        safe_open(tmp_path / "shipped/g.safetensors", "pt") as halved,
+        safe_open(run / "models/net_g_latest.safetensors", "pt") as full,
+    ):
+        assert set(halved.keys()) == set(full.keys())
+        assert torch.equal(halved.get_tensor("conv_last.weight"), full.get_tensor("conv_last.weight").half())
+    record = ship_weights.read_record(tmp_path / "shipped")["denoiser"]
+    assert (record["seed"], record["iterations"], record["photos"]["images"]) == (3, 4, 2)
+    assert list(record["losses"]) == ["1", "2", "3", "4"]
+
+
+def test_weights_too_large_for_half_precision_are_refused(tmp_path):
+    torch.save({"a": torch.full((2,), 1e6)}, tmp_path / "large.pth")
+    with pytest.raises(UpsrError, match="too large for float16"):
+        ship_weights.halve(tmp_path / "large.pth", tmp_path / "large.safetensors")
+    assert not (tmp_path / "large.safetensors").exists()
