@@ -299,10 +299,10 @@ def page(kept: Mapping[str, Any]) -> Iterator[str]:
         "",
         f"UPSR-tiny's denoiser and the shipped g, {kept['iterations']} iterations of 4 crops for each variant and seed "
         f"(`options/tiny/ablation/`), {kept['machine']['cpu']}, {kept['machine']['threads']} thread(s). Images: {images}; "
-        "protocol `strict`. A cell is the mean over the images (seeds averaged first) with half the width of its 95 % bootstrap interval; "
-        "▲ (better) and ▼ (worse) mark paired differences from the table's reference that are beyond chance: their 95 % interval "
-        "leaves out 0. The reference is the full method, in the last table UPSR-tiny. The learned metrics of the paper (CLIPIQA, "
-        "MUSIQ, MANIQA, LPIPS) need weights that could not be had where this was run.",
+        "protocol `strict`. A cell is the mean over the images (seeds averaged first) with half the width of its 95 % bootstrap "
+        "interval; ▲ (better) and ▼ (worse) mark paired differences from the table's reference that are beyond chance: their "
+        "95 % interval leaves out 0. The reference is the full method, in the last table UPSR-tiny. The learned metrics of the "
+        "paper (CLIPIQA, MUSIQ, MANIQA, LPIPS) need weights that could not be had where this was run.",
         "",
         "These are trainings of minutes, not days: what they show is whether an effect is there at this scale.",
         "",
