@@ -174,10 +174,15 @@ class TrainOptions(Section):
 
 
 class TileOptions(Section):
-    """Images larger than a tile are restored in overlapping tiles and averaged."""
+    """Images larger than a tile are restored in overlapping tiles."""
 
     size: int = Field(512, ge=8, description="Side of a tile in LR pixels.")
     overlap: int = Field(64, ge=0, description="Overlap of neighbouring tiles in LR pixels.")
+    blend: Literal["end", "step"] = Field(
+        "end",
+        description="end: finished tiles are averaged, as the released code does; step: tiles meet after every diffusion "
+        "step, with Gaussian weights.",
+    )
 
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> TileOptions:

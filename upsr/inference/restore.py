@@ -87,6 +87,16 @@ class NoiseField:
             self._draw = (k, stacked("randn", self.shape, generators))
         return self._draw[1]
 
+    def fill(self, k: int, field: Tensor) -> None:
+        """Write the k-th tensor into ``field``, a plane at a time: where a large field is, it need not be twice.
+
+        The numbers are those of :meth:`draw` where a plane's size is a multiple of 16 (torch makes them in groups of 16).
+        """
+        for image, name in zip(field, self.names, strict=True):
+            generator = torch_generator(self.seed, "restore", name, k)
+            for plane in image:
+                plane.copy_(torch.randn(plane.shape, generator=generator))
+
 
 @torch.inference_mode()
 def restore(

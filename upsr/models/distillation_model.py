@@ -62,5 +62,5 @@ class UPSRDistillationModel(UPSRModel):
         t = torch.full((len(lq),), self.timesteps[0], device=lq.device)
         weight = self.codec.encode(cond.weight)
         x_t = self.process.prior_sample(self.codec.encode(cond.y), t, weight=weight, noise=noise)
-        prediction = self._estimate(self.process.scale_input(x_t, t), t, cond)
+        prediction = self.estimate(self.process.scale_input(x_t, t), t, cond)
         return {**self.losses(prediction, target), "by_timestep": self._by_timestep(prediction, target, t)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class UPSRModel(RestorationModel):
         network_aux: g, from LR in [0, 1] to SR in about [0, 1].
         sr_condition: condition on g(y) beside y.
         residual: the denoiser gives the difference of the image from g(y), or from y without ``sr_condition``.
-        timesteps: steps a restoration visits, descending.
+        timesteps: steps a restoration visits, descending; without any it is g(y).
         step: reverse step, one of :data:`upsr.diffusion.SAMPLERS`.
         train_timesteps: range (low, high) that training draws t from, high excluded.
         losses: needed for training only.
@@ -158,8 +159,18 @@ class UPSRModel(RestorationModel):
     @torch.no_grad()
     def condition(self, lq: Tensor) -> Condition:
         """Everything that depends on the LR image alone; ``lq`` is (B, C, h, w) in [0, 1]."""
-        y = F.interpolate(2 * lq - 1, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        y_hat = 2 * self.network_aux(lq) - 1
+        return self.condition_of(self.upsample(lq), self.first_estimate(lq))
+
+    def upsample(self, lq: Tensor) -> Tensor:
+        """y: (B, C, h, w) in [0, 1] -> (B, C, s*h, s*w) in [-1, 1], not clamped; a pixel depends on the LR ones within 2."""
+        return F.interpolate(2 * lq - 1, scale_factor=self.scale, mode="bicubic", align_corners=False)
+
+    def first_estimate(self, lq: Tensor) -> Tensor:
+        """g(y): (B, C, h, w) in [0, 1] -> (B, C, s*h, s*w) in [-1, 1], not clamped."""
+        return 2 * self.network_aux(lq) - 1
+
+    def condition_of(self, y: Tensor, y_hat: Tensor) -> Condition:
+        """The condition that :meth:`upsample` and :meth:`first_estimate` give, of a whole image or a part of it."""
         psi = self.uncertainty.uncertainty(y_hat, y)
         images = [y_hat, y] if self.sr_condition else [y]
         return Condition(y, y_hat, psi, self.uncertainty.weight(psi), self.codec.encode(torch.cat(images, dim=1)))
@@ -173,10 +184,10 @@ class UPSRModel(RestorationModel):
         t = self._draw_timesteps(generators).to(lq.device)
         x_t = self.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         x_in = self.codec.encode(self.process.scale_input(x_t, t))
-        prediction = self._estimate(x_in, t, cond)
+        prediction = self.estimate(x_in, t, cond)
         return {**self.losses(prediction, x_0), "by_timestep": self._by_timestep(prediction, x_0, t)}
 
-    def _estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
+    def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1]."""
         output = self.network_g(x, t, cond.features)
         if not self.residual:
@@ -203,12 +214,14 @@ class UPSRModel(RestorationModel):
         Returns:
             (B, C, s*h, s*w) in about [-1, 1], not clamped.
         """
-        show = _shower(observe, self.codec)
+        show = shower(observe, self.codec)
         show("g(y)", cond.y_hat)
         show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
+        if not self.timesteps:
+            return cond.y_hat
         x_0 = sample(
             self.process,
-            lambda x, t: self.codec.encode(self._estimate(x, t, cond)),
+            lambda x, t: self.codec.encode(self.estimate(x, t, cond)),
             self.codec.encode(cond.y),
             weight=self.codec.encode(cond.weight),
             noise=noise,
@@ -219,12 +232,31 @@ class UPSRModel(RestorationModel):
         )
         return self.codec.decode(x_0)
 
+    @property
+    def num_steps(self) -> int:
+        """The most steps that a restoration can take."""
+        low, high = self.train_timesteps
+        return high - low
+
+    def under(self, steps: int, uncertainty: UncertaintyWeight) -> Self:
+        """The same networks, sampling otherwise.
+
+        Args:
+            steps: network calls, at most :attr:`num_steps`; with 0 the restoration is g(y).
+            uncertainty: how much noise each pixel gets.
+        """
+        view = copy.copy(self)
+        low, high = self.train_timesteps
+        view.timesteps = [low + t for t in respace(high - low, steps)] if steps else []
+        view.uncertainty = uncertainty
+        return view
+
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         low, high = self.train_timesteps
         return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
 
 
-def _shower(observe: Observer | None, codec: PixelUnshuffleCodec) -> Callable[..., None]:
+def shower(observe: Observer | None, codec: PixelUnshuffleCodec) -> Callable[..., None]:
     """Shows images in [-1, 1], if there is anyone to see them."""
 
     def show(name: str, image: Tensor, encoded: bool = False) -> None:

@@ -1,0 +1,235 @@
+"""Diffusion over tiles that meet at every step: one state and one noise field for the whole image, in bounded memory.
+
+The denoiser sees one tile at a time. After each step its estimates are blended with Gaussian weights into one estimate of
+the image, from which the next state is made; so neighbouring tiles cannot drift apart as they do when each is restored for
+itself and only the results are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from upsr.config.schema import TileOptions
+from upsr.inference.padding import pad_to_multiple
+from upsr.inference.scratch import Scratch, bands
+from upsr.inference.tiling import Tile, tile_starts
+from upsr.models.base import Observer
+from upsr.models.upsr_model import Condition, UPSRModel, shower
+
+Progress = Callable[[int, int], None]
+"""Is told how much of the work is done, of how much in all; what it raises ends the work."""
+
+FillNoise = Callable[[int, Tensor], None]
+"""Fills a (B, C*s*s, h, w) tensor with the k-th noise field."""
+
+_BAND = 64
+_MARGIN = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the work is cut up.
+
+    Attributes:
+        tile: size and overlap of tiles; they are made multiples of what the network takes.
+        tiles_at_once: tiles in one network call.
+        dtype: type that the denoiser computes in; float32 without autocast.
+        scratch: where what is as large as the image goes.
+        progress: see :data:`Progress`.
+    """
+
+    tile: TileOptions
+    scratch: Scratch
+    tiles_at_once: int = 1
+    dtype: torch.dtype = torch.float32
+    progress: Progress | None = None
+
+
+def restore_stepwise(
+    model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work, observe: Observer | None = None
+) -> Tensor:
+    """Super-resolve images of any size; with one tile, what ``model.restore`` gives.
+
+    Args:
+        lq: (B, C, h, w) in [0, 1], on the model's device.
+        fill_noise: see :data:`FillNoise`; its fields have the padded size, multiples of ``model.size_multiple``.
+        observe: is shown whole images, as ``model.restore`` does.
+
+    Returns:
+        (B, C, s*h, s*w) in [0, 1], on the model's device or in a file of ``work.scratch``.
+    """
+    return _Restoration(model, lq, fill_noise, work).run(observe)
+
+
+class _Restoration:
+    def __init__(self, model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work) -> None:
+        self.model, self.work, self.fill_noise = model, work, fill_noise
+        self.size = lq.shape
+        self.lq = pad_to_multiple(lq, model.size_multiple)
+        self.height, self.width = self.lq.shape[-2:]
+        self.rows, self.columns = (
+            axis_windows(side, work.tile, model.size_multiple, lq.device) for side in (self.height, self.width)
+        )
+        self.total = len(self.rows) * len(self.columns) * (1 + len(model.timesteps))
+        self.done = 0
+
+    def run(self, observe: Observer | None) -> Tensor:
+        model = self.model
+        show = shower(observe, model.codec)
+        y_hat = self._blended(lambda tiles: model.codec.encode(model.first_estimate(self._cut(self.lq, tiles))))
+        self.y_hat = y_hat
+        if observe is not None:
+            self._show_condition(show)
+        if not model.timesteps:
+            return self._decoded(y_hat)
+        x = self._start()
+        show("x_T", x, encoded=True)
+        for k, timestep in enumerate(model.timesteps):
+            x_0 = self._blended(partial(self._denoised, x, timestep))
+            show(f"t={timestep}", x_0, encoded=True)
+            if k + 1 < len(model.timesteps):
+                self._advance(x, x_0, k)
+        return self._decoded(x_0)
+
+    def _blended(self, of_tiles: Callable[[Sequence[Tile]], Tensor]) -> Tensor:
+        """(B, C*s*s, h, w): what ``of_tiles`` gives for each tile, blended."""
+        batch = len(self.lq)
+        total = self.work.scratch.zeros(batch, self.lq.shape[1] * self.model.scale**2, self.height, self.width)
+        for places in self._batches():
+            parts = of_tiles([tile for tile, _ in places]).float()
+            for (tile, window), part in zip(places, parts.split(batch), strict=True):
+                total[_place(tile)] += (part * window).to(total.device)
+            self.work.scratch.release()
+            self.done += len(places)
+            if self.work.progress is not None:
+                self.work.progress(self.done, self.total)
+        return total
+
+    def _batches(self) -> Iterator[list[tuple[Tile, Tensor]]]:
+        """All tiles are equally large, row by row, with the weights of their pixels; those of a pixel add up to 1."""
+        places = [
+            (Tile(top, top + len(row), left, left + len(column)), row[:, None] * column)
+            for top, row in self.rows.items()
+            for left, column in self.columns.items()
+        ]
+        for first in range(0, len(places), self.work.tiles_at_once):
+            yield places[first : first + self.work.tiles_at_once]
+
+    def _denoised(self, x: Tensor, timestep: int, tiles: Sequence[Tile]) -> Tensor:
+        """(n*B, C*s*s, h, w): the estimate of x_0 in some tiles."""
+        model = self.model
+        cond = self._condition(tiles)
+        x_t = self._cut(x, tiles)
+        t = self._batched(timestep, len(x_t))
+        with torch.autocast(
+            self.lq.device.type, self.work.dtype, enabled=self.work.dtype not in (torch.float32, torch.float64)
+        ):
+            estimate = model.estimate(model.process.scale_input(x_t, t), t, cond)
+        return model.codec.encode(estimate)
+
+    def _condition(self, tiles: Sequence[Tile]) -> Condition:
+        y = torch.cat([self._upsampled(tile) for tile in tiles])
+        return self.model.condition_of(y, self.model.codec.decode(self._cut(self.y_hat, tiles)))
+
+    def _upsampled(self, tile: Tile) -> Tensor:
+        """y of a tile, as it is in the whole image."""
+        top, left = max(tile.top - _MARGIN, 0), max(tile.left - _MARGIN, 0)
+        y = self.model.upsample(self.lq[..., top : tile.bottom + _MARGIN, left : tile.right + _MARGIN])
+        return y[_place(Tile(tile.top - top, tile.bottom - top, tile.left - left, tile.right - left), self.model.scale)]
+
+    def _start(self) -> Tensor:
+        """x_T, band by band out of the noise field."""
+        x = self.work.scratch.zeros(*self.y_hat.shape)
+        self.fill_noise(0, x)
+        encode = self.model.codec.encode
+        t = self._batched(self.model.timesteps[0], len(x))
+        for place, noise in self._in_bands(x):
+            cond = self._condition([place])
+            start = self.model.process.prior_sample(encode(cond.y), t, weight=encode(cond.weight), noise=noise)
+            x[_place(place)] = start.to(x.device)
+        return x
+
+    def _advance(self, x: Tensor, x_0: Tensor, k: int) -> None:
+        """Make the state after step k out of the one before, in place."""
+        encode = self.model.codec.encode
+        t, t_prev = (self._batched(step, len(x)) for step in self.model.timesteps[k : k + 2])
+        field: list[Tensor] = []
+
+        def noise(place: Tile) -> Tensor:
+            if not field:
+                field.append(self.work.scratch.zeros(*x.shape))
+                self.fill_noise(k + 1, field[0])
+            return self._cut(field[0], [place])
+
+        for place, x_t in self._in_bands(x):
+            cond = self._condition([place])
+            after = self.model.step(
+                self.model.process,
+                x_0=self._cut(x_0, [place]),
+                x_t=x_t,
+                y=encode(cond.y),
+                t=t,
+                t_prev=t_prev,
+                weight=encode(cond.weight),
+                noise=partial(noise, place),
+            )
+            x[_place(place)] = after.to(x.device)
+
+    def _in_bands(self, x: Tensor) -> Iterator[tuple[Tile, Tensor]]:
+        for rows in bands(self.height, _BAND):
+            place = Tile(rows.start, rows.stop, 0, self.width)
+            yield place, self._cut(x, [place])
+            self.work.scratch.release()
+
+    def _decoded(self, x_0: Tensor) -> Tensor:
+        scale = self.model.scale
+        batch, channels, height, width = self.size
+        result = self.work.scratch.zeros(batch, channels, height * scale, width * scale)
+        for rows in bands(height, _BAND):
+            place = Tile(rows.start, rows.stop, 0, width)
+            pixels = self.model.codec.decode(self._cut(x_0, [place])).clamp(-1, 1)
+            result[_place(place, scale)] = ((pixels + 1) / 2).to(result.device)
+            self.work.scratch.release()
+        return result
+
+    def _show_condition(self, show: Callable[..., None]) -> None:
+        cond = self._condition([Tile(0, self.height, 0, self.width)])
+        show("g(y)", cond.y_hat)
+        show("uncertainty", 2 * cond.psi / self.model.uncertainty.psi_max - 1)
+        show("weight", 2 * cond.weight - 1)
+
+    def _cut(self, image: Tensor, tiles: Sequence[Tile]) -> Tensor:
+        """The tiles of a (B, ...) image one after the other, on the model's device."""
+        return torch.cat([image[_place(tile)] for tile in tiles]).to(self.lq.device)
+
+    def _batched(self, timestep: int, count: int) -> Tensor:
+        return torch.full((count,), timestep, dtype=torch.int64, device=self.lq.device)
+
+
+def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.device) -> dict[int, Tensor]:
+    """The tiles along one side of a padded image: where each starts, and the weights of its pixels there.
+
+    A Gaussian of an eighth of the tile as its standard deviation; the weights of all tiles at a pixel add up to 1.
+    """
+    size = min(max(tile.size // multiple, 1) * multiple, length)
+    overlap = min(-(-tile.overlap // multiple) * multiple, size // 2)
+    middle = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    window = torch.exp(-0.5 * (middle / (size / 8)).square())
+    starts = tile_starts(length, size, overlap)
+    total = torch.zeros(length, dtype=torch.float64)
+    for start in starts:
+        total[start : start + size] += window
+    return {start: (window / total[start : start + size]).float().to(device) for start in starts}
+
+
+def _place(tile: Tile, scale: int = 1) -> tuple[object, slice, slice]:
+    return (
+        ...,
+        slice(tile.top * scale, tile.bottom * scale),
+        slice(tile.left * scale, tile.right * scale),
+    )
