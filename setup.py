@@ -36,7 +36,7 @@ setup(
         "opencv-python>=4.8",
         "numpy>=1.26",
         "scipy>=1.10",
-        "pillow>=10",
+        "pillow>=10.1",
         "tqdm>=4.60",
         "rich>=13",
         "jinja2>=3.1",
@@ -44,6 +44,8 @@ setup(
         "webdataset>=0.2.90",
         "fsspec>=2023.5",
         "pyvips[binary]>=2.2.3",
+        "psutil>=5.9",
+        "huggingface_hub>=0.23",
         "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
     extras_require={
@@ -51,6 +53,7 @@ setup(
         "baselines": ["diffusers>=0.30"],
         "figures": ["matplotlib>=3.7"],
         "parquet": ["pyarrow>=14"],
+        "app": ["gradio>=6.31,<7"],
         "dev": ["pytest>=8", "ruff>=0.5", "mypy>=1.10", "types-PyYAML", "scikit-image>=0.21", "playwright>=1.40"],
     },
 )

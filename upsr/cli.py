@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from upsr.errors import UpsrError
 
 _COMMANDS = {
+    "upscale": "photos in, photos four times as large out",
     "data": "benchmark datasets: what they are, whether they are whole, and making them",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
     "report": "a folder of HTML to look at an evaluation",
+    "serve": "a page in the browser to upscale photos with",
 }
 _EPILOG = """`upsr COMMAND --help` explains a command with examples. Training and testing from option files: train.py, test.py.
 

@@ -60,6 +60,15 @@ def file_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(network: torch.nn.Module) -> str:
+    """sha256 of a network's weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def digest_of(content: Any) -> str:
     """sha256 of anything that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -45,7 +45,7 @@ class DictionaryCrossAttention(nn.Module):
         """(B, n, C) and (B, m, C) -> output (B, n, C) and similarities S (B, n, m), whose rows sum to 1."""
         q = F.normalize(self.wq(tokens), dim=-1)
         k = F.normalize(self.wk(dictionary), dim=-1)
-        temperature = 1 + self.scale.clamp(0, 1) * math.log(len(self.scale))
+        temperature = 1 + self.scale.clamp(0.0, 1.0) * math.log(len(self.scale))
         similarity = (q @ (k * temperature[:, None]).transpose(1, 2)).softmax(dim=-1)
         return similarity @ self.wv(dictionary), similarity
 
@@ -195,7 +195,7 @@ class ResidualGroup(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """(B, H, W, C) -> the same shape."""
-        dictionary = self.td.expand(len(x), -1, -1)
+        dictionary = self.td.expand(x.shape[0], -1, -1)
         for layer in self.layers:
             x, dictionary = layer(x, F.normalize(dictionary, dim=-1), index)
         return x

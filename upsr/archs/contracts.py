@@ -29,8 +29,10 @@ class DenoisingNetwork(nn.Module):
         out_channels: image channels.
         cond_channels: channels of the condition.
         size_multiple: sides of the input are multiples of it.
+        values_per_pixel: numbers held at once for each LR pixel while restoring, about; it decides how large tiles are.
     """
 
+    values_per_pixel: int
     scale: int
     out_channels: int
     cond_channels: int

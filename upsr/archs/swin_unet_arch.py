@@ -61,7 +61,7 @@ class PointwiseConv(nn.Conv2d):
         weight, pixels = self.weight.flatten(1), x.permute(0, 2, 3, 1)
         if pixels.is_contiguous():
             return F.linear(pixels, weight, self.bias).permute(0, 3, 1, 2)
-        product = torch.baddbmm(self.bias[:, None], weight.expand(len(x), -1, -1), x.flatten(2))
+        product = torch.baddbmm(self.bias[:, None], weight.expand(x.shape[0], -1, -1), x.flatten(2))
         return product.unflatten(2, x.shape[2:])
 
 
@@ -412,6 +412,8 @@ class UNetModelSwin(DenoisingNetwork):
         self.conv_last = nn.Conv2d(num_feat, out_channels, 3, padding=1)
 
         self.size_multiple = self._needed_multiple(len(channel_mult))
+        # The tail at full size, where the widest maps are: one, its activation, and what a convolution needs to make it.
+        self.values_per_pixel = 4 * num_feat * scale**2 + sum(blocks) * model_channels
 
     def forward(self, x: Tensor, t: Tensor, lq: Tensor) -> Tensor:
         """Estimate the HR image.

@@ -11,9 +11,15 @@ from torch import Tensor
 
 from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple
+from upsr.inference.scratch import Scratch
+from upsr.inference.stepwise import Work, restore_stepwise
 from upsr.inference.tiling import Canvas, Tile, tiles_of, whole
 from upsr.models.base import Observer, RestorationModel
+from upsr.models.upsr_model import UPSRModel
 from upsr.rng import stacked, torch_generator
+
+_ROOM = 1 << 30
+"""Bytes of a batch's state that stay in memory."""
 
 
 class Restorer(Protocol):
@@ -133,6 +139,8 @@ def restore(
         shown = None if observe is None else lambda name, image: observe(name, image[inside])
         return model.restore(padded, lambda k: field.draw(k)[..., rows, columns].to(lq), shown)[inside]
 
+    if tile is not None and tile.blend == "step" and isinstance(model, UPSRModel):
+        return restore_stepwise(model, lq, field.fill, Work(tile, Scratch(lq.device, _ROOM)), observe)
     if tile is None or max(lq.shape[-2:]) <= tile.size:
         return restore_tile(lq, whole(lq), observe)
     canvas = Canvas(lq, scale)

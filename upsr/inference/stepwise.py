@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from upsr.inference.scratch import Scratch, bands
 from upsr.inference.tiling import Tile, tile_starts
 from upsr.models.base import Observer
 from upsr.models.upsr_model import Condition, UPSRModel, shower
+
+if TYPE_CHECKING:
+    from types import EllipsisType
 
 Progress = Callable[[int, int], None]
 """Is told how much of the work is done, of how much in all; what it raises ends the work."""
@@ -50,6 +54,7 @@ class Work:
     progress: Progress | None = None
 
 
+@torch.inference_mode()
 def restore_stepwise(
     model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work, observe: Observer | None = None
 ) -> Tensor:
@@ -80,35 +85,40 @@ class _Restoration:
 
     def run(self, observe: Observer | None) -> Tensor:
         model = self.model
-        show = shower(observe, model.codec)
-        y_hat = self._blended(lambda tiles: model.codec.encode(model.first_estimate(self._cut(self.lq, tiles))))
-        self.y_hat = y_hat
+        show = shower(None if observe is None else self._cropping(observe), model.codec)
+        self.y_hat = y_hat = self._blank()
+        self._blend(y_hat, lambda tiles: model.codec.encode(model.first_estimate(self._cut(self.lq, tiles))))
         if observe is not None:
             self._show_condition(show)
         if not model.timesteps:
             return self._decoded(y_hat)
-        x = self._start()
+        x, x_0 = self._start(), self._blank()
         show("x_T", x, encoded=True)
         for k, timestep in enumerate(model.timesteps):
-            x_0 = self._blended(partial(self._denoised, x, timestep))
+            self._blend(x_0, partial(self._denoised, x, timestep))
             show(f"t={timestep}", x_0, encoded=True)
             if k + 1 < len(model.timesteps):
                 self._advance(x, x_0, k)
         return self._decoded(x_0)
 
-    def _blended(self, of_tiles: Callable[[Sequence[Tile]], Tensor]) -> Tensor:
-        """(B, C*s*s, h, w): what ``of_tiles`` gives for each tile, blended."""
-        batch = len(self.lq)
-        total = self.work.scratch.zeros(batch, self.lq.shape[1] * self.model.scale**2, self.height, self.width)
+    def _blank(self) -> Tensor:
+        """(B, C*s*s, h, w) of zeros."""
+        batch, channels = self.lq.shape[:2]
+        return self.work.scratch.zeros(batch, channels * self.model.scale**2, self.height, self.width)
+
+    def _blend(self, image: Tensor, of_tiles: Callable[[Sequence[Tile]], Tensor]) -> None:
+        """Write what ``of_tiles`` gives for each tile into ``image``, blended."""
+        for rows in bands(self.height, _BAND):
+            image[..., rows, :] = 0
+            self.work.scratch.release()
         for places in self._batches():
             parts = of_tiles([tile for tile, _ in places]).float()
-            for (tile, window), part in zip(places, parts.split(batch), strict=True):
-                total[_place(tile)] += (part * window).to(total.device)
+            for (tile, window), part in zip(places, parts.split(len(self.lq)), strict=True):
+                image[_place(tile)] += (part * window).to(image.device)
             self.work.scratch.release()
             self.done += len(places)
             if self.work.progress is not None:
                 self.work.progress(self.done, self.total)
-        return total
 
     def _batches(self) -> Iterator[list[tuple[Tile, Tensor]]]:
         """All tiles are equally large, row by row, with the weights of their pixels; those of a pixel add up to 1."""
@@ -144,7 +154,7 @@ class _Restoration:
 
     def _start(self) -> Tensor:
         """x_T, band by band out of the noise field."""
-        x = self.work.scratch.zeros(*self.y_hat.shape)
+        x = self._blank()
         self.fill_noise(0, x)
         encode = self.model.codec.encode
         t = self._batched(self.model.timesteps[0], len(x))
@@ -162,7 +172,7 @@ class _Restoration:
 
         def noise(place: Tile) -> Tensor:
             if not field:
-                field.append(self.work.scratch.zeros(*x.shape))
+                field.append(self._blank())
                 self.fill_noise(k + 1, field[0])
             return self._cut(field[0], [place])
 
@@ -197,6 +207,11 @@ class _Restoration:
             self.work.scratch.release()
         return result
 
+    def _cropping(self, observe: Observer) -> Observer:
+        """Shows images without their padding."""
+        height, width = (side * self.model.scale for side in self.size[-2:])
+        return lambda name, image: observe(name, image[..., :height, :width])
+
     def _show_condition(self, show: Callable[..., None]) -> None:
         cond = self._condition([Tile(0, self.height, 0, self.width)])
         show("g(y)", cond.y_hat)
@@ -227,7 +242,7 @@ def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.de
     return {start: (window / total[start : start + size]).float().to(device) for start in starts}
 
 
-def _place(tile: Tile, scale: int = 1) -> tuple[object, slice, slice]:
+def _place(tile: Tile, scale: int = 1) -> tuple[EllipsisType, slice, slice]:
     return (
         ...,
         slice(tile.top * scale, tile.bottom * scale),

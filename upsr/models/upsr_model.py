@@ -64,6 +64,7 @@ class UPSRModel(RestorationModel):
         aux_dtype: type that g computes in during training; ``None`` is float32.
     """
 
+    network_g: DenoisingNetwork
     draws = True
 
     def __init__(

@@ -17,6 +17,11 @@ def shipped_names() -> list[str]:
     return sorted(folder.name for folder in _HERE.iterdir() if (folder / "g.safetensors").is_file())
 
 
+def shipped_folder(name: str) -> Path:
+    """The folder of a shipped model: a saved pipeline, with its card and record."""
+    return _HERE / name
+
+
 def find_weights(name: str, part: Part) -> Path:
     """The file of a shipped model's part, or the path that ``name`` is."""
     return _HERE / name / f"{part}.safetensors" if name in shipped_names() else Path(name)

@@ -1,0 +1,531 @@
+"""The page of ``upsr serve``, in a browser; its limits; what cannot be reached through it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from upsr.app.jobs import Jobs, Token
+from upsr.app.limits import Limits, RateLimit
+from upsr.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PATIENCE = 20_000
+"""Milliseconds after which something that is waited for has failed."""
+
+
+class FakePipeline:
+    """A pipeline that needs no network, and can be slow or fail."""
+
+    scale, num_steps = 4, 5
+
+    def __init__(self) -> None:
+        self.slow = False
+        self.failing = False
+        self.steps_done = 0
+        self.started, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, image: Image.Image, *, seed: int, steps: int, outscale: float, progress, **_: Any):
+        self.steps_done = 0
+        self.ended.clear()
+        self.started.set()
+        try:
+            for step in range(2000 if self.slow else steps):
+                threading.Event().wait(0.02 if self.slow else 0)
+                self.steps_done = step + 1
+                progress(step + 1, 2000 if self.slow else steps)
+        finally:
+            self.started.clear()
+            self.ended.set()
+        if self.failing:
+            raise RuntimeError("/secret/path/of/the/server")
+        size = tuple(round(side * outscale) for side in image.size)
+        noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
+        pixels = (np.asarray(image.resize(size)).astype(int) + noise).clip(0, 255).astype(np.uint8)
+        out, grey = Image.fromarray(pixels), Image.fromarray(pixels).convert("L")
+        between = {"g(y)": out, "x_T": out, "t=4": out}
+        return SimpleNamespace(images=[out], uncertainty=[grey], weight=[grey], intermediates=[between])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def served(pipe: Any, **limits: int) -> Iterator[tuple[str, Path]]:
+    """The address, and the folder of uploads."""
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    from upsr.app.server import serving
+
+    with serving(pipe, Limits(**{"requests_per_minute": 1000, **limits}), port=free_port()) as url:
+        yield url.rstrip("/"), Path(os.environ["GRADIO_TEMP_DIR"])
+
+
+@pytest.fixture(scope="module")
+def fake() -> FakePipeline:
+    return FakePipeline()
+
+
+@pytest.fixture(scope="module")
+def server(fake) -> Iterator[str]:
+    with served(fake, upload_bytes=300_000, upload_pixels=250_000, output_pixels=400_000) as (url, folder):
+        yield url
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, a development dependency")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        program = driver.chromium.launch(executable_path=executable, args=arguments)
+        yield program
+        program.close()
+
+
+@contextlib.contextmanager
+def opened(browser, url: str) -> Iterator[Any]:
+    """The page. It may ask for nothing from elsewhere and have no errors."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    trouble: list[str] = []
+    page.on("request", lambda request: trouble.append(request.url) if is_outside(request.url, url) else None)
+    page.on("console", lambda message: trouble.append(message.text) if "Content Security" in message.text else None)
+    page.on("response", lambda answer: trouble.append(answer.url) if answer.status == 403 else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.goto(url)
+    page.wait_for_selector("#run")
+    yield page
+    page.close()
+    assert trouble == []
+
+
+def is_outside(address: str, url: str) -> bool:
+    return not address.startswith((f"{url}/", "data:", f"blob:{url}/"))
+
+
+@pytest.fixture
+def page(browser, server, fake):
+    fake.slow = fake.failing = False
+    with opened(browser, server) as page:
+        yield page
+
+
+def photo(path: Path, width: int, height: int) -> Path:
+    """A smooth picture."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def upload(page, path: Path) -> None:
+    page.set_input_files("#photo input[type=file]", path)
+
+
+def wait_for_status(page, text: str) -> str:
+    page.wait_for_function("text => document.querySelector('.upsr-status')?.innerText.includes(text)", arg=text)
+    return page.locator(".upsr-status").inner_text()
+
+
+def upscale(page, expected: str = "Done in") -> str:
+    page.click("#run")
+    return wait_for_status(page, expected)
+
+
+def downloaded(page) -> Image.Image:
+    with page.expect_download() as waiting:
+        page.click("#download")
+    assert waiting.value.suggested_filename.endswith(".png")
+    with Image.open(waiting.value.path()) as image:
+        assert image.format == "PNG"
+        return image.copy()
+
+
+def wait_for_image(page, selector: str) -> None:
+    page.wait_for_function(
+        "s => [...document.querySelectorAll(s)].some((i) => i.complete && i.naturalWidth)", arg=selector
+    )
+
+
+def test_a_photo_is_upscaled_shown_and_downloaded(page, tmp_path):
+    upload(page, photo(tmp_path / "photo.png", 60, 40))
+    wait_for_status(page, "60 x 40 pixels")
+    wait_for_image(page, "#preview img")
+    assert "60 x 40 to 240 x 160 pixels, seed 0" in upscale(page)
+
+    wait_for_image(page, "#pair img")
+    handle = page.locator("#pair .outer, #pair [role=slider]").first
+    before = handle.bounding_box()
+    middle = before["x"] + before["width"] / 2, before["y"] + before["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 80, middle[1], steps=4)
+    page.mouse.up()
+    page.wait_for_function(
+        "x => document.querySelector('#pair .outer, #pair [role=slider]').getBoundingClientRect().x > x + 40",
+        arg=before["x"],
+    )
+
+    page.get_by_role("tab", name="Uncertainty").click()
+    wait_for_image(page, "#heat img")
+    page.get_by_role("tab", name="Steps").click()
+    wait_for_image(page, "#gallery img")
+    captions = page.locator("#gallery .caption-label").all_inner_texts()
+    assert [caption.strip() for caption in captions] == ["g(y)", "x_T", "t=4", "noise weight"]
+
+    first = downloaded(page)
+    assert first.size == (240, 160)
+    page.fill("#seed input", "7")
+    page.press("#seed input", "Tab")
+    upscale(page, "seed 7")
+    other = downloaded(page)
+    page.fill("#seed input", "0")
+    page.press("#seed input", "Tab")
+    upscale(page, "seed 0")
+    again = downloaded(page)
+    assert np.array_equal(np.asarray(first), np.asarray(again))
+    assert not np.array_equal(np.asarray(first), np.asarray(other))
+
+
+def test_a_crop_is_chosen_by_a_click(page, tmp_path):
+    upload(page, photo(tmp_path / "photo.jpg", 400, 300))
+    wait_for_status(page, "400 x 300 pixels")
+    wait_for_image(page, "#preview img")
+    page.get_by_label("Whole photo").check()
+    assert "more than the 0.4 allowed" in upscale(page, "megapixels")  # 400 x 300 x 16
+    page.locator("#preview img").click(position={"x": 5, "y": 5})
+    page.wait_for_function("document.querySelector('#region input[value=\"Square crop\"]').checked")
+    page.get_by_label("number input for Side").fill("50")
+    page.keyboard.press("Tab")
+    assert "50 x 50 to 200 x 200" in upscale(page)
+    mean = np.asarray(downloaded(page)).mean(axis=(0, 1))
+    assert mean[0] < 40  # the top left corner, where red and green are dark
+    assert mean[1] < 40
+
+
+def test_cancel_stops_the_work_itself(page, fake, tmp_path):
+    upload(page, photo(tmp_path / "photo.png", 40, 40))
+    wait_for_status(page, "40 x 40 pixels")
+    fake.slow = True
+    page.click("#run")
+    assert fake.started.wait(PATIENCE / 1000)
+    page.wait_for_selector("#status .progress-bar, #status .progress-text")
+    page.click("#cancel")
+    wait_for_status(page, "Cancelled.")
+    assert fake.ended.is_set()
+    assert fake.steps_done < 1500
+    fake.slow = False
+    upscale(page)
+
+
+def test_one_who_waits_can_cancel_and_the_other_goes_on(page, browser, server, fake, tmp_path):
+    picture = photo(tmp_path / "photo.png", 40, 40)
+    fake.slow = True
+    with opened(browser, server) as other:
+        for visitor in (page, other):
+            upload(visitor, picture)
+            wait_for_status(visitor, "40 x 40 pixels")
+            visitor.click("#run")
+            assert fake.started.wait(PATIENCE / 1000)
+        other.wait_for_function("document.querySelector('#status').innerText.includes('queue')")
+        other.click("#cancel")
+        wait_for_status(other, "Cancelled.")
+    assert fake.started.is_set()
+    page.click("#cancel")
+    wait_for_status(page, "Cancelled.")
+    assert fake.ended.is_set()
+
+
+def test_a_cancelled_task_ends_its_thread_first():
+    jobs, ended, looks = Jobs(), threading.Event(), threading.Event()
+
+    def work(token: Token) -> None:
+        try:
+            while True:
+                token.check()
+                looks.set()
+        finally:
+            ended.set()
+
+    async def cancelled_task() -> bool:
+        task = asyncio.ensure_future(jobs.run("session", work))
+        await asyncio.to_thread(looks.wait, PATIENCE / 1000)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return ended.is_set()
+
+    assert in_a_loop(cancelled_task())
+
+
+def test_a_full_queue_is_said(browser, fake, tmp_path):
+    picture = photo(tmp_path / "photo.png", 40, 40)
+    fake.slow = True
+    with contextlib.ExitStack() as stack:
+        url, _ = stack.enter_context(served(fake, queue=1))
+        visitors = [stack.enter_context(opened(browser, url)) for _ in range(3)]
+        for visitor in visitors:
+            upload(visitor, picture)
+            wait_for_status(visitor, "40 x 40 pixels")
+        for visitor in visitors[:2]:
+            visitor.click("#run")
+            assert fake.started.wait(PATIENCE / 1000)
+        visitors[1].wait_for_function("document.querySelector('#status').innerText.includes('queue')")
+        visitors[2].click("#run")
+        visitors[2].wait_for_selector("[data-testid=toast-body]")
+        assert "busy" in visitors[2].locator("[data-testid=toast-body]").inner_text()
+    fake.slow = False
+
+
+def test_leaving_the_page_stops_the_work(browser, server, fake, tmp_path):
+    with opened(browser, server) as page:
+        upload(page, photo(tmp_path / "photo.png", 40, 40))
+        wait_for_status(page, "40 x 40 pixels")
+        fake.slow = True
+        page.click("#run")
+        assert fake.started.wait(PATIENCE / 1000)
+    assert fake.ended.wait(PATIENCE / 1000)
+    assert fake.steps_done < 1999
+    fake.slow = False
+
+
+def test_what_cannot_be_used_is_said_in_one_line(page, fake, tmp_path):
+    plain = tmp_path / "plain.txt"
+    plain.write_text("no photo")
+    upload(page, plain)
+    page.wait_for_selector("[data-testid=toast-body]")
+    assert "file type" in page.locator("[data-testid=toast-body]").inner_text()
+    page.locator("[data-testid=toast-body] button").click()
+    page.wait_for_selector("[data-testid=toast-body]", state="detached")
+
+    text = tmp_path / "text.png"
+    text.write_text("no photo")
+    upload(page, text)
+    assert str(tmp_path) not in wait_for_status(page, "not a readable photo")
+
+    page.locator("#photo [aria-label=Clear]").click()
+    wait_for_status(page, "Drop a photo")
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png_header(50_000, 50_000))
+    upload(page, bomb)
+    assert "2,500,000,000 pixels are more than the 250,000 allowed" in wait_for_status(page, "pixels are more")
+
+    page.locator("#photo [aria-label=Clear]").click()
+    wait_for_status(page, "Drop a photo")
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)).save(noise)
+    assert noise.stat().st_size > 300_000
+    upload(page, noise)
+    page.wait_for_selector("[data-testid=toast-body]")
+    assert "size" in page.locator("[data-testid=toast-body]").first.inner_text()
+
+    assert "Drop a photo first" in upscale(page, "first")
+    upload(page, photo(tmp_path / "photo.png", 40, 40))
+    wait_for_status(page, "40 x 40 pixels")
+    fake.failing = True
+    assert "server's log says why" in upscale(page, "failed")
+    assert "secret" not in page.content()
+    fake.failing = False
+    upscale(page)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims to be large and has next to no data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def ask(url: str, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    text = answer.read().decode(errors="replace")
+    connection.close()
+    return answer.status, text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file/etc/passwd",
+        f"/gradio_api/file={REPOSITORY / 'upsr/app/page.py'}",
+        "/gradio_api/file=upsr/app/page.py",
+        "/gradio_api/file=README.md",
+        "/gradio_api/file=../../../../etc/passwd",
+        "/gradio_api/file=%2e%2e/%2e%2e/etc/passwd",
+        "/gradio_api/file=file:///etc/passwd",
+        "/gradio_api/file=http://example.com/",
+        "/gradio_api/file=HTTPS://example.com/",
+        "/gradio_api/proxy=http://example.com/",
+        "/static/../../../../etc/passwd",
+        "/static/%2e%2e/%2e%2e/%2e%2e/routes.py",
+        "/assets/%2e%2e/%2e%2e/%2e%2e/routes.py",
+        "/custom_component/1/client/component/x",
+        "/monitoring/summary",
+        "/docs",
+    ],
+)
+def test_nothing_else_can_be_read(server, path):
+    status, text = ask(server, "GET", path)
+    assert status in (403, 404)
+    assert "root:" not in text
+    assert "import" not in text
+
+
+def test_the_server_fetches_nothing_and_takes_nothing_large(server):
+    join, kind = "/gradio_api/queue/join", {"Content-Type": "application/json"}
+    body = {"data": [{"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}], "fn_index": 0}
+    assert ask(server, "POST", join, json.dumps(body).encode(), **kind)[0] == 403
+    assert ask(server, "POST", join, b"[" * 70_000, **kind)[0] == 413
+    assert ask(server, "POST", join, b"no JSON", **kind)[0] == 400
+    assert ask(server, "POST", "/gradio_api/component_server", b"{}", **kind)[0] == 403
+    assert ask(server, "DELETE", "/")[0] == 403
+    assert ask(server, "POST", "/gradio_api/upload", bytes(400_000))[0] == 413
+
+
+def test_a_path_of_the_server_is_no_upload(server):
+    body = {"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "x"}
+    for route in ("run/predict", "queue/join"):
+        text = ask(
+            server, "POST", f"/gradio_api/{route}", json.dumps(body).encode(), **{"Content-Type": "application/json"}
+        )[1]
+        assert "root:" not in text
+        assert "Traceback" not in text
+
+
+def in_a_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Its result; in another thread, as the browser's driver has a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+def test_uploads_of_a_client_are_limited():
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    from upsr.app.guard import Guard
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+
+    async def statuses(client: str, count: int) -> list[int]:
+        sent: list[Any] = []
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-length", b"5")]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/gradio_api/upload",
+            "headers": headers,
+            "client": (client, 1),
+        }
+        for _ in range(count):
+            await guard(scope, None, send)
+        return [message["status"] for message in sent if message["type"] == "http.response.start"]
+
+    guard = Guard(app, Limits(requests_per_minute=2))
+    assert in_a_loop(statuses("one", 3)) == [200, 200, 429]
+    assert in_a_loop(statuses("other", 1)) == [200]
+
+
+def test_the_rate_counts_a_sliding_minute():
+    now = 0.0
+    rate = RateLimit(2, clock=lambda: now)
+    assert [rate.wait("a"), rate.wait("a"), rate.wait("b")] == [0, 0, 0]
+    now = 20.0
+    assert rate.wait("a") == 40
+    now = 61.0
+    assert [rate.wait("a"), rate.wait("a")] == [0, 0]
+    assert rate.wait("a") == 60
+
+
+def test_upscalings_of_a_client_are_limited(browser, fake, tmp_path):
+    fake.slow = fake.failing = False
+    with served(fake, requests_per_minute=2) as (url, _), opened(browser, url) as page:
+        upload(page, photo(tmp_path / "photo.png", 20, 20))
+        wait_for_status(page, "20 x 20 pixels")
+        upscale(page, "seed 0")
+        page.fill("#seed input", "1")
+        page.press("#seed input", "Tab")
+        upscale(page, "seed 1")
+        assert "too many requests" in upscale(page, "requests").lower()
+
+
+def test_mistakes_of_the_command_are_one_line(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "gradio", None)
+        assert main(["serve"]) == 2
+        assert capsys.readouterr().err == "error: the page needs gradio: pip install 'upsr[app]'\n"
+    pytest.importorskip("gradio")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --host, --port: 127.0.0.1:{port} cannot be used")
+    assert error.count("\n") == 1
+    assert main(["serve", "--port", "70000"]) == 2
+    assert main(["serve", "--max_output_megapixels", "0"]) == 2
+    assert "--max_output_megapixels" in capsys.readouterr().err
+
+
+def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):
+    """The command as a user gives it: a photo comes out, Ctrl-C ends it, nothing is left behind."""
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    pytest.importorskip("upsr.inference.pipeline")
+    command = [sys.executable, "-m", "upsr", "serve", "--device", "cpu", "--port", str(free_port())]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        line = process.stdout.readline()
+        assert "http://127.0.0.1:" in line, process.communicate()[1]
+        assert list(tmp_path.glob("upsr-serve-*"))
+        picture = photo(tmp_path / "photo.png", 40, 32)
+        with opened(browser, line.split()[3].rstrip("/")) as page:
+            upload(page, picture)
+            wait_for_status(page, "40 x 32 pixels")
+            assert "40 x 32 to 160 x 128" in upscale(page)
+            assert downloaded(page).size == (160, 128)
+            page.get_by_role("tab", name="Steps").click()
+            wait_for_image(page, "#gallery img")
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")
+    assert not list(tmp_path.glob("upsr-serve-*"))

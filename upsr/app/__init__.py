@@ -1,0 +1,1 @@
+"""The page that ``upsr serve`` shows. Needs the extra: pip install 'upsr[app]'."""

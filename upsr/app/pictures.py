@@ -1,0 +1,120 @@
+"""The pictures of the page: what was uploaded, the region chosen of it, what is shown of a result."""
+
+from __future__ import annotations
+
+import html
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from upsr.inference.photo import to_colour, to_frame
+from upsr.inference.photo_io import read_photo
+
+SMALLEST_SIDE = 16
+_THUMBNAIL = 640
+_HEAT = ("#000004", "#320a5e", "#781c6d", "#bc3754", "#ed6925", "#fbb61a", "#fcffa4")
+"""From certain to uncertain."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A photo that a visitor uploaded: where it lies, how large it is, and a small copy."""
+
+    path: Path
+    width: int
+    height: int
+    thumbnail: Image.Image
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a photo, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def open_photo(path: Path, max_pixels: int) -> Image.Image:
+    """The first frame of a photo in 8-bit RGB, upright; without alpha.
+
+    Raises:
+        UpsrError: it is no photo, or has too many pixels (known from the header, before anything is decoded).
+    """
+    frame = read_photo(path, "this file", max_pixels=max_pixels).frames[0]
+    if frame.dtype == np.uint8 and frame.shape[-1] == 3:
+        return Image.fromarray(frame)
+    return Image.fromarray(to_frame(to_colour(frame), None, np.empty((1, 1, 3), np.uint8)))
+
+
+def read_upload(path: Path, max_pixels: int) -> Upload:
+    """Look at an uploaded file.
+
+    Raises:
+        UpsrError: see :func:`open_photo`.
+    """
+    photo = open_photo(path, max_pixels)
+    thumbnail = photo.copy()
+    thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return Upload(path, *photo.size, thumbnail)
+
+
+def square(width: int, height: int, side: int, x: float, y: float) -> Region:
+    """The square of this side around (x, y), given in percent, moved to lie within the photo."""
+    side = max(1, min(side, width, height))
+    left = min(max(round(width * x / 100 - side / 2), 0), width - side)
+    top = min(max(round(height * y / 100 - side / 2), 0), height - side)
+    return Region(left, top, side, side)
+
+
+def with_region(upload: Upload, region: Region) -> Image.Image:
+    """The small copy, dimmed outside of the region."""
+    factor = upload.thumbnail.width / upload.width
+    box = [round(v * factor) for v in (region.left, region.top, region.width, region.height)]
+    left, top, right, bottom = box[0], box[1], box[0] + max(box[2], 2), box[1] + max(box[3], 2)
+    shown = Image.eval(upload.thumbnail, lambda value: value // 3)
+    shown.paste(upload.thumbnail.crop((left, top, right, bottom)), (left, top))
+    ImageDraw.Draw(shown).rectangle((left, top, right - 1, bottom - 1), outline="#ffffff", width=2)
+    return shown
+
+
+def crop(photo: Image.Image, region: Region) -> Image.Image:
+    """The region of the photo."""
+    return photo.crop((region.left, region.top, region.left + region.width, region.top + region.height))
+
+
+def heat_over(photo: Image.Image, amount: Image.Image, opacity: float = 0.6) -> Image.Image:
+    """A grey image as colours over a photo."""
+    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _HEAT])
+    at = np.linspace(0, 255, len(_HEAT))
+    table = np.stack([np.interp(np.arange(256), at, stops[:, i]) for i in range(3)], axis=1).astype(np.uint8)
+    grey = np.asarray(amount.convert("L").resize(photo.size, Image.Resampling.BILINEAR))
+    return Image.blend(photo.convert("L").convert("RGB"), Image.fromarray(table[grey]), opacity)
+
+
+def heat_legend(low: str, high: str) -> str:
+    """The colours of :func:`heat_over` as a line of HTML."""
+    gradient = ", ".join(_HEAT)
+    bar = f'<span class="upsr-bar" style="background: linear-gradient(90deg, {gradient})"></span>'
+    return f'<div class="upsr-legend">{html.escape(low)} {bar} {html.escape(high)}</div>'
+
+
+def fitted(image: Image.Image, side: int = 1024) -> Image.Image:
+    """The image, made smaller where it is larger than the page shows."""
+    if max(image.size) <= side:
+        return image
+    small = image.copy()
+    small.thumbnail((side, side))
+    return small
+
+
+def save_png(image: Image.Image, folder: Path, name: str) -> str:
+    """Write ``name`` into a new folder within ``folder``; fast rather than small."""
+    place = folder / "results" / uuid.uuid4().hex
+    place.mkdir(parents=True)
+    image.save(place / name, format="PNG", compress_level=1)
+    return str(place / name)

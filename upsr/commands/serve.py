@@ -1,0 +1,90 @@
+"""A page in the browser: drop a photo, choose a region of it, upscale it, compare. Runs until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from dataclasses import fields
+
+from upsr.app.limits import Limits
+from upsr.app.server import check_port, require_gradio, serving
+from upsr.errors import UpsrError
+
+_DEFAULTS = Limits()
+
+EXAMPLES = """examples:
+  upsr serve                                      http://127.0.0.1:7860, with the weights that come with the package
+  upsr serve --weights upsr.pth --g atd_real.pth --device cuda       other weights
+  upsr serve --host 0.0.0.0 --port 8080           for other machines too; nothing asks who they are
+  upsr serve --max_output_megapixels 4 --requests_per_minute 5 --queue 4      for many visitors
+
+The page needs gradio: pip install 'upsr[app]'. Without --host only this machine can open it. It asks for nothing from other
+machines, sends no telemetry, and serves no files but its own; uploads and results lie in a temporary folder that is removed
+when the server ends. One upscaling runs at a time, others wait in the queue; Cancel stops one within a step of a tile.
+
+A proxy in front must run on the same machine and set X-Forwarded-For; otherwise all visitors count as one."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr serve``."""
+    parser.add_argument("--weights", default="tiny", help="as for `upsr upscale`: a name, path or repository (tiny)")
+    parser.add_argument("--g", metavar="FILE", help="weights of g, where --weights is a file of the denoiser alone")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (auto)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen at (7860)")
+    limits = parser.add_argument_group("limits, for each visitor")
+    numbers: tuple[tuple[str, float, str, str], ...] = (
+        ("--max_upload_mb", _DEFAULTS.upload_bytes / 1e6, "MB", "largest file"),
+        ("--max_upload_megapixels", _DEFAULTS.upload_pixels / 1e6, "MP", "largest photo, known before it is decoded"),
+        ("--max_output_megapixels", _DEFAULTS.output_pixels / 1e6, "MP", "largest result"),
+    )
+    for name, default, unit, about in numbers:
+        limits.add_argument(name, type=float, default=default, metavar=unit, help=f"{about} ({default:g})")
+    limits.add_argument(
+        "--requests_per_minute", type=int, default=_DEFAULTS.requests_per_minute, metavar="N",
+        help=f"uploads, and upscalings, of one address ({_DEFAULTS.requests_per_minute})",
+    )  # fmt: skip
+    limits.add_argument(
+        "--queue", type=int, default=_DEFAULTS.queue, metavar="N",
+        help=f"upscalings that may wait, of all visitors ({_DEFAULTS.queue})",
+    )  # fmt: skip
+
+
+def main(given: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    limits = limits_of(given)
+    require_gradio()
+    check_port(given.host, given.port)
+    # A process that is told to end should remove its files, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    from upsr.inference.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
+
+    pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
+    with serving(pipe, limits, given.host, given.port) as url:
+        print(f"UPSR is at {url} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+def limits_of(given: argparse.Namespace) -> Limits:
+    """The arguments as limits.
+
+    Raises:
+        UpsrError: one of them lets nothing through.
+    """
+    limits = Limits(
+        upload_bytes=int(given.max_upload_mb * 1e6),
+        upload_pixels=int(given.max_upload_megapixels * 1e6),
+        output_pixels=int(given.max_output_megapixels * 1e6),
+        requests_per_minute=given.requests_per_minute,
+        queue=given.queue,
+    )
+    arguments = ("max_upload_mb", "max_upload_megapixels", "max_output_megapixels", "requests_per_minute", "queue")
+    for field, name in zip(fields(limits), arguments, strict=True):
+        if getattr(limits, field.name) < 1:
+            raise UpsrError(f"--{name}: a number above 0 is needed")
+    return limits

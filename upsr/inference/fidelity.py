@@ -1,0 +1,54 @@
+"""One knob between the faithful estimate g(y) and the full perturbation."""
+
+from __future__ import annotations
+
+import math
+
+from upsr.diffusion import UncertaintyWeight
+from upsr.errors import UpsrError
+from upsr.models.upsr_model import UPSRModel
+
+_STRETCH = 4.0
+
+
+def at_fidelity(model: UPSRModel, fidelity: float | None, steps: int | None = None) -> UPSRModel:
+    """The model under another trade-off between faithfulness and detail.
+
+    ========  =======================  ================  =========================
+    fidelity  b_u                      psi_max           steps, where not given
+    ========  =======================  ================  =========================
+    0         1: full noise everywhere the model's       all
+    0.5       the model's              the model's       all
+    to 1      falls to 0               grows to 4 times  fall to 1
+    1         -                        -                 none: the result is g(y)
+    ========  =======================  ================  =========================
+
+    Between these everything is linear. b_u and psi_max decide how much noise is put in where g is sure, and thus how much the
+    denoiser has to invent; fewer steps leave less of a chance to. A model that was trained without uncertainty weighting
+    (Table 1) knows full noise alone, so only the steps change.
+
+    Args:
+        fidelity: in [0, 1]; ``None`` leaves the model's own settings.
+        steps: network calls, 0 to ``model.num_steps``; by default what ``fidelity`` says.
+
+    Raises:
+        UpsrError: a value is out of its range.
+    """
+    if fidelity is not None and not 0 <= fidelity <= 1:
+        raise UpsrError(f"fidelity is {fidelity:g}; give 0 (most detail) to 1 (most faithful), 0.5 is the model's own")
+    if steps is not None and not 0 <= steps <= model.num_steps:
+        raise UpsrError(f"steps is {steps}; this model takes 1 to {model.num_steps}, or 0 for g(y) alone")
+    if fidelity is None and steps is None:
+        return model
+    own = model.uncertainty
+    above = 0.0 if fidelity is None else max(2 * fidelity - 1, 0.0)
+    below = 0.0 if fidelity is None else max(1 - 2 * fidelity, 0.0)
+    uncertainty = UncertaintyWeight(
+        psi_max=own.psi_max * (1 + (_STRETCH - 1) * above),
+        b_u=(own.b_u + (1 - own.b_u) * below) * (1 - above),
+        enabled=own.enabled,
+    )
+    if steps is None:
+        most = len(model.timesteps)
+        steps = 0 if above == 1 else max(math.ceil(most - (most - 1) * above), 1)
+    return model.under(steps, uncertainty)

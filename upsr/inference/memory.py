@@ -1,0 +1,55 @@
+"""How large a tile may be in the memory there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from upsr.config.schema import TileOptions
+from upsr.models.upsr_model import UPSRModel
+
+TILE_SIDES = (256, 192, 128, 96, 64)
+OVERLAP = 32
+SCRATCH_ROOM = 64 << 20
+
+_SHARE = 0.5
+"""Of the free memory that a tile may take: allocators keep more than they use."""
+
+
+def choose_tile(model: UPSRModel, device: torch.device, processes: int = 1) -> TileOptions:
+    """The largest tile that half of the free memory holds; 256 x 256 LR wherever there is enough, so that most machines
+    restore alike. The smallest is taken even where memory is too short for it.
+
+    Args:
+        processes: that share the memory.
+    """
+    free = free_memory(device) / processes * _SHARE
+    side = next((side for side in TILE_SIDES if tile_memory(model, side) <= free), TILE_SIDES[-1])
+    return TileOptions(size=side, overlap=OVERLAP, blend="step")
+
+
+def tile_memory(model: UPSRModel, side: int) -> int:
+    """Bytes that the networks need at most for a tile of side x side LR pixels in float32, about."""
+    return int(4 * model.network_g.values_per_pixel * side**2)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on the device: for the CPU what the system and the control group have left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min([psutil.virtual_memory().available, *_group_memory(Path("/sys/fs/cgroup"))])
+
+
+def _group_memory(root: Path) -> list[int]:
+    """What is left below the limit of the control group, where there is one (version 2, then version 1)."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return [max(int((root / limit).read_text()) - int((root / used).read_text()), 0)]
+        except (OSError, ValueError):
+            continue
+    return []

@@ -1,0 +1,406 @@
+"""Photos in, photos four times as large out: the model for people who use it."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from typing_extensions import Self
+
+from upsr.atomic import writable_folder
+from upsr.config.schema import TileOptions
+from upsr.errors import UpsrError
+from upsr.inference.colour import COLOUR_FIXES
+from upsr.inference.fidelity import at_fidelity
+from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
+from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
+from upsr.inference.photo_io import read_photo
+from upsr.inference.pipeline_files import load_model, save_model
+from upsr.inference.restore import NoiseField
+from upsr.inference.scratch import Scratch
+from upsr.inference.stepwise import Progress, Work, restore_stepwise
+from upsr.models import UPSRModel
+from upsr.provenance import weights_digest
+
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+OutputType = Literal["pil", "np", "pt"]
+Shown = dict[str, list[Tensor]]
+
+MAX_PIXELS = 100_000_000
+_DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_CONDITION = ("uncertainty", "weight")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How photos are upscaled.
+
+    Attributes:
+        seed: of the noise; a photo's noise is a function of the seed and its pixels.
+        steps: network calls; ``None`` for what the model or ``fidelity`` says, 0 for g(y) alone.
+        fidelity: 0 (most detail) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the model's own.
+        outscale: size of the result over that of the photo; ``None`` for the model's scale.
+        size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
+        tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
+        tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
+        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.inference.colour`.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    fidelity: float | None = None
+    outscale: float | None = None
+    size: tuple[int | None, int | None] | None = None
+    tile: int | Literal["auto"] | None = "auto"
+    tiles_at_once: int = 1
+    colour_fix: str = "none"
+
+
+@dataclass(frozen=True)
+class UPSROutput:
+    """What a pipeline gives, one entry for each image; animations keep their frames in lists.
+
+    Attributes:
+        images: the results.
+        uncertainty, weight: psi over psi_max (1 and more is white) and the noise weight, grey, at the model's scale.
+        intermediates: g(y), x_T and the estimate of each step by name, at the model's scale.
+    """
+
+    images: list[Any]
+    uncertainty: list[Any] | None = None
+    weight: list[Any] | None = None
+    intermediates: list[dict[str, Any]] | None = None
+
+
+class UPSRPipeline:
+    """A UPSR model with everything around it.
+
+    >>> pipe = UPSRPipeline.from_pretrained("tiny")            # doctest: +SKIP
+    >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
+
+    Args:
+        model: for restoring.
+        config: describes the model, as in ``config.json``.
+        device, dtype: where, and in what type the denoiser computes.
+    """
+
+    def __init__(
+        self,
+        model: UPSRModel,
+        config: dict[str, Any],
+        device: torch.device | str = "auto",
+        dtype: torch.dtype | str = "auto",
+    ) -> None:
+        self.config = config
+        self.dtype = _dtype(dtype)
+        self.device = _device(device)
+        self.model = model.to(self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = "tiny",
+        *,
+        g: str | Path | None = None,
+        device: torch.device | str = "auto",
+        dtype: torch.dtype | str = "auto",
+        **hub: Any,
+    ) -> Self:
+        """A pipeline from wherever a model may be.
+
+        Args:
+            source: shipped weights by name (``"tiny"``); a folder that :meth:`save_pretrained` wrote, or of a training run; an
+                option file; a ``user/name`` of the Hugging Face Hub; or the denoiser's weights in a file of the authors' layout
+                (``upsr.pth``), which needs ``g``.
+            g: weights of g, beside a weight file.
+            device: "auto" (CUDA where there is one, else the CPU), or any torch device.
+            dtype: "auto" (float32), "float32", "bfloat16", "float16" or torch's: what the denoiser computes in.
+            hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
+
+        Raises:
+            UpsrError: there is no such model, its files do not fit, or the device is not there.
+        """
+        device, dtype = _device(device), _dtype(dtype)
+        model, config = load_model(source, g, hub=hub)
+        return cls(model, config, device, dtype)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json``, ``denoiser.safetensors`` and ``g.safetensors``."""
+        save_model(self.model, self.config, writable_folder(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload what :meth:`save_pretrained` writes to a repository of the Hugging Face Hub; its address.
+
+        Raises:
+            UpsrError: the upload failed.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            try:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            except Exception as error:  # what is wrong with a network has many names
+                raise UpsrError(f"{repo_id}: not uploaded ({' '.join(str(error).split())[:200]})") from None
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
+        """Move to a device, or compute in another type."""
+        if device is not None:
+            self.device = _device(device)
+            self.model.to(self.device)
+        if dtype is not None:
+            self.dtype = _dtype(dtype)
+        return self
+
+    def digest(self) -> dict[str, str]:
+        """sha256 of the weights of the denoiser and of g."""
+        networks = {"denoiser": self.model.network_g, "g": self.model.network_aux.network}
+        return {name: weights_digest(network) for name, network in networks.items()}
+
+    @property
+    def scale(self) -> int:
+        """How much larger the model makes a photo."""
+        return self.model.scale
+
+    @property
+    def num_steps(self) -> int:
+        """The most steps the model can take."""
+        return self.model.num_steps
+
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        output_type: OutputType = "pil",
+        return_intermediates: bool = False,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> UPSROutput:
+        """Upscale images.
+
+        Args:
+            image: one or a list: a path; a PIL image; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16, or float
+                in [0, 1]; a torch (C, H, W) or (B, C, H, W) tensor in [0, 1].
+            output_type: "pil"; "np", (H, W, C) float32 in [0, 1]; "pt", (C, H, W) in [0, 1].
+            return_intermediates: also give uncertainty, weight and the steps.
+            progress: called with (done, total) after each part of an image; what it raises ends the work.
+            settings: the fields of :class:`Settings`: seed, steps, fidelity, outscale, size, tile, ...
+
+        Raises:
+            UpsrError: an image cannot be read, or a setting is out of its range.
+        """
+        chosen = Settings(**settings)
+        convert = _OUTPUTS[output_type] if output_type in _OUTPUTS else _refuse_output(output_type)
+        images, shown = [], []
+        for item in _items(image):
+            photo = _photo_of(item)
+            notes: Shown | None = {} if return_intermediates else None
+            large = self.upscale(photo, chosen, progress=progress, notes=notes)
+            frames = [convert(frame) for frame in large.frames]
+            images.append(frames if len(frames) > 1 else frames[0])
+            shown.append({name: convert(_notes_frame(name, found[0])) for name, found in (notes or {}).items()})
+        if not return_intermediates:
+            return UPSROutput(images)
+        return UPSROutput(
+            images,
+            uncertainty=[found["uncertainty"] for found in shown],
+            weight=[found["weight"] for found in shown],
+            intermediates=[{k: v for k, v in found.items() if k not in _CONDITION} for found in shown],
+        )
+
+    def upscale(
+        self,
+        photo: Photo,
+        settings: Settings = Settings(),
+        *,
+        progress: Progress | None = None,
+        notes: Shown | None = None,
+        processes: int = 1,
+    ) -> Photo:
+        """Upscale a photo; profile, EXIF and timing are kept, alpha is upscaled apart.
+
+        All frames of an animation have the noise of the first, so that what stands still does not flicker.
+
+        Args:
+            progress: as in calling the pipeline, over all frames.
+            notes: gets the uncertainty, the weight and the steps of each frame, (1, C, H, W) in [0, 1] by name.
+            processes: that share this machine's memory.
+        """
+        model = at_fidelity(self.model, settings.fidelity, settings.steps)
+        if settings.colour_fix not in COLOUR_FIXES:
+            raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
+        first = photo.frames[0]
+        size = self.target_size(first.shape[:2], settings)
+        tile = self.tile_for(first.shape[:2], settings, processes)
+        identity = hashlib.sha256(repr(first.shape).encode() + first.tobytes()).hexdigest()
+
+        def frame_progress(index: int) -> Progress | None:
+            if progress is None:
+                return None
+            return lambda done, total: progress(index * total + done, len(photo.frames) * total)
+
+        frames = []
+        for index, frame in enumerate(photo.frames):
+            scratch = Scratch(self.device, self._scratch_room())
+            work = Work(tile, scratch, self._tiles_at_once(settings), self.dtype, frame_progress(index))
+            observe = None if notes is None else lambda name, shown: notes.setdefault(name, []).append(shown.cpu())
+            lq = to_colour(frame)[None].to(self.device)
+            shape = tuple(-(-side // model.size_multiple) * model.size_multiple for side in lq.shape[-2:])
+            noise = NoiseField(settings.seed, [identity], (lq.shape[1] * model.scale**2, *shape))  # type: ignore[arg-type]
+            image = restore_stepwise(model, lq, noise.fill, work, observe)
+            image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
+            frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
+        return replace(photo, frames=tuple(frames))
+
+    def target_size(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
+        """(height, width) of the result of a (height, width) photo."""
+        height, width = shape
+        if settings.size is not None:
+            wide, high = settings.size
+            if not (wide or high) or any(side is not None and side < 1 for side in (wide, high)):
+                raise UpsrError(f"size is {settings.size}; give (width, height) in pixels, of which one may be None")
+            if wide is None or high is None:
+                factor = wide / width if wide is not None else high / height  # type: ignore[operator]
+                return max(round(height * factor), 1), max(round(width * factor), 1)
+            return high, wide
+        factor = self.scale if settings.outscale is None else settings.outscale
+        if not 0 < factor <= 64:
+            raise UpsrError(f"outscale is {factor:g}; give a factor above 0 and up to 64")
+        return max(round(height * factor), 1), max(round(width * factor), 1)
+
+    def tile_for(self, shape: Sequence[int], settings: Settings, processes: int = 1) -> TileOptions:
+        """The tiles of a (height, width) photo."""
+        if settings.tile == "auto":
+            return choose_tile(self.model, self.device, processes)
+        if settings.tile is None:
+            return TileOptions(size=max(*shape, 8) + self.model.size_multiple, overlap=0, blend="step")
+        least = self.model.size_multiple
+        if settings.tile < least:
+            raise UpsrError(f"tile is {settings.tile}; give at least {least} LR pixels, a multiple of which is used")
+        return TileOptions(size=settings.tile, overlap=min(OVERLAP, settings.tile // 2), blend="step")
+
+    def _tiles_at_once(self, settings: Settings) -> int:
+        if settings.tiles_at_once < 1:
+            raise UpsrError(f"tiles_at_once is {settings.tiles_at_once}; give at least 1")
+        # On a CPU products of matrices of another size are summed in another order, and nothing is gained.
+        return 1 if self.device.type == "cpu" else settings.tiles_at_once
+
+    def _scratch_room(self) -> int:
+        return SCRATCH_ROOM if self.device.type == "cpu" else free_memory(self.device) // 4
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) in [0, 1] at another size (height, width), bicubic with antialiasing."""
+    if image.shape[-2:] == size:
+        return image
+    planes = [
+        F.interpolate(image[:, c : c + 1], size=size, mode="bicubic", antialias=True, align_corners=False)
+        for c in range(image.shape[1])
+    ]
+    return torch.cat(planes, dim=1).clamp_(0, 1)
+
+
+def _resized_alpha(frame: Frame, size: tuple[int, int]) -> Tensor | None:
+    alpha = alpha_of(frame)
+    return None if alpha is None else resized(alpha[None], size)[0]
+
+
+def _notes_frame(name: str, shown: Tensor) -> Frame:
+    """What was shown as 8-bit pixels; maps are grey, by the mean of their channels."""
+    image = shown[0].mean(dim=0, keepdim=True) if name in _CONDITION else shown[0]
+    like = np.zeros((1, 1, 1 if name in _CONDITION else 3), np.uint8)
+    return to_frame(image.expand(3, -1, -1), None, like)
+
+
+def _items(image: ImageLike | Sequence[ImageLike]) -> Iterable[ImageLike]:
+    if isinstance(image, Tensor) and image.dim() == 4:
+        return list(image)
+    return image if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]
+
+
+def _photo_of(image: ImageLike) -> Photo:
+    """The photo that a path, a PIL image, an array or a tensor is."""
+    if isinstance(image, (str, Path)):
+        return read_photo(Path(image), str(image), max_pixels=MAX_PIXELS)
+    if isinstance(image, Image.Image):
+        return Photo((_of_pil(image),), image.format or "PNG")
+    if isinstance(image, Tensor):
+        image = image.detach().float().cpu().permute(1, 2, 0).numpy() if image.dim() == 3 else image.numpy()
+    if not isinstance(image, np.ndarray):
+        raise UpsrError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
+    return Photo((_of_array(image),), "PNG")
+
+
+def _of_pil(image: Image.Image) -> Frame:
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    alpha = image.has_transparency_data
+    grey = image.mode in ("1", "L", "LA")
+    pixels = np.asarray(image.convert(("LA" if alpha else "L") if grey else ("RGBA" if alpha else "RGB")))
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _of_array(pixels: NDArray[Any]) -> Frame:
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or not 1 <= pixels.shape[-1] <= 4 or 0 in pixels.shape:
+        raise UpsrError(
+            f"an image has the shape (H, W, 1 to 4) as an array or (1 to 4, H, W) as a tensor, not {pixels.shape}"
+        )
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    if pixels.dtype.kind != "f" or not np.isfinite(pixels).all() or pixels.min() < -0.01 or pixels.max() > 1.01:
+        raise UpsrError(f"an image of {pixels.dtype} is in [0, 1] and finite, or give uint8 or uint16")
+    # 16 bits are finer than any result; every entry of a photo is then of one kind.
+    return np.rint(pixels.clip(0, 1) * 65535).astype(np.uint16)
+
+
+def _to_pil(frame: Frame) -> Image.Image:
+    eight = frame if frame.dtype == np.uint8 else np.rint(frame / 257).astype(np.uint8)
+    return Image.fromarray(eight[..., 0] if eight.shape[-1] == 1 else eight)
+
+
+def _to_numpy(frame: Frame) -> NDArray[np.float32]:
+    return frame.astype(np.float32) / np.float32(np.iinfo(frame.dtype).max)
+
+
+_OUTPUTS = {
+    "pil": _to_pil,
+    "np": _to_numpy,
+    "pt": lambda frame: torch.from_numpy(_to_numpy(frame)).permute(2, 0, 1).contiguous(),
+}
+
+
+def _refuse_output(name: str) -> Any:
+    raise UpsrError(f"output_type is '{name}'; there are {', '.join(_OUTPUTS)}")
+
+
+def _device(device: torch.device | str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UpsrError(f"device '{device}' cannot be used here ({reason}); give auto, cpu or cuda:N") from None
+    return wanted
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    if dtype in _DTYPES:
+        return _DTYPES[dtype]
+    if dtype in _DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    raise UpsrError(f"dtype is '{dtype}'; there are {', '.join(_DTYPES)}")
