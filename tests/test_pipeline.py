@@ -1,0 +1,339 @@
+"""The pipeline: any image in, the same result however it came; tiles, fidelity, saving and loading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from upsr.config.schema import TileOptions
+from upsr.errors import UpsrError
+from upsr.inference.colour import COLOUR_FIXES
+from upsr.inference.memory import TILE_SIDES, choose_tile, tile_memory
+from upsr.inference.photo import Photo
+from upsr.inference.photo_io import write_photo
+from upsr.inference.pipeline import Settings, UPSRPipeline
+from upsr.inference.restore import NoiseField, restore
+from upsr.inference.scratch import Scratch
+from upsr.inference.stepwise import Work, axis_windows, restore_stepwise
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return UPSRPipeline.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A photo of 192 x 160 with edges, texture and flat parts."""
+    from skimage import data
+
+    return np.asarray(Image.fromarray(data.astronaut()).resize((192, 192), Image.Resampling.LANCZOS))[:160]
+
+
+def small(height=32, width=40, channels=3, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return pixels[..., 0] if channels == 1 else pixels
+
+
+def array(image):
+    return np.asarray(image)
+
+
+def test_every_kind_of_input_gives_the_same_result(pipe, tmp_path):
+    pixels = small()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = array(pipe(pixels).images[0])
+    assert expected.shape == (128, 160, 3)
+    assert np.array_equal(array(pipe(tmp_path / "a.png").images[0]), expected)
+    assert np.array_equal(array(pipe(str(tmp_path / "a.png")).images[0]), expected)
+    assert np.array_equal(array(pipe(Image.fromarray(pixels)).images[0]), expected)
+    both = pipe([pixels, small(seed=1)]).images
+    assert np.array_equal(array(both[0]), expected)
+    assert not np.array_equal(array(both[1]), expected)
+
+
+def test_tensors_and_outputs(pipe):
+    batch = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tensors = pipe(batch, output_type="pt").images
+    assert [tuple(image.shape) for image in tensors] == [(3, 128, 128)] * 2
+    arrays = pipe(batch, output_type="np").images
+    assert np.allclose(arrays[0], tensors[0].permute(1, 2, 0).numpy())
+    assert tensors[0].min() >= 0
+    assert tensors[0].max() <= 1
+
+
+def test_seed_decides(pipe):
+    first, again, other = (array(pipe(small(), seed=seed).images[0]) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [({"outscale": 2}, (80, 64)), ({"outscale": 1.5}, (60, 48)),
+     ({"outscale": 5}, (200, 160)), ({"size": (100, None)}, (100, 80)),
+     ({"size": (33, 44)}, (33, 44))],
+)  # fmt: skip
+def test_any_size(pipe, settings, size):
+    assert pipe(small(), steps=0, **settings).images[0].size == size
+
+
+def test_grey_alpha_and_sixteen_bit_stay(pipe):
+    assert pipe(small(channels=1), steps=1).images[0].mode == "L"
+    assert pipe(small(channels=4), steps=1).images[0].mode == "RGBA"
+    deep = Photo((small().astype(np.uint16) * 257,), "PNG")
+    assert pipe.upscale(deep, Settings(steps=1)).frames[0].dtype == np.uint16
+
+
+def test_frames_of_an_animation_share_their_noise(pipe):
+    still = Photo((small(), small()), "GIF", durations=(50, 70), loop=3)
+    large = pipe.upscale(still, Settings(steps=1))
+    assert np.array_equal(*large.frames)
+    assert (large.durations, large.loop) == ((50, 70), 3)
+
+
+def test_fidelity_moves_from_noise_to_g(pipe, scene):
+    part = scene[:64, 64:128]
+    results = {f: array(pipe(part, fidelity=f).images[0]).astype(float) for f in (0, 0.5, 0.75, 1)}
+    estimate = array(pipe(part, return_intermediates=True).intermediates[0]["g(y)"]).astype(float)
+    distances = [np.abs(results[f] - estimate).mean() for f in (0, 0.5, 0.75, 1)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1e-9
+    assert np.array_equal(results[0.5], array(pipe(part).images[0]))
+
+
+def test_steps_and_what_is_shown(pipe):
+    out = pipe(small(), steps=2, return_intermediates=True)
+    assert list(out.intermediates[0]) == ["g(y)", "x_T", "t=4", "t=0"]
+    assert out.uncertainty[0].size == out.weight[0].size == (160, 128)
+    assert out.uncertainty[0].mode == "L"
+    assert array(out.weight[0]).min() >= round(0.2 * 255) - 1  # b_u of UPSR-tiny
+    assert np.array_equal(array(out.images[0]), array(out.intermediates[0]["t=0"]))
+
+
+def test_progress_counts_and_can_end_the_work(pipe):
+    calls = []
+    pipe(small(), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 6) for i in range(1, 7)]
+
+    def stop(done, total):
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        pipe(small(), progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [({"steps": 6}, "steps"), ({"fidelity": 1.5}, "fidelity"),
+     ({"outscale": 0}, "outscale"), ({"outscale": float("nan")}, "outscale"),
+     ({"tile": 8}, "tile"), ({"colour_fix": "magic"}, "colour_fix"), ({"size": (None, None)}, "size"),
+     ({"output_type": "jpg"}, "output_type"), ({"tiles_at_once": 0}, "tiles_at_once")],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(pipe, settings, word):
+    with pytest.raises(UpsrError, match=word):
+        pipe(small(), **settings)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8), np.full((4, 4), 7.0), 3, "nowhere.png"]
+)
+def test_what_is_no_image_is_refused(pipe, image):
+    with pytest.raises(UpsrError):
+        pipe(image)
+
+
+def lq_of(pixels):
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def stepwise(pipe, lq, size, overlap, room=1 << 30, tiles_at_once=1, seed=0):
+    multiple = pipe.model.size_multiple
+    padded = [-(-side // multiple) * multiple for side in lq.shape[-2:]]
+    noise = NoiseField(seed, ["a"], (48, *padded))
+    work = Work(TileOptions(size=size, overlap=overlap), Scratch(lq.device, room), tiles_at_once)
+    return restore_stepwise(pipe.model, lq, noise.fill, work)
+
+
+def psnr(a, b, border=64):
+    inside = (..., slice(border, -border), slice(border, -border))
+    return float(-10 * (a[inside] - b[inside]).square().mean().log10())
+
+
+def test_one_tile_is_the_whole_image(pipe, scene):
+    lq = lq_of(scene[:70, :90])
+    whole = restore(pipe.model, lq, seed=0, names=["a"])
+    assert torch.equal(stepwise(pipe, lq, 256, 32), whole)
+    assert torch.equal(stepwise(pipe, lq, 256, 32, room=0), whole), "what lies in files is the same"
+
+
+def test_tiles_agree_with_the_whole_and_better_than_blending_at_the_end(pipe, scene):
+    lq = lq_of(scene)
+    whole = restore(pipe.model, lq, seed=0, names=["a"])
+    tiled = stepwise(pipe, lq, 96, 32)
+    at_the_end = restore(pipe.model, lq, seed=0, names=["a"], tile=TileOptions(size=96, overlap=32))
+    assert psnr(tiled, whole) > 45
+    assert psnr(tiled, whole) > psnr(at_the_end, whole)
+    assert abs(seam_ratio(tiled, whole, 64 * 4) - 1) < 0.05
+    torch.testing.assert_close(stepwise(pipe, lq, 96, 32, room=0), tiled, rtol=0, atol=0)
+    torch.testing.assert_close(stepwise(pipe, lq, 96, 32, tiles_at_once=3), tiled, rtol=0, atol=1e-4)
+
+
+def seam_ratio(tiled, whole, place):
+    """Gradient energy on both sides of a tile border over that of the untiled image there."""
+    lines = slice(place - 2, place + 2)
+    energies = [image.diff(dim=-1)[..., lines].square().mean() for image in (tiled, whole)]
+    return float(energies[0] / energies[1])
+
+
+def test_weights_of_tiles_add_up_to_one():
+    for length in (64, 192, 224, 480):
+        windows = axis_windows(length, TileOptions(size=128, overlap=32), 32, torch.device("cpu"))
+        total = torch.zeros(length)
+        for start, window in windows.items():
+            assert start % 32 == 0
+            total[start : start + len(window)] += window
+        torch.testing.assert_close(total, torch.ones(length))
+
+
+def test_noise_written_in_planes_is_the_noise_drawn_at_once():
+    field, planes = NoiseField(3, ["a", "b"], (48, 32, 64)), torch.zeros(2, 48, 32, 64)
+    field.fill(1, planes)
+    assert torch.equal(planes, field.draw(1))
+
+
+def test_the_tile_fits_the_memory(pipe, monkeypatch):
+    import upsr.inference.memory as memory
+
+    for free, expected in (
+        (64 << 30, TILE_SIDES[0]),
+        (2 * tile_memory(pipe.model, 128), 128),
+        (1 << 20, TILE_SIDES[-1]),
+    ):
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        assert choose_tile(pipe.model, torch.device("cpu")).size == expected
+
+
+@pytest.mark.parametrize("kind", ["adain", "wavelet"])
+def test_colour_fixes_bring_back_the_photos_colours(kind):
+    lq = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    image = torch.nn.functional.interpolate(lq, scale_factor=4, mode="bicubic").clamp(0, 1) * 0.7 + 0.05
+    fixed = COLOUR_FIXES[kind](image.clone(), lq, Scratch(lq.device, 1 << 30))
+    before, after = ((x.mean(dim=(2, 3)) - lq.mean(dim=(2, 3))).abs().max() for x in (image, fixed))
+    assert after < 0.1 * before
+
+
+def test_wavelet_in_bands_is_the_same_as_at_once(monkeypatch):
+    import upsr.inference.colour as colour
+
+    lq, image = torch.rand(1, 3, 40, 24), torch.rand(1, 3, 160, 96)
+    whole = colour.wavelet(image, lq, Scratch(lq.device, 1 << 30))
+    monkeypatch.setattr(colour, "_BAND", 24)
+    torch.testing.assert_close(colour.wavelet(image, lq, Scratch(lq.device, 1 << 30)), whole, rtol=0, atol=1e-5)
+
+
+def test_saved_and_loaded_it_is_the_same(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+        "config.json",
+        "denoiser.safetensors",
+        "g.safetensors",
+    }
+    loaded = UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    assert np.array_equal(array(loaded(small()).images[0]), array(pipe(small()).images[0]))
+    assert loaded.digest() == pipe.digest()
+
+
+def test_weights_in_the_authors_layout_become_safetensors(pipe, tmp_path, monkeypatch):
+    import upsr.inference.pipeline_files as files
+
+    sections = {key: pipe.config[key] for key in files.SECTIONS}
+    monkeypatch.setattr(files, "RELEASED", sections)  # the released shapes are too large for a test
+    state = {f"module.{name}": value for name, value in pipe.model.network_g.state_dict().items()}
+    torch.save({"params_ema": state, "params": {}}, tmp_path / "upsr.pth")
+    torch.save({"params": pipe.model.network_aux.network.state_dict()}, tmp_path / "atd_real.pth")
+    official = UPSRPipeline.from_pretrained(tmp_path / "upsr.pth", g=tmp_path / "atd_real.pth", device="cpu")
+    expected = array(pipe(small()).images[0])
+    assert np.array_equal(array(official(small()).images[0]), expected)
+    official.save_pretrained(tmp_path / "converted")
+    converted = UPSRPipeline.from_pretrained(tmp_path / "converted", device="cpu")
+    assert np.array_equal(array(converted(small()).images[0]), expected)
+
+
+def test_option_files_are_sources_too(pipe):
+    loaded = UPSRPipeline.from_pretrained("options/tiny/test.yml", device="cpu")
+    assert loaded.digest() == pipe.digest()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda folder: folder / "absent", "no such"),
+        (lambda folder: folder, "neither a saved pipeline"),
+        (lambda folder: written(folder / "upsr.pth", b"junk"), "--g"),
+        (lambda folder: written(folder / "config.json", b"{").parent, "config"),
+        (
+            lambda folder: written(folder / "config.json", json.dumps({"_class_name": "Other"}).encode()).parent,
+            "UPSRPipeline",
+        ),
+    ],
+)
+def test_what_is_no_model_is_refused(make, word, tmp_path):
+    with pytest.raises(UpsrError, match=word):
+        UPSRPipeline.from_pretrained(make(tmp_path), device="cpu")
+
+
+def written(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_a_config_that_was_tampered_with_is_refused(tmp_path, pipe):
+    pipe.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["network_g"]["widht"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UpsrError, match="widht"):
+        UPSRPipeline.from_pretrained(tmp_path, device="cpu")
+
+
+def test_devices_and_types_that_are_not_there_are_named():
+    with pytest.raises(UpsrError, match="device 'nonsense'"):
+        UPSRPipeline.from_pretrained("tiny", device="nonsense")
+    with pytest.raises(UpsrError, match="dtype"):
+        UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="int8")
+
+
+def test_the_hub_gets_what_is_saved(pipe, monkeypatch):
+    import huggingface_hub
+
+    uploads = {}
+
+    class Api:
+        def __init__(self, token=None):
+            uploads["token"] = token
+
+        def create_repo(self, repo_id, **how):
+            uploads["repo"] = repo_id
+
+        def upload_folder(self, *, repo_id, folder_path):
+            uploads["folder"] = shutil.copytree(folder_path, tmp := folder_path + "_copy")
+            return f"address of {repo_id} {tmp}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert "someone/upsr" in pipe.push_to_hub("someone/upsr", token="t")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: uploads["folder"])
+    loaded = UPSRPipeline.from_pretrained("someone/upsr", device="cpu")
+    assert loaded.digest() == pipe.digest()
+    shutil.rmtree(uploads["folder"])
+
+
+def test_photos_written_are_read_back(pipe, tmp_path):
+    large = pipe.upscale(Photo((small(),), "PNG"), Settings(steps=0))
+    write_photo(tmp_path / "a.png", large)
+    assert np.array_equal(array(Image.open(tmp_path / "a.png")), large.frames[0])
