@@ -121,6 +121,7 @@ def _run(
 
     device = run.device if len(devices) > 1 or devices == ["auto"] or run.world_size > 1 else devices[0]
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=device, dtype=given.dtype)
+    pipe.check(settings)
     facts = {
         "weights": given.weights, "weights_sha256": pipe.digest(), "config": pipe.config, "settings": asdict(settings),
         "quality": handling.quality, "dtype": str(pipe.dtype), "versions": versions(), "machine": machine(pipe.device),

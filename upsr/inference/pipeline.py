@@ -238,9 +238,8 @@ class UPSRPipeline:
             notes: gets the uncertainty, the weight and the steps of each frame, (1, C, H, W) in [0, 1] by name.
             processes: that share this machine's memory.
         """
+        self.check(settings)
         model = at_fidelity(self.model, settings.fidelity, settings.steps)
-        if settings.colour_fix not in COLOUR_FIXES:
-            raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
         tile = self.tile_for(first.shape[:2], settings, processes)
@@ -263,6 +262,20 @@ class UPSRPipeline:
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
             frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
+
+    def check(self, settings: Settings) -> None:
+        """Refuse settings that no photo can be upscaled with.
+
+        Raises:
+            UpsrError: a setting is out of its range.
+        """
+        at_fidelity(self.model, settings.fidelity, settings.steps)
+        if settings.colour_fix not in COLOUR_FIXES:
+            raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
+        any_photo = (self.model.size_multiple, self.model.size_multiple)
+        self.target_size(any_photo, settings)
+        self.tile_for(any_photo, settings)
+        self._tiles_at_once(settings)
 
     def target_size(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
         """(height, width) of the result of a (height, width) photo."""
