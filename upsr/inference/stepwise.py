@@ -7,6 +7,7 @@ itself and only the results are averaged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -229,10 +230,13 @@ class _Restoration:
 def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.device) -> dict[int, Tensor]:
     """The tiles along one side of a padded image: where each starts, and the weights of its pixels there.
 
-    A Gaussian of an eighth of the tile as its standard deviation; the weights of all tiles at a pixel add up to 1.
+    As many tiles as are needed, and then no larger than they need be. The weights are a Gaussian of an eighth of the tile as
+    its standard deviation; those of all tiles at a pixel add up to 1.
     """
-    size = min(max(tile.size // multiple, 1) * multiple, length)
-    overlap = min(-(-tile.overlap // multiple) * multiple, size // 2)
+    most = min(max(tile.size // multiple, 1) * multiple, length)
+    overlap = min(-(-tile.overlap // multiple) * multiple, most // 2)
+    count = max(math.ceil((length - overlap) / (most - overlap)), 1)
+    size = min(math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple, most)
     middle = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     window = torch.exp(-0.5 * (middle / (size / 8)).square())
     starts = tile_starts(length, size, overlap)
