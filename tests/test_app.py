@@ -30,7 +30,7 @@ from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PATIENCE = 20_000
+PATIENCE = 60_000
 """Milliseconds after which something that is waited for has failed."""
 
 

@@ -1,0 +1,198 @@
+"""Exported networks give what torch gives, at sizes they were not traced at, and restore a photo without this package."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import tiny
+from upsr import cli
+from upsr.archs import ATD, CompactSR, UNetModelSwin
+from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
+from upsr.diffusion.sampling import deterministic_step, stochastic_step
+from upsr.errors import UpsrError
+from upsr.inference import export
+from upsr.inference.export import Difference, export_model, weights_digest
+from upsr.models import UPSRModel
+from upsr.provenance import file_digest
+
+pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")
+ort = pytest.importorskip("onnxruntime", reason="exporting to ONNX needs pip install 'upsr[export]'")
+
+PAGE = Path(__file__).parents[1] / "docs/export.md"
+
+
+def model_of(g: torch.nn.Module) -> UPSRModel:
+    unet = tiny.random_weights(UNetModelSwin(**{**tiny.UNET, "attention_resolutions": [16]}))
+    model = UPSRModel(
+        unet,
+        tiny.random_weights(g),
+        ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0),
+        UncertaintyWeight(0.05, 0.4),
+        scale=4,
+        channels=3,
+        sr_condition=True,
+        residual=True,
+        timesteps=[4, 3, 2, 1, 0],
+        step=deterministic_step,
+        train_timesteps=(0, 5),
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def compact(tmp_path_factory):
+    """A model with CompactSR, and its folder of ONNX and .pt2 files."""
+    model, folder = model_of(CompactSR(num_feat=8, num_block=2)), tmp_path_factory.mktemp("export") / "compact"
+    export_model(model, folder, formats=["onnx", "torch"], source="a test")
+    return model, folder
+
+
+def run_onnx(path: Path, *inputs: torch.Tensor) -> torch.Tensor:
+    session = ort.InferenceSession(path)
+    named = {given.name: value.numpy() for given, value in zip(session.get_inputs(), inputs, strict=True)}
+    return torch.from_numpy(session.run(None, named)[0])
+
+
+def denoiser_inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, ...]:
+    return torch.randn(batch, 48, height, width), torch.arange(batch), torch.randn(batch, 96, height, width)
+
+
+@pytest.mark.parametrize("size", [(4, 16, 16), (1, 80, 32), (2, 48, 96)])
+def test_onnx_takes_sizes_that_the_exporter_did_not_see(compact, size):
+    model, folder = compact
+    batch, height, width = size
+    lq, inputs = torch.rand(batch, 3, height, width), denoiser_inputs(*size)
+    with torch.inference_mode():
+        torch.testing.assert_close(run_onnx(folder / "g.onnx", lq), model.network_aux.network(lq), atol=1e-5, rtol=0)
+        given, expected = run_onnx(folder / "denoiser.onnx", *inputs), model.network_g(*inputs)
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+
+
+def test_pt2_takes_sizes_that_the_exporter_did_not_see(compact):
+    model, folder = compact
+    inputs = denoiser_inputs(4, 80, 96)
+    loaded = torch.export.load(folder / "denoiser.pt2").module()
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(*inputs), model.network_g(*inputs), atol=1e-5, rtol=0)
+
+
+def test_the_record_says_what_was_exported_and_measured(compact):
+    model, folder = compact
+    assert {f.name for f in folder.iterdir()} == {"g.onnx", "g.pt2", "denoiser.onnx", "denoiser.pt2", "export.json"}
+    assert [f.name for f in folder.parent.iterdir()] == [folder.name], "something unfinished was left"
+    record = json.loads((folder / "export.json").read_text())
+    assert record["opset"] == 20
+    assert {"torch", "onnx", "onnxruntime", "onnxscript"} <= record["versions"].keys()
+    assert record["restoring"]["timesteps"] == [4, 3, 2, 1, 0]
+    assert record["networks"]["denoiser"]["weights_sha256"] == weights_digest(model.network_g)
+    assert record["networks"]["denoiser"]["inputs"]["x"] == ["batch", 48, "height", "width"]
+    for part in record["networks"].values():
+        for file in part["files"]:
+            assert file["sha256"] == file_digest(folder / file["name"])
+            assert file["smallest_side"] == 16 or file["format"] == "torch"
+            assert len(file["differences"]) == 3
+            assert all(d["max_abs_difference"] < 1e-5 for d in file["differences"])
+
+
+def example() -> str:
+    return re.search(r"```python\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("step", [deterministic_step, stochastic_step])
+def test_the_example_of_the_page_restores_what_the_model_restores(compact, step, tmp_path, monkeypatch):
+    model, folder = compact
+    monkeypatch.setattr(model, "step", step)
+    for name in ("g.onnx", "denoiser.onnx"):
+        (tmp_path / name).hardlink_to(folder / name)
+    (tmp_path / "export.json").write_text(json.dumps({"restoring": export.restoring(model)}))
+    page: dict = {"__name__": "page"}
+    exec(compile(example(), "docs/export.md", "exec"), page)
+    lq = torch.from_numpy(tiny.picture(32, 48)).permute(2, 0, 1)[None].float() / 255
+    noise = [torch.randn(1, 48, 32, 48) for _ in range(5)]
+    restored = page["restore"](lq.numpy(), lambda k, shape: noise[k].numpy().reshape(shape), tmp_path)
+    with torch.inference_mode():
+        expected = model.restore(lq, lambda k: noise[k])
+    np.testing.assert_allclose(restored, expected.numpy(), atol=1e-4)
+    assert expected.std() > 0.05
+
+
+def test_the_example_of_the_page_is_a_program_for_photos_of_any_size(compact, tmp_path):
+    (tmp_path / "restore.py").write_text(example(), encoding="utf-8")
+    Image.fromarray(tiny.picture(21, 13)).save(tmp_path / "photo.png")
+    arguments = [sys.executable, "restore.py", str(compact[1]), "photo.png", "restored.png"]
+    subprocess.run(arguments, cwd=tmp_path, check=True, timeout=120)
+    assert Image.open(tmp_path / "restored.png").size == (52, 84)
+
+
+def test_the_released_kind_of_g_is_exported_for_all_sizes(tmp_path):
+    g = ATD(**{**tiny.ATD, "window_size": 16, "category_size": 128, "depths": [2]})
+    model = model_of(g)
+    part = export._parts(model)[0]
+    written = export._write(part, export._trace(part, 16, None), "onnx", tmp_path, 16, None, True)
+    assert written.worst < 1e-4
+    lq = torch.rand(2, 3, 16, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(run_onnx(tmp_path / "g.onnx", lq), g(lq), atol=1e-4, rtol=0)
+
+
+def test_a_g_that_asks_for_the_size_is_refused_or_exported_for_one(tmp_path):
+    model = model_of(ATD(**{**tiny.ATD, "category_size": 24, "depths": [1]}))  # the last group is filled up, or not
+    with pytest.raises(UpsrError, match=r"^g: the graph of ATD fails at 16 x 16 .*--size H W"):
+        export_model(model, tmp_path / "free")
+    assert list(tmp_path.iterdir()) == []
+    part = export._parts(model)[0]
+    written = export._write(part, export._trace(part, 16, (32, 16)), "onnx", tmp_path, 16, (32, 16), True)
+    assert {(d.height, d.width) for d in written.differences} == {(32, 16)}
+    assert {d.batch for d in written.differences} == {1, 3}
+
+
+def test_a_difference_above_the_tolerance_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_differences", lambda *_: [Difference(1, 16, 16, 0.01)])
+    with pytest.raises(UpsrError, match=r"g\.onnx: differs from torch by up to 0\.01, more than 0\.001"):
+        export_model(model_of(CompactSR(num_feat=8, num_block=1)), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_line(tmp_path, monkeypatch):
+    model = model_of(CompactSR(num_feat=8, num_block=1))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UpsrError, match="no empty folder"):
+        export_model(model, tmp_path)
+    with pytest.raises(UpsrError, match="multiples of 16"):
+        export_model(model, tmp_path / "out", size=(16, 24))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UpsrError, match="no-such-compiler"):
+        export_model(model, tmp_path / "out", formats=["aoti"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UpsrError, match=r"onnxruntime: pip install 'upsr\[export\]'"):
+        export_model(model, tmp_path / "out")
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
+    pipeline = pytest.importorskip("upsr.inference.pipeline")
+    asked = []
+
+    def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
+        asked.append((name, device))
+        return SimpleNamespace(model=model_of(CompactSR(num_feat=8, num_block=1)))
+
+    monkeypatch.setattr(pipeline.UPSRPipeline, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(export, "_parts", lambda model, parts=export._parts: parts(model)[:1])  # g: seconds less
+    out = tmp_path / "out"
+    assert cli.main(["export", "tiny", "-o", str(out), "--size", "16", "32"]) == 0
+    assert asked == [("tiny", "cpu")]
+    assert re.fullmatch(r".*g\.onnx: largest difference from torch \S+ at 2 sizes\n", capsys.readouterr().out)
+    assert json.loads((out / "export.json").read_text())["source"] == "tiny"
+    assert cli.main(["export", "tiny", "-o", str(out), "--size", "16", "32"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
