@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,17 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the team's shared folder (looked for {path}; UPSR_SHARED names another)")
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; tests that need it skip where it is absent."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, a development dependency")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        program = driver.chromium.launch(executable_path=executable, args=arguments)
+        yield program
+        program.close()

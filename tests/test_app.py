@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -93,19 +92,6 @@ def server(fake) -> Iterator[str]:
     with served(fake, upload_bytes=300_000, upload_pixels=250_000, output_pixels=400_000) as (url, folder):
         yield url
     assert not folder.exists()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, a development dependency")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("needs Chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        program = driver.chromium.launch(executable_path=executable, args=arguments)
-        yield program
-        program.close()
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_et
 from upsr.diffusion.sampling import deterministic_step, stochastic_step
 from upsr.errors import UpsrError
 from upsr.inference import export
-from upsr.inference.export import Difference, export_model, weights_digest
+from upsr.inference.export import Difference, export_model
 from upsr.models import UPSRModel
-from upsr.provenance import file_digest
+from upsr.provenance import file_digest, weights_digest
 
 pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")
 ort = pytest.importorskip("onnxruntime", reason="exporting to ONNX needs pip install 'upsr[export]'")

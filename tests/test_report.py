@@ -193,19 +193,6 @@ def test_crops_are_where_the_methods_differ():
     assert differing_places([one[:40, :30]], 64, 3) == [(0, 0)]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, a development dependency")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("needs Chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        program = driver.chromium.launch(executable_path=executable, args=arguments)
-        yield program
-        program.close()
-
-
 def test_the_report_works_in_a_browser(place, browser, capsys):
     workplace(place)
     # A name that would break a page that pastes names into HTML.

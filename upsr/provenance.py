@@ -61,11 +61,11 @@ def file_digest(path: str | Path) -> str:
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """sha256 of a network's weights, whatever file they came from."""
+    """sha256 over names, types, shapes and bytes of a network's state, whatever file it came from."""
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

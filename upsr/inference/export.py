@@ -7,7 +7,6 @@ the files holds its numbers, and docs/export.md shows it in NumPy.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -26,7 +25,7 @@ from upsr.atomic import writable_folder
 from upsr.diffusion import SAMPLERS
 from upsr.errors import UpsrError
 from upsr.models.upsr_model import UPSRModel
-from upsr.provenance import file_digest, versions
+from upsr.provenance import file_digest, versions, weights_digest
 
 Format = Literal["onnx", "torch", "aoti"]
 FORMATS: tuple[Format, ...] = ("onnx", "torch", "aoti")
@@ -216,15 +215,6 @@ def restoring(model: UPSRModel) -> dict[str, Any]:
         "sr_condition": model.sr_condition,
         "estimate": "residual" if model.residual else "image",
     }
-
-
-def weights_digest(network: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of a network's state, whatever file it came from."""
-    digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def require(formats: Sequence[Format], check: bool) -> None:
