@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -18,6 +19,17 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the team's shared folder (looked for {path}; UPSR_SHARED names another)")
     return path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A run sends messages to its own console and file; the next test starts without them."""
+    logger = logging.getLogger("upsr")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(before[0])
+    logger.propagate = before[1]
+    logger.handlers[:] = before[2]
 
 
 @pytest.fixture(scope="module")

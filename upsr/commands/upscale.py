@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ def _run(
 
     device = run.device if len(devices) > 1 or devices == ["auto"] or run.world_size > 1 else devices[0]
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=device, dtype=given.dtype)
-    pipe.check(settings)
+    settings = run.from_main(pipe.settled(settings, run.world_size))
     facts = {
         "weights": given.weights, "weights_sha256": pipe.digest(), "config": pipe.config, "settings": asdict(settings),
         "quality": handling.quality, "dtype": str(pipe.dtype), "versions": versions(), "machine": machine(pipe.device),
@@ -131,19 +130,15 @@ def _run(
         key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype")}
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
     mine = jobs[run.rank :: run.world_size]
-    with ExitStack() as stack:
-        bar = stack.enter_context(_Bar(len(mine), shown=run.is_main and not given.quiet))
-        outcome = upscale_all(
-            pipe, mine, settings, handling, journal,
-            processes=run.world_size, on_photo=bar.photo, on_failure=bar.line,
-        )  # fmt: skip
+    with _Bar(len(mine), shown=run.is_main and not given.quiet) as bar:
+        outcome = upscale_all(pipe, mine, settings, handling, journal, on_photo=bar.photo, on_failure=bar.line)
     outcomes: list[Outcome] = run.gather_to_main(outcome)
     failed = run.any(bool(outcome.failed))
     if run.is_main:
         total = _together(outcomes)
         if given.record is not None:
             write_record(given.record, total, facts)
-        _summarise(total, settings.seed, digest_of(facts["weights_sha256"])[:12])
+        _summarise(total, settings, digest_of(facts["weights_sha256"])[:12])
     return 1 if failed else 0
 
 
@@ -182,11 +177,10 @@ class _Bar:
         self._bar.write(f"failed: {text}", file=sys.stderr)
 
 
-def _summarise(outcome: Any, seed: int, weights: str) -> None:
-    tiles = ", ".join(str(side) for side in sorted(outcome.tiles))
+def _summarise(outcome: Any, settings: Any, weights: str) -> None:
     print(
         f"{len(outcome.done)} upscaled, {len(outcome.skipped)} skipped, {len(outcome.failed)} failed in "
-        f"{outcome.seconds:.1f} s (seed {seed}, weights {weights}{', tiles ' + tiles if tiles else ''})",
+        f"{outcome.seconds:.1f} s (seed {settings.seed}, tile {str(settings.tile).lower()}, weights {weights})",
         file=sys.stderr,
     )
     for line in outcome.failed:
@@ -200,7 +194,6 @@ def _together(outcomes: list[Any]) -> Any:
         done=sorted(name for outcome in outcomes for name in outcome.done),
         skipped=sorted(name for outcome in outcomes for name in outcome.skipped),
         failed=sorted(line for outcome in outcomes for line in outcome.failed),
-        tiles=set().union(*(outcome.tiles for outcome in outcomes)),
         seconds=max(outcome.seconds for outcome in outcomes),
     )
 
@@ -276,6 +269,8 @@ def _launch(devices: list[str]) -> int:
     import socket
     import subprocess
 
+    from upsr.provenance import cores
+
     kinds = {device.partition(":")[0] for device in devices}
     if kinds not in ({"cpu"}, {"cuda"}):
         raise UpsrError(f"--devices: {','.join(devices)}: name CPUs or CUDA devices: cuda:0,cuda:1 or cpu,cpu")
@@ -284,7 +279,7 @@ def _launch(devices: list[str]) -> int:
         port = free.getsockname()[1]
     common = {
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(devices)), "TORCHELASTIC_RUN_ID": "upsr",
-        "GROUP_WORLD_SIZE": "1", "OMP_NUM_THREADS": str(max(_cores() // len(devices), 1)) if kinds == {"cpu"} else "1",
+        "GROUP_WORLD_SIZE": "1", "OMP_NUM_THREADS": str(max(cores() // len(devices), 1)) if kinds == {"cpu"} else "1",
     }  # fmt: skip
     if kinds == {"cuda"}:
         common["CUDA_VISIBLE_DEVICES"] = ",".join(device.partition(":")[2] or "0" for device in devices)
@@ -302,7 +297,3 @@ def _launch(devices: list[str]) -> int:
             process.wait()
         raise
     return next((code if code > 0 else 4 for code in codes if code), 0)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

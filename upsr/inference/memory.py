@@ -7,7 +7,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from upsr.config.schema import TileOptions
 from upsr.models.upsr_model import UPSRModel
 
 TILE_SIDES = (256, 192, 128, 96, 64)
@@ -18,16 +17,15 @@ _SHARE = 0.5
 """Of the free memory that a tile may take: allocators keep more than they use."""
 
 
-def choose_tile(model: UPSRModel, device: torch.device, processes: int = 1) -> TileOptions:
-    """The largest tile that half of the free memory holds; 256 x 256 LR wherever there is enough, so that most machines
-    restore alike. The smallest is taken even where memory is too short for it.
+def choose_tile(model: UPSRModel, device: torch.device, processes: int = 1) -> int:
+    """Side in LR pixels of the largest tile that half of the free memory holds; 256 wherever there is enough, so that most
+    machines restore alike. The smallest is taken even where memory is too short for it.
 
     Args:
         processes: that share the memory.
     """
     free = free_memory(device) / processes * _SHARE
-    side = next((side for side in TILE_SIDES if tile_memory(model, side) <= free), TILE_SIDES[-1])
-    return TileOptions(size=side, overlap=OVERLAP, blend="step")
+    return next((side for side in TILE_SIDES if tile_memory(model, side) <= free), TILE_SIDES[-1])
 
 
 def tile_memory(model: UPSRModel, side: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,10 +14,17 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     Reflection leaves the border row out (reflect-101) and goes on for as long as it takes, so sides smaller than the
     padding work too (the released code fails for LR sides below 33); a side of 1 is repeated.
     """
-    height, width = image.shape[-2:]
-    rows = _reflected(height, -(-height // multiple) * multiple, image.device)
-    columns = _reflected(width, -(-width // multiple) * multiple, image.device)
+    rows, columns = (
+        _reflected(side, padded, image.device)
+        for side, padded in zip(image.shape[-2:], padded_size(image.shape[-2:], multiple), strict=True)
+    )
     return image[..., rows[:, None], columns]
+
+
+def padded_size(size: Sequence[int], multiple: int) -> tuple[int, int]:
+    """(height, width), each raised to a multiple of ``multiple``."""
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
 
 
 def _reflected(size: int, target: int, device: torch.device) -> Tensor:

@@ -23,6 +23,7 @@ from upsr.errors import UpsrError
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.fidelity import at_fidelity
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
+from upsr.inference.padding import padded_size
 from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
 from upsr.inference.photo_io import read_photo
 from upsr.inference.pipeline_files import load_model, save_model
@@ -30,15 +31,16 @@ from upsr.inference.restore import NoiseField
 from upsr.inference.scratch import Scratch
 from upsr.inference.stepwise import Progress, Work, restore_stepwise
 from upsr.models import UPSRModel
+from upsr.models.base import Observer
 from upsr.provenance import weights_digest
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 OutputType = Literal["pil", "np", "pt"]
-Shown = dict[str, list[Tensor]]
 
 MAX_PIXELS = 100_000_000
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CONDITION = ("uncertainty", "weight")
+MAPS = ("uncertainty", "weight")
+"""What an observer is shown that is a map and not a picture."""
 
 
 @dataclass(frozen=True)
@@ -206,18 +208,22 @@ class UPSRPipeline:
         images, shown = [], []
         for item in _items(image):
             photo = _photo_of(item)
-            notes: Shown | None = {} if return_intermediates else None
-            large = self.upscale(photo, chosen, progress=progress, notes=notes)
+            found: dict[str, Any] = {}
+
+            def keep(name: str, image: Tensor, found: dict[str, Any] = found) -> None:
+                found[name] = convert(shown_frame(name, image))
+
+            large = self.upscale(photo, chosen, progress=progress, observe=keep if return_intermediates else None)
             frames = [convert(frame) for frame in large.frames]
             images.append(frames if len(frames) > 1 else frames[0])
-            shown.append({name: convert(_notes_frame(name, found[0])) for name, found in (notes or {}).items()})
+            shown.append(found)
         if not return_intermediates:
             return UPSROutput(images)
         return UPSROutput(
             images,
             uncertainty=[found["uncertainty"] for found in shown],
             weight=[found["weight"] for found in shown],
-            intermediates=[{k: v for k, v in found.items() if k not in _CONDITION} for found in shown],
+            intermediates=[{k: v for k, v in found.items() if k not in MAPS} for found in shown],
         )
 
     def upscale(
@@ -226,8 +232,7 @@ class UPSRPipeline:
         settings: Settings = Settings(),
         *,
         progress: Progress | None = None,
-        notes: Shown | None = None,
-        processes: int = 1,
+        observe: Observer | None = None,
     ) -> Photo:
         """Upscale a photo; profile, EXIF and timing are kept, alpha is upscaled apart.
 
@@ -235,14 +240,13 @@ class UPSRPipeline:
 
         Args:
             progress: as in calling the pipeline, over all frames.
-            notes: gets the uncertainty, the weight and the steps of each frame, (1, C, H, W) in [0, 1] by name.
-            processes: that share this machine's memory.
+            observe: is shown the uncertainty, the weight and the steps of the first frame.
         """
-        self.check(settings)
+        settings = self.settled(settings)
         model = at_fidelity(self.model, settings.fidelity, settings.steps)
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
-        tile = self.tile_for(first.shape[:2], settings, processes)
+        tile = self._tile(first.shape[:2], settings)
         identity = hashlib.sha256(repr(first.shape).encode() + first.tobytes()).hexdigest()
 
         def frame_progress(index: int) -> Progress | None:
@@ -254,17 +258,19 @@ class UPSRPipeline:
         for index, frame in enumerate(photo.frames):
             scratch = Scratch(self.device, self._scratch_room())
             work = Work(tile, scratch, self._tiles_at_once(settings), self.dtype, frame_progress(index))
-            observe = None if notes is None else lambda name, shown: notes.setdefault(name, []).append(shown.cpu())
             lq = to_colour(frame)[None].to(self.device)
-            shape = tuple(-(-side // model.size_multiple) * model.size_multiple for side in lq.shape[-2:])
-            noise = NoiseField(settings.seed, [identity], (lq.shape[1] * model.scale**2, *shape))  # type: ignore[arg-type]
-            image = restore_stepwise(model, lq, noise.fill, work, observe)
+            shape = padded_size(lq.shape[-2:], model.size_multiple)
+            noise = NoiseField(settings.seed, [identity], (lq.shape[1] * model.scale**2, *shape))
+            image = restore_stepwise(model, lq, noise.fill, work, None if index else observe)
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
             frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
 
-    def check(self, settings: Settings) -> None:
-        """Refuse settings that no photo can be upscaled with.
+    def settled(self, settings: Settings, processes: int = 1) -> Settings:
+        """The settings with a tile that the free memory holds in place of "auto".
+
+        Args:
+            processes: that share this machine's memory.
 
         Raises:
             UpsrError: a setting is out of its range.
@@ -272,10 +278,15 @@ class UPSRPipeline:
         at_fidelity(self.model, settings.fidelity, settings.steps)
         if settings.colour_fix not in COLOUR_FIXES:
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
-        any_photo = (self.model.size_multiple, self.model.size_multiple)
-        self.target_size(any_photo, settings)
-        self.tile_for(any_photo, settings)
+        self.target_size((1, 1), settings)
         self._tiles_at_once(settings)
+        if settings.tile == "auto":
+            return replace(settings, tile=choose_tile(self.model, self.device, processes))
+        if settings.tile is not None and settings.tile < self.model.size_multiple:
+            raise UpsrError(
+                f"tile is {settings.tile}; give at least {self.model.size_multiple} LR pixels, a multiple of which is used"
+            )
+        return settings
 
     def target_size(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
         """(height, width) of the result of a (height, width) photo."""
@@ -293,16 +304,12 @@ class UPSRPipeline:
             raise UpsrError(f"outscale is {factor:g}; give a factor above 0 and up to 64")
         return max(round(height * factor), 1), max(round(width * factor), 1)
 
-    def tile_for(self, shape: Sequence[int], settings: Settings, processes: int = 1) -> TileOptions:
+    def _tile(self, shape: Sequence[int], settings: Settings) -> TileOptions:
         """The tiles of a (height, width) photo."""
-        if settings.tile == "auto":
-            return choose_tile(self.model, self.device, processes)
         if settings.tile is None:
             return TileOptions(size=max(*shape, 8) + self.model.size_multiple, overlap=0, blend="step")
-        least = self.model.size_multiple
-        if settings.tile < least:
-            raise UpsrError(f"tile is {settings.tile}; give at least {least} LR pixels, a multiple of which is used")
-        return TileOptions(size=settings.tile, overlap=min(OVERLAP, settings.tile // 2), blend="step")
+        size = int(settings.tile)
+        return TileOptions(size=size, overlap=min(OVERLAP, size // 2), blend="step")
 
     def _tiles_at_once(self, settings: Settings) -> int:
         if settings.tiles_at_once < 1:
@@ -330,10 +337,10 @@ def _resized_alpha(frame: Frame, size: tuple[int, int]) -> Tensor | None:
     return None if alpha is None else resized(alpha[None], size)[0]
 
 
-def _notes_frame(name: str, shown: Tensor) -> Frame:
-    """What was shown as 8-bit pixels; maps are grey, by the mean of their channels."""
-    image = shown[0].mean(dim=0, keepdim=True) if name in _CONDITION else shown[0]
-    like = np.zeros((1, 1, 1 if name in _CONDITION else 3), np.uint8)
+def shown_frame(name: str, shown: Tensor) -> Frame:
+    """What an observer was shown, (1, C, H, W) in [0, 1], as 8-bit pixels; maps are grey, by the mean of their channels."""
+    image = shown[0].mean(dim=0, keepdim=True) if name in MAPS else shown[0]
+    like = np.zeros((1, 1, 1 if name in MAPS else 3), np.uint8)
     return to_frame(image.expand(3, -1, -1), None, like)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from upsr.config.schema import TileOptions
-from upsr.inference.padding import pad_to_multiple
+from upsr.inference.padding import pad_to_multiple, padded_size
 from upsr.inference.scratch import Scratch
 from upsr.inference.stepwise import Work, restore_stepwise
 from upsr.inference.tiling import Canvas, Tile, tiles_of, whole
@@ -128,7 +128,7 @@ def restore(
         (B, C, s*h, s*w) in [0, 1].
     """
     multiple, scale = model.size_multiple, model.scale
-    height, width = (-(-side // multiple) * multiple for side in lq.shape[-2:])
+    height, width = padded_size(lq.shape[-2:], multiple)
     field = NoiseField(seed, names, (lq.shape[1] * scale**2, height, width))
 
     def restore_tile(pixels: Tensor, place: Tile, observe: Observer | None = None) -> Tensor:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +21,6 @@ from upsr.inference.scratch import Scratch, bands
 from upsr.inference.tiling import Tile, tile_starts
 from upsr.models.base import Observer
 from upsr.models.upsr_model import Condition, UPSRModel, shower
-
-if TYPE_CHECKING:
-    from types import EllipsisType
 
 Progress = Callable[[int, int], None]
 """Is told how much of the work is done, of how much in all; what it raises ends the work."""
@@ -115,7 +111,7 @@ class _Restoration:
         for places in self._batches():
             parts = of_tiles([tile for tile, _ in places]).float()
             for (tile, window), part in zip(places, parts.split(len(self.lq)), strict=True):
-                image[_place(tile)] += (part * window).to(image.device)
+                image[tile.place()] += (part * window).to(image.device)
             self.work.scratch.release()
             self.done += len(places)
             if self.work.progress is not None:
@@ -151,7 +147,7 @@ class _Restoration:
         """y of a tile, as it is in the whole image."""
         top, left = max(tile.top - _MARGIN, 0), max(tile.left - _MARGIN, 0)
         y = self.model.upsample(self.lq[..., top : tile.bottom + _MARGIN, left : tile.right + _MARGIN])
-        return y[_place(Tile(tile.top - top, tile.bottom - top, tile.left - left, tile.right - left), self.model.scale)]
+        return y[Tile(tile.top - top, tile.bottom - top, tile.left - left, tile.right - left).place(self.model.scale)]
 
     def _start(self) -> Tensor:
         """x_T, band by band out of the noise field."""
@@ -162,7 +158,7 @@ class _Restoration:
         for place, noise in self._in_bands(x):
             cond = self._condition([place])
             start = self.model.process.prior_sample(encode(cond.y), t, weight=encode(cond.weight), noise=noise)
-            x[_place(place)] = start.to(x.device)
+            x[place.place()] = start.to(x.device)
         return x
 
     def _advance(self, x: Tensor, x_0: Tensor, k: int) -> None:
@@ -189,7 +185,7 @@ class _Restoration:
                 weight=encode(cond.weight),
                 noise=partial(noise, place),
             )
-            x[_place(place)] = after.to(x.device)
+            x[place.place()] = after.to(x.device)
 
     def _in_bands(self, x: Tensor) -> Iterator[tuple[Tile, Tensor]]:
         for rows in bands(self.height, _BAND):
@@ -204,7 +200,7 @@ class _Restoration:
         for rows in bands(height, _BAND):
             place = Tile(rows.start, rows.stop, 0, width)
             pixels = self.model.codec.decode(self._cut(x_0, [place])).clamp(-1, 1)
-            result[_place(place, scale)] = ((pixels + 1) / 2).to(result.device)
+            result[place.place(scale)] = ((pixels + 1) / 2).to(result.device)
             self.work.scratch.release()
         return result
 
@@ -221,7 +217,7 @@ class _Restoration:
 
     def _cut(self, image: Tensor, tiles: Sequence[Tile]) -> Tensor:
         """The tiles of a (B, ...) image one after the other, on the model's device."""
-        return torch.cat([image[_place(tile)] for tile in tiles]).to(self.lq.device)
+        return torch.cat([image[tile.place()] for tile in tiles]).to(self.lq.device)
 
     def _batched(self, timestep: int, count: int) -> Tensor:
         return torch.full((count,), timestep, dtype=torch.int64, device=self.lq.device)
@@ -244,11 +240,3 @@ def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.de
     for start in starts:
         total[start : start + size] += window
     return {start: (window / total[start : start + size]).float().to(device) for start in starts}
-
-
-def _place(tile: Tile, scale: int = 1) -> tuple[EllipsisType, slice, slice]:
-    return (
-        ...,
-        slice(tile.top * scale, tile.bottom * scale),
-        slice(tile.left * scale, tile.right * scale),
-    )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from types import EllipsisType
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,11 @@ class Tile:
     bottom: int
     left: int
     right: int
+
+    def place(self, scale: int = 1) -> tuple[EllipsisType, slice, slice]:
+        """Index of the window in an image that is ``scale`` times as large."""
+        rows = slice(scale * self.top, scale * self.bottom)
+        return ..., rows, slice(scale * self.left, scale * self.right)
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -48,11 +57,7 @@ class Canvas:
 
     def add(self, pixels: Tensor, tile: Tile) -> None:
         """Put (B, C, ...) pixels, ``scale`` times as large as the tile, in its place."""
-        place = (
-            ...,
-            slice(tile.top * self._scale, tile.bottom * self._scale),
-            slice(tile.left * self._scale, tile.right * self._scale),
-        )
+        place = tile.place(self._scale)
         self._total[place] += pixels
         self._count[place] += 1
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.errors import UpsrError
 from upsr.inference.jobs import STREAM, Job
-from upsr.inference.photo import Photo, to_frame
+from upsr.inference.photo import Photo
 from upsr.inference.photo_io import WRITABLE_SUFFIXES, read_photo, suffix_for, write_photo
-from upsr.inference.pipeline import Settings, UPSRPipeline
+from upsr.inference.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
 from upsr.inference.stepwise import Progress
 from upsr.provenance import digest_of, file_digest
 
 JOURNAL = ".upsr-journal"
-_MAPS = {"uncertainty": "_uncertainty", "weight": "_weight"}
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,11 @@ class Outcome:
     Attributes:
         done, skipped: sources by name.
         failed: one line for each that failed.
-        tiles: sides of the tiles that were used, in LR pixels.
     """
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    tiles: set[int] = field(default_factory=set)
     seconds: float = 0.0
 
 
@@ -107,7 +104,6 @@ def upscale_all(
     handling: Handling,
     journal: Journal | None,
     *,
-    processes: int = 1,
     on_photo: Callable[[Job], Progress] | None = None,
     on_failure: Callable[[str], None] | None = None,
 ) -> Outcome:
@@ -115,7 +111,6 @@ def upscale_all(
 
     Args:
         journal: where finished photos are noted, and read from with ``handling.resume``.
-        processes: that share this machine's memory.
         on_photo: called before each photo, gives what is told its progress.
         on_failure: is told why a photo failed, in one line.
     """
@@ -128,7 +123,7 @@ def upscale_all(
             if _is_there(job, handling, finished):
                 outcome.skipped.append(str(job.source))
                 continue
-            target = _upscale_one(pipe, job, settings, handling, progress, processes, outcome)
+            target = _upscale_one(pipe, job, settings, handling, progress)
             outcome.done.append(str(job.source))
             if journal is not None and STREAM not in (job.source, target):
                 journal.add(job, target)
@@ -149,39 +144,34 @@ def _upscale_one(
     settings: Settings,
     handling: Handling,
     progress: Progress | None,
-    processes: int,
-    outcome: Outcome,
 ) -> Path:
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
     photo = read_photo(source, str(job.source), max_pixels=handling.max_pixels)
     target = job.target
     if target != STREAM and target.suffix.lower() not in WRITABLE_SUFFIXES:
         target = target.with_name(target.name + suffix_for(photo)) if not target.suffix else target.with_suffix(".png")
-    notes: dict[str, list[Tensor]] | None = {} if handling.save_uncertainty else None
-    outcome.tiles.add(pipe.tile_for(photo.frames[0].shape[:2], settings, processes).size)
-    large = pipe.upscale(photo, settings, progress=progress, notes=notes, processes=processes)
+    maps: dict[str, Photo] = {}
+
+    def keep(name: str, shown: Tensor) -> None:
+        if name in MAPS:
+            maps[name] = Photo((shown_frame(name, shown),), "PNG")
+
+    large = pipe.upscale(photo, settings, progress=progress, observe=keep if handling.save_uncertainty else None)
     if target == STREAM:
         _write_to_stdout(large, handling.quality)
         return target
     write_photo(target, large, quality=handling.quality)
-    for name, ending in _MAPS.items() if notes else ():
-        write_photo(target.with_name(f"{target.stem}{ending}.png"), _map_photo(notes[name][0]))  # type: ignore[index]
+    for name, picture in maps.items():
+        write_photo(target.with_name(f"{target.stem}_{name}.png"), picture)
     return target
 
 
 def _write_to_stdout(photo: Photo, quality: int) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"photo{suffix_for(photo)}"
         write_photo(path, photo, quality=quality)
         sys.stdout.buffer.write(path.read_bytes())
         sys.stdout.buffer.flush()
-
-
-def _map_photo(shown: Tensor) -> Photo:
-    grey = shown[0].mean(dim=0, keepdim=True).expand(3, -1, -1)
-    return Photo((to_frame(grey, None, np.zeros((1, 1, 1), np.uint8)),), "PNG")
 
 
 def _is_there(job: Job, handling: Handling, finished: dict[str, str]) -> bool:
@@ -210,6 +200,6 @@ def _one_line(job: Job, error: Exception) -> str:
 
 def write_record(path: Path, outcome: Outcome, facts: dict[str, Any]) -> None:
     """Write what was done, and all that the results depend on, as JSON."""
-    content = {**facts, **asdict(outcome), "tiles": sorted(outcome.tiles)}
+    content = {**facts, **asdict(outcome)}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
