@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -161,8 +162,10 @@ def test_several_processes_that_do_not_know_of_each_other(setting):
 
 
 def test_help_teaches():
-    for script in ("train.py", "test.py", "scripts/demo.py", "scripts/preview_degradation.py"):
-        result = command(script, "--help")
+    scripts = ("train.py", "test.py", "scripts/demo.py", "scripts/preview_degradation.py")
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda script: command(script, "--help"), scripts))
+    for result in results:
         assert result.returncode == 0
         assert "example" in result.stdout or "demo" in result.stdout
 
