@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.archs.contracts import SRNetwork
+from upsr.archs.reorder import inverse, reordered
 from upsr.archs.window_attention import (
     BiasGrid,
     CachedBias,
@@ -66,8 +67,10 @@ class CategoryAttention(nn.Module):
         """
         batch, n, channels = qkv.shape
         size = min(n, self.category_size)
-        order = similarity.argmax(dim=-1).sort(dim=-1, stable=True).indices[..., None]
-        tokens = qkv.gather(1, order.expand_as(qkv))
+        order = similarity.argmax(dim=-1).sort(dim=-1, stable=True).indices
+        order = (order + n * torch.arange(batch, device=order.device)[:, None]).flatten()
+        back = inverse(order)
+        tokens = reordered(qkv.flatten(0, 1), order, back).view_as(qkv)
         if n % size:
             tokens = torch.cat([tokens, tokens[:, n - (size - n % size) :].flip(1)], dim=1)
         q, k, v = tokens.view(batch, -1, size, 3, self.heads, channels // (3 * self.heads)).permute(3, 0, 1, 4, 2, 5)
@@ -75,7 +78,7 @@ class CategoryAttention(nn.Module):
         q, k, v = (x.flatten(0, 1) for x in (q * scale, k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         out = out.transpose(1, 2).reshape(batch, -1, channels // 3)[:, :n]
-        return self.proj(torch.empty_like(out).scatter(1, order.expand_as(out), out))
+        return self.proj(reordered(out.flatten(0, 1), back, order).view(batch, n, -1))
 
 
 class ShiftedWindowAttention(nn.Module):
@@ -176,7 +179,7 @@ class ATDLayer(nn.Module):
         by_dictionary, similarity = self.attn_atd(normed.flatten(1, 2), dictionary)
         by_category = self.attn_aca(qkv.flatten(1, 2), similarity)
         by_window = self.attn_win(qkv, index)
-        x = x + ((by_dictionary + by_category).view_as(x) + by_window) / math.sqrt(3)
+        x = torch.add(x, (by_dictionary + by_category).view_as(x) + by_window, alpha=1 / math.sqrt(3))
         x = x + self.convffn(self.norm2(x))
         if self.refines:
             attention = self.norm3(similarity.transpose(1, 2)).softmax(dim=-1)

@@ -3,19 +3,22 @@
 A shifted window layer masks some windows and not others, but there are only a few kinds of windows: those in the
 last row of windows, those in the last column, their corner, and the rest. All windows of a kind share one matrix
 "position bias + mask", so each kind is one fused attention call, and nothing of the size
-(windows, heads, tokens, tokens) is ever built.
+(windows, heads, tokens, tokens) is ever built. Tokens are brought into the order of the windows, kind by kind, by one
+gather, and back by another; shifting is part of the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kind = TypeVar("Kind")
+from upsr.archs.reorder import inverse, reordered
 
 MASKED = -100.0
 """What is added to a logit to mask it."""
@@ -128,33 +131,70 @@ def window_attention(
     Returns:
         (B, H, W, C).
     """
-    if shift:
-        qkv = qkv.roll((-shift, -shift), dims=(1, 2))
-    rows = []
-    for top, bottom, bias_row in _bands(qkv.shape[1], window, bias):
-        columns = [
-            _attend(qkv[:, top:bottom, left:right], matrix, heads, window, scale)
-            for left, right, matrix in _bands(qkv.shape[2], window, bias_row)
-        ]
-        rows.append(torch.cat(columns, dim=2) if len(columns) > 1 else columns[0])
-    out = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-    return out.roll((shift, shift), dims=(1, 2)) if shift else out
-
-
-def _bands(length: int, window: int, kinds: Sequence[Kind]) -> list[tuple[int, int, Kind]]:
-    """(start, end, kind) along one side: everything, or all windows but the last and the last one."""
-    if len(kinds) == 1:
-        return [(0, length, kinds[0])]
-    bands = [(0, length - window, kinds[0]), (length - window, length, kinds[1])]
-    return [band for band in bands if band[0] < band[1]]
-
-
-def _attend(qkv: Tensor, bias: Tensor, heads: int, window: int, scale: float | None) -> Tensor:
     batch, height, width, channels = qkv.shape
-    rows, columns, dim = height // window, width // window, channels // (3 * heads)
-    tiles = qkv.reshape(batch, rows, window, columns, window, 3, heads, dim)
-    # (3, windows, heads, tokens, dim): one copy for q, k and v together
-    q, k, v = tiles.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, -1, heads, window * window, dim)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=scale)
-    out = out.view(batch, rows, columns, heads, window, window, dim).permute(0, 1, 4, 2, 5, 3, 6)
-    return out.reshape(batch, height, width, heads * dim)
+    dim = channels // (3 * heads)
+    kinds = (len(bias), len(bias[0]))
+    # A tracer's sizes are symbols, which no cache can look up.
+    build = WindowOrder.build.__wrapped__ if torch.compiler.is_compiling() else WindowOrder.build
+    order = build(batch, height, width, window, shift, kinds, qkv.device)
+    tokens = reordered(qkv.reshape(-1, channels), order.places, order.back).view(-1, window**2, 3, heads, dim)
+    attended, first = [], 0
+    for count, matrix in zip(order.counts, (matrix for row in bias for matrix in row), strict=True):
+        if count:
+            q, k, v = tokens[first : first + count].permute(2, 0, 3, 1, 4)
+            first += count
+            # Torch's fused CPU kernel takes masks of four dimensions, not of three.
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=matrix[None].to(q.dtype), scale=scale)
+            attended.append(out.transpose(1, 2).reshape(-1, heads * dim))
+    rows = torch.cat(attended) if len(attended) > 1 else attended[0]
+    return reordered(rows, order.back, order.places).view(batch, height, width, heads * dim)
+
+
+@dataclass(frozen=True)
+class WindowOrder:
+    """The tokens of a batch window by window, the windows kind by kind.
+
+    Attributes:
+        places: (B*H*W,) int64, where the tokens stand in the batch.
+        back: its inverse.
+        counts: windows of each kind, in the order of a :data:`BiasGrid`.
+    """
+
+    places: Tensor
+    back: Tensor
+    counts: tuple[int, ...]
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def build(
+        batch: int,
+        height: int,
+        width: int,
+        window: int,
+        shift: int,
+        kinds: tuple[int, int],
+        device: torch.device,
+    ) -> WindowOrder:
+        """The order of (B, H, W) tokens; ``kinds`` are the rows and columns of the bias grid."""
+        # Not an inference tensor, whoever asks first: training reads the same order.
+        with torch.inference_mode(False):
+            rows, columns = ((torch.arange(side, device=device) + shift) % side for side in (height, width))
+            image = (rows[:, None] * width + columns).view(height // window, window, width // window, window)
+            windows = image.permute(0, 2, 1, 3)
+            images = torch.arange(batch, device=device)[:, None] * (height * width)
+            parts, counts = [], []
+            for some_rows in _bands(height // window, kinds[0]):
+                for some_columns in _bands(width // window, kinds[1]):
+                    parts.append((images + windows[some_rows, some_columns].reshape(1, -1)).flatten())
+                    counts.append(batch * _length(some_rows) * _length(some_columns))
+            places = torch.cat(parts)
+            return WindowOrder(places, inverse(places), tuple(counts))
+
+
+def _bands(count: int, kinds: int) -> list[slice]:
+    """All windows along one side, or all but the last and the last one."""
+    return [slice(0, count)] if kinds == 1 else [slice(0, count - 1), slice(count - 1, count)]
+
+
+def _length(part: slice) -> int:
+    return part.stop - part.start
