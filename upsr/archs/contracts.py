@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from torch import nn
+from typing_extensions import Self
 
 
 class SRNetwork(nn.Module):
@@ -30,10 +34,20 @@ class DenoisingNetwork(nn.Module):
         cond_channels: channels of the condition.
         size_multiple: sides of the input are multiples of it.
         values_per_pixel: numbers held at once for each LR pixel while restoring, about; it decides how large tiles are.
+        full_precision: parts, by a piece of their names, that compute in float32 whatever the others do.
     """
 
     values_per_pixel: int
+    full_precision: tuple[str, ...] = ()
     scale: int
     out_channels: int
     cond_channels: int
     size_multiple: int
+
+    def lowered(self, dtype: torch.dtype) -> Self:
+        """A copy for inference whose convolutions and projections compute in ``dtype``; norms and results stay float32."""
+        network = copy.deepcopy(self)
+        for name, module in network.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and not any(part in name for part in self.full_precision):
+                module.to(dtype)
+        return network

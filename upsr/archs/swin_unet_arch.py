@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from upsr.archs.contracts import DenoisingNetwork
+from upsr.archs.convolution import Conv3x3, DoublingConv
 from upsr.archs.window_attention import (
     BiasGrid,
     CachedBias,
@@ -38,10 +39,33 @@ class GroupNorm32(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(_GROUPS, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape and dtype."""
-        normed = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps)
-        return normed.to(x.dtype)
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> the same shape and dtype; (B, C) scale and shift are applied to the normed map."""
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and _is_channels_last(x):
+            return self._channels_last(x, scale, shift)
+        normed = F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        if scale is None or shift is None:
+            return normed
+        return torch.addcmul(shift.to(x.dtype)[..., None, None], normed, scale.to(x.dtype)[..., None, None])
+
+    def _channels_last(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """The same, with sums whose order does not depend on the number of threads (torch's own do), in one pass."""
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        count = pixels.shape[1] * pixels.shape[2] // self.num_groups
+        sums = torch.stack([pixels.sum(1, dtype=torch.float32), pixels.float().square().sum(1)])
+        mean, square = sums.unflatten(2, (self.num_groups, -1)).sum(3, dtype=torch.float64) / count
+        inverse = (square - mean.square()).clamp_min_(0).add_(self.eps).rsqrt()
+        factor, offset = (self.weight.double(), self.bias.double())
+        factor = factor * inverse.repeat_interleave(len(self.weight) // self.num_groups, dim=1)
+        offset = offset - factor * mean.repeat_interleave(len(self.weight) // self.num_groups, dim=1)
+        if scale is not None and shift is not None:
+            factor, offset = factor * scale, offset * scale + shift
+        normed = torch.addcmul(offset[:, None].to(x.dtype), pixels, factor[:, None].to(x.dtype))
+        return normed.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 class PointwiseConv(nn.Conv2d):
@@ -78,22 +102,20 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, emb_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), Conv3x3(channels, out_channels))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
-        last = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        last = Conv3x3(out_channels, out_channels)
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(last.bias)
         self.out_layers = nn.Sequential(GroupNorm32(out_channels), nn.SiLU(), nn.Dropout(dropout), last)
         self.skip_connection = nn.Identity() if channels == out_channels else PointwiseConv(channels, out_channels)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """(B, Cin, H, W) and (B, emb_channels) -> (B, Cout, H, W)."""
         h = self.in_layers(x)
-        scale, shift = self.emb_layers(emb)[:, :, None, None].chunk(2, dim=1)
+        scale, shift = self.emb_layers(emb).chunk(2, dim=1)
         norm, *rest = self.out_layers
-        h = torch.addcmul(shift, norm(h), 1 + scale)
+        h = norm(h, 1 + scale, shift)
         for layer in rest:
             h = layer(h)
         return self.skip_connection(x) + h
@@ -253,11 +275,11 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = DoublingConv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return self.conv(x)
 
 
 class Block(nn.Sequential):
@@ -303,6 +325,8 @@ class UNetModelSwin(DenoisingNetwork):
     Raises:
         UpsrError: the arguments contradict each other.
     """
+
+    full_precision = ("time_embed", "emb_layers", "conv_last")
 
     def __init__(
         self,
@@ -404,11 +428,11 @@ class UNetModelSwin(DenoisingNetwork):
                 self.output_blocks.append(Block(*layers))
 
         # The first activation has torch's default slope of 0.01, the others 0.2: so in the released weights.
-        self.conv_before_upsample = nn.Sequential(nn.Conv2d(channels, num_feat, 3, padding=1), nn.LeakyReLU())
+        self.conv_before_upsample = nn.Sequential(Conv3x3(channels, num_feat), nn.LeakyReLU())
         self.doublings = int(math.log2(scale))
         for i in range(1, self.doublings + 1):
-            self.add_module(f"conv_up{i}", nn.Conv2d(num_feat, num_feat, 3, padding=1))
-        self.conv_hr = nn.Conv2d(num_feat, num_feat, 3, padding=1)
+            self.add_module(f"conv_up{i}", DoublingConv(num_feat, num_feat))
+        self.conv_hr = Conv3x3(num_feat, num_feat)
         self.conv_last = nn.Conv2d(num_feat, out_channels, 3, padding=1)
 
         self.size_multiple = self._needed_multiple(len(channel_mult))
@@ -434,8 +458,10 @@ class UNetModelSwin(DenoisingNetwork):
                 f"the denoiser takes sides that are multiples of {self.size_multiple}, not {tuple(x.shape[-2:])}; "
                 "pad the image (upsr.inference.restore does)"
             )
-        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(lq.dtype))
-        h = torch.cat([x, lq], dim=1)
+        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
+        h = torch.cat([x, lq], dim=1).to(self.conv_hr.weight.dtype)
+        if h.device.type == "cpu" and not torch.is_grad_enabled():
+            h = h.contiguous(memory_format=torch.channels_last)
         skips = []
         for block in self.input_blocks:
             h = self._run(block, h, emb)
@@ -454,8 +480,8 @@ class UNetModelSwin(DenoisingNetwork):
         """Upsampling from the LR size, (B, C, h, w) -> (B, out_channels, scale*h, scale*w)."""
         h = self.conv_before_upsample(h)
         for i in range(1, self.doublings + 1):
-            h = F.leaky_relu(self.get_submodule(f"conv_up{i}")(F.interpolate(h, scale_factor=2, mode="nearest")), 0.2)
-        return self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2))
+            h = F.leaky_relu(self.get_submodule(f"conv_up{i}")(h), 0.2)
+        return self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2).to(self.conv_last.weight.dtype))
 
     def _needed_multiple(self, levels: int) -> int:
         """Every level is halved from the one above, and its windows must tile it."""

@@ -252,6 +252,15 @@ class UPSRModel(RestorationModel):
         view.uncertainty = uncertainty
         return view
 
+    def computing_in(self, dtype: torch.dtype) -> Self:
+        """The same model for inference, with a denoiser that computes in another type; g stays in float32, where it decides
+        which pixels are of a kind."""
+        if dtype == torch.float32:
+            return self
+        view = copy.copy(self)
+        view._modules = {**self._modules, "network_g": self.network_g.lowered(dtype)}
+        return view
+
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         low, high = self.train_timesteps
         return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
