@@ -6,10 +6,10 @@ examples:
   python benchmarks/train_step.py --set train.compile=default train.channels_last=true
   python benchmarks/train_step.py -opt options/demo/stage2_tiny.yml --batch 8
 
-The plain implementation (plain.py) trains the same networks with the same precision on the same photos: kernels by NumPy in
-the loader, float images to the device, basicsr's operators as they come, g in float32, torch's default AdamW, an average that
-walks over the parameters. Both are measured in this run, part by part with the device idle in between, and as a whole
-iteration without such pauses. Weights are random, LPIPS's too: that does not change the time.
+The plain implementation (plain_training.py) trains the same networks with the same precision on the same photos: kernels by
+NumPy in the loader, float images to the device, basicsr's operators as they come, g in float32, torch's default AdamW, an
+average that walks over the parameters. Both are measured in this run, part by part with the device idle in between, and as a
+whole iteration without such pauses. Weights are random, LPIPS's too: that does not change the time.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from common import FULL_SIZE, machine, training_options
 from PIL import Image
-from plain import PlainAverage, PlainDegradation, PlainPool, blur_kernel, final_kernel
+from plain_training import PlainAverage, PlainDegradation, PlainPool, blur_kernel, final_kernel
 from torch import Tensor
 
 from upsr.config import Options
@@ -67,6 +68,14 @@ class Step:
         t = self.model._draw_timesteps(generators).to(self.device)
         x_t = self.model.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         return self.model.codec.encode(self.model.process.scale_input(x_t, t)), t, cond.features, x_0
+
+    def read(self) -> Any:
+        """A batch from disk."""
+        raise NotImplementedError
+
+    def degradation_of(self, there: Any) -> Callable[[], tuple[Tensor, ...]]:
+        """What makes pairs of a batch that is on the device."""
+        raise NotImplementedError
 
     def parts(self, repeats: int) -> Parts:
         """Each part alone."""
@@ -113,17 +122,19 @@ class Ours(Step):
         dataset = self.trainer.feed.dataset
         return collate([dataset[SampleId(self.number, i % len(dataset))] for i in range(self.batch)])
 
+    def degradation_of(self, there: dict) -> Callable[[], tuple[Tensor, ...]]:
+        def degrade() -> tuple[Tensor, ...]:
+            self.number += 1
+            return self.trainer.feed.degraded(there, self.number, range(self.batch))
+
+        return degrade
+
     def parts(self, repeats: int) -> Parts:
-        feed, updater, slots = self.trainer.feed, self.trainer.updater, range(self.batch)
+        updater = self.trainer.updater
         raw = self.read()
         if self.device.type == "cuda":
             raw = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in raw.items()}
-        there = self.copied(raw)
-
-        def degrade() -> tuple[Tensor, Tensor, list[str]]:
-            self.number += 1
-            return feed.degraded(there, self.number, slots)
-
+        degrade = self.degradation_of(self.copied(raw))
         result = {
             "data": timed(self.read, self.device, repeats),
             "copy": timed(lambda: self.copied(raw), self.device, repeats),
@@ -173,7 +184,7 @@ class _Still:
 
 
 class Plain(Step):
-    """The same networks, trained as plain.py says."""
+    """The same networks, trained as plain_training.py says."""
 
     def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
         super().__init__(opt, folder, device)
@@ -208,16 +219,18 @@ class Plain(Step):
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def copied(self, raw: list[Tensor]) -> list[Tensor]:
+        return [x.to(self.device) for x in raw]
+
+    def degradation_of(self, there: list[Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+        return lambda: self.pool.exchange(self.degradation(*there), there[0])
+
     def parts(self, repeats: int) -> Parts:
         raw = self.read()
-        there = [x.to(self.device) for x in raw]
-
-        def degrade() -> tuple[Tensor, Tensor]:
-            return self.pool.exchange(self.degradation(*there), there[0])
-
+        degrade = self.degradation_of(self.copied(raw))
         result = {
             "data": timed(self.read, self.device, repeats),
-            "copy": timed(lambda: [x.to(self.device) for x in raw], self.device, repeats),
+            "copy": timed(lambda: self.copied(raw), self.device, repeats),
             "degrade": timed(degrade, self.device, repeats),
         }
         lq, gt = degrade()
@@ -246,8 +259,7 @@ class Plain(Step):
         raw = self.read()
 
         def iteration() -> float:
-            there = [x.to(self.device) for x in raw]
-            lq, gt = self.pool.exchange(self.degradation(*there), there[0])
+            lq, gt = self.degradation_of(self.copied(raw))()
             self.number += 1
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():

@@ -192,8 +192,11 @@ def test_low_precision_runs_and_stays_near():
     with torch.inference_mode():
         full = unet(x, t, lq)
         half = copy.deepcopy(unet).to(torch.bfloat16)(x.bfloat16(), t, lq.bfloat16())
-    assert half.dtype == torch.bfloat16
+        lowered = unet.lowered(torch.bfloat16)(x, t, lq)
+    assert (half.dtype, lowered.dtype) == (torch.bfloat16, torch.float32)
     assert F.mse_loss(half.float(), full).sqrt() < 0.05 * full.std()
+    assert F.mse_loss(lowered, full).sqrt() < 0.02 * full.std()
+    assert next(unet.parameters()).dtype == torch.float32
 
 
 def test_levels_no_larger_than_a_window_are_never_shifted():

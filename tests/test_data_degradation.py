@@ -129,7 +129,7 @@ def test_kernels_leave_the_global_generators_alone():
 
 def test_nothing_waits_for_the_device():
     """On tensors without values any read of one by the host fails; the plain pipeline, to show that this test can, does."""
-    from plain import PlainDegradation
+    from plain_training import PlainDegradation
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     degradation, pool, fake = RealESRGANDegradation(OPTIONS, 4), PairPool(2), FakeTensorMode(allow_non_fake_inputs=True)

@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from plain import PlainDegradation, blur_kernel, final_kernel
+from plain_training import PlainDegradation, blur_kernel, final_kernel
 from scipy.stats import ks_2samp, kstest
 
 from tests import tiny

@@ -1,0 +1,189 @@
+"""What run.py measures, section by section."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import FULL_SIZE, training_options
+from harness import Case
+from limits import Traffic, traffic_of
+from plain import PlainATD, PlainUNet, plain_restore
+from torch import Tensor, nn
+from train_step import Ours, Plain
+
+from upsr.archs import ATD, UNetModelSwin
+from upsr.config import load_options
+from upsr.models import UPSRModel, build_model
+from upsr.rng import torch_generator
+
+
+@dataclass
+class Setting:
+    """What the command line chose, and the networks, built when they are first asked for."""
+
+    device: torch.device
+    dtype: torch.dtype
+    sizes: list[int]
+    batches: list[int]
+    compile: bool
+
+    @cached_property
+    def model(self) -> UPSRModel:
+        """Ours, full size."""
+        changes = ["path.pretrain_network_aux=null", "path.allow_random_weights=true"]
+        model = build_model(load_options(FULL_SIZE, changes), "test")
+        for network in (model.network_g, model.network_aux.network):
+            _stir(network)
+        return model.to(self.device).eval()
+
+    @cached_property
+    def working(self) -> UPSRModel:
+        """Ours in the chosen type, compiled if that was asked for."""
+        model = self.model.computing_in(self.dtype)
+        if self.compile:
+            model.network_g.compile()
+        return model
+
+    @cached_property
+    def unet(self) -> PlainUNet:
+        """The plain denoiser with the same weights."""
+        return plain_of(PlainUNet, self.model.network_g, UNetModelSwin, self._options.network_g.arguments)
+
+    @cached_property
+    def g(self) -> PlainATD:
+        """The plain g with the same weights."""
+        return plain_of(PlainATD, self.model.network_aux.network, ATD, self._options.network_aux.arguments)
+
+    @cached_property
+    def _options(self) -> Any:
+        return load_options(FULL_SIZE, ["path.allow_random_weights=true"])
+
+    def random(self, *shape: int) -> Tensor:
+        """Standard normal, the same for the same shape."""
+        return torch.randn(shape, generator=torch_generator("benchmark", *shape)).to(self.device)
+
+    def photos(self, batch: int, size: int) -> Tensor:
+        """(batch, 3, size, size) in [0, 1]."""
+        return torch.rand(batch, 3, size, size, generator=torch_generator("photo", batch, size)).to(self.device)
+
+    def each(self) -> Iterator[tuple[int, int, str]]:
+        """Batches and sizes, with their names."""
+        for size in self.sizes:
+            for batch in self.batches:
+                yield batch, size, f"{batch} x {size} x {size}, {str(self.dtype).removeprefix('torch.')}"
+
+
+def plain_of(kind: type[nn.Module], network: nn.Module, ours: type[nn.Module], given: dict[str, Any]) -> Any:
+    """The plain form of a network, with its weights."""
+    parameters = list(inspect.signature(ours).parameters.values())
+    plain = kind({parameter.name: given.get(parameter.name, parameter.default) for parameter in parameters})
+    needed = plain.state_dict().keys()
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in needed})
+    return plain.to(next(network.parameters()).device).eval().requires_grad_(False)
+
+
+def _stir(network: nn.Module) -> None:
+    """No weight is zero, so that every part has a say in the result."""
+    generator = torch_generator("stir")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+
+
+def _denoiser(setting: Setting) -> Iterator[Case]:
+    for batch, size, name in setting.each():
+        inputs = (
+            setting.random(batch, 48, size, size),
+            torch.full((batch,), 3, device=setting.device),
+            setting.random(batch, 96, size, size),
+        )
+        yield _network_case(f"denoiser, {name}", setting, setting.working.network_g, setting.unet, inputs)
+
+
+def _g(setting: Setting) -> Iterator[Case]:
+    for batch, size, name in setting.each():
+        yield _network_case(
+            f"g, {name}", setting, setting.model.network_aux.network, setting.g, (setting.photos(batch, size),)
+        )
+
+
+def _network_case(name: str, setting: Setting, ours: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> Case:
+    return Case(
+        name,
+        _quiet(lambda: ours(*inputs)),
+        _quiet(lambda: plain(*inputs)),
+        setting.dtype,
+        traffic_of(plain, *inputs),
+    )
+
+
+def _restore(setting: Setting) -> Iterator[Case]:
+    for batch, size, name in setting.each():
+        lq, noise = setting.photos(batch, size), setting.random(batch, 48, size, size)
+        yield Case(
+            f"{len(setting.model.timesteps)} steps with g, {name}",
+            _quiet(lambda lq=lq, noise=noise: setting.working.restore(lq, lambda k: noise)),
+            _quiet(lambda lq=lq, noise=noise: plain_restore(setting.model, setting.unet, setting.g, lq, noise)),
+            setting.dtype,
+            _traffic_of_restoring(setting, lq),
+        )
+
+
+def _traffic_of_restoring(setting: Setting, lq: Tensor) -> Traffic:
+    batch, size = len(lq), lq.shape[-1]
+    inputs = (setting.random(batch, 48, size, size), torch.zeros(batch, dtype=torch.int64, device=setting.device),
+              setting.random(batch, 96, size, size))  # fmt: skip
+    return traffic_of(setting.g, lq) + traffic_of(setting.unet, *inputs) * len(setting.model.timesteps)
+
+
+def _data(setting: Setting) -> Iterator[Case]:
+    for batch, ours, plain in _steps(setting):
+        yield Case(f"reading a batch of {batch}, one process", ours.read, plain.read)
+
+
+def _degradation(setting: Setting) -> Iterator[Case]:
+    for batch, ours, plain in _steps(setting):
+        pair = (step.degradation_of(step.copied(step.read())) for step in (ours, plain))
+        yield Case(f"degradation of a batch of {batch}", *pair)
+
+
+def _train(setting: Setting) -> Iterator[Case]:
+    for batch, ours, plain in _steps(setting):
+        name = f"training step at batch {batch}, {str(setting.dtype).removeprefix('torch.')}"
+        yield Case(name, ours.whole(), plain.whole(), setting.dtype)
+
+
+def _steps(setting: Setting) -> Iterator[tuple[int, Ours, Plain]]:
+    amp = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[setting.dtype]
+    for batch in setting.batches:
+        with tempfile.TemporaryDirectory() as name:
+            changes = [f"datasets.train.batch_size_per_gpu={batch}", f"train.amp={amp}"]
+            opt = training_options(Path(name), FULL_SIZE, changes, lpips=True)
+            yield (
+                batch,
+                Ours(opt, Path(name) / "ours", setting.device),
+                Plain(copy.deepcopy(opt), Path(name) / "plain", setting.device),
+            )
+
+
+def _quiet(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Without anything kept for gradients."""
+    return torch.inference_mode()(run)
+
+
+SECTIONS: dict[str, Callable[[Setting], Iterator[Case]]] = {
+    "denoiser": _denoiser,
+    "g": _g,
+    "restore": _restore,
+    "data": _data,
+    "degradation": _degradation,
+    "train": _train,
+}

@@ -1,0 +1,210 @@
+"""What is fast gives what is plain: convolutions, norms, networks, restoration; and the benchmarks that say how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import check
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import SECTIONS, Setting, plain_of
+from harness import Case, measure
+from limits import Limits, traffic_of
+from plain import PlainATD, PlainUNet, plain_restore
+
+from tests import tiny
+from upsr.archs import ATD, UNetModelSwin
+from upsr.archs.convolution import Conv3x3, DoublingConv, winograd
+from upsr.archs.reorder import inverse, reordered
+from upsr.archs.swin_unet_arch import GroupNorm32
+from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
+from upsr.diffusion.sampling import deterministic_step
+from upsr.inference.allocator import keep_buffers
+from upsr.models import UPSRModel
+
+CPU = torch.device("cpu")
+WIDE = {**tiny.UNET, "image_size": 32, "model_channels": 64, "swin_embed_dim": 64, "num_feat": 64}
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def image_like(*shape, seed=0):
+    return noise(*shape, seed=seed).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 32, 32), (2, 80, 33, 50), (1, 64, 5, 200), (3, 64, 4, 4)])
+def test_winograd_is_the_convolution(shape, monkeypatch):
+    layer, x = Conv3x3(shape[1], 72), image_like(*shape)
+    expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
+    with torch.no_grad():
+        whole = winograd(x, layer.weight, layer.bias)
+        monkeypatch.setattr("upsr.archs.convolution._BAND_VALUES", 1)
+        in_bands = winograd(x, layer.weight, layer.bias)
+    torch.testing.assert_close(whole.double(), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(in_bands.double(), expected, rtol=0, atol=2e-5)
+
+
+def test_winograd_runs_where_it_pays_and_nowhere_else(monkeypatch):
+    calls = []
+    monkeypatch.setattr("upsr.archs.convolution.winograd", lambda x, weight, bias: calls.append(x.shape) or x)
+    layer, narrow = Conv3x3(64, 64), Conv3x3(32, 64)
+    layer(image_like(1, 64, 32, 32))
+    with torch.no_grad():
+        narrow(image_like(1, 32, 32, 32))
+        layer(noise(1, 64, 32, 32))
+        layer(image_like(1, 64, 8, 8))
+        layer.bfloat16()(image_like(1, 64, 32, 32).bfloat16())
+        assert calls == []
+        layer.float()(image_like(1, 64, 32, 32))
+    assert calls == [(1, 64, 32, 32)]
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 7), (1, 8, 1, 1)])
+def test_doubling_convolution_is_the_convolution_of_the_doubled(shape):
+    layer = DoublingConv(shape[1], 5)
+    x = noise(*shape)
+    expected = layer(x)
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(layer(image_like(*shape)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_of_channels_last_is_torchs(dtype):
+    norm = tiny.random_weights(GroupNorm32(64))
+    x, scale, shift = 3 * noise(2, 64, 6, 10) + 2, noise(2, 64, seed=1), noise(2, 64, seed=2)
+    expected = F.group_norm(x, 32, norm.weight, norm.bias) * scale[..., None, None] + shift[..., None, None]
+    with torch.no_grad():
+        own = norm(x.to(dtype).contiguous(memory_format=torch.channels_last), scale, shift)
+    assert own.is_contiguous(memory_format=torch.channels_last)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(own, expected.to(dtype), rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_of_reordering_go_back():
+    rows, order = noise(7, 3).requires_grad_(), torch.tensor([3, 0, 6, 1, 5, 2, 4])
+    weight = noise(7, 3, seed=1)
+    (own,) = torch.autograd.grad((reordered(rows, order, inverse(order)) * weight).sum(), rows)
+    (plain,) = torch.autograd.grad((rows[order] * weight).sum(), rows)
+    assert torch.equal(own, plain)
+
+
+@pytest.mark.parametrize("changes", [{}, {"shift_mask": "textbook", "attention_resolutions": [32, 16]}])
+def test_the_plain_denoiser_is_ours(changes):
+    given = {**WIDE, **changes}
+    unet = tiny.random_weights(UNetModelSwin(**given))
+    plain = plain_of(PlainUNet, unet, UNetModelSwin, given)
+    inputs = noise(2, 48, 32, 64), torch.tensor([3, 1]), noise(2, 96, 32, 64, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(*inputs), plain(*inputs), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (19, 30)])
+def test_the_plain_g_is_ours(size):
+    g = tiny.random_weights(ATD(**tiny.ATD))
+    plain, lq = plain_of(PlainATD, g, ATD, tiny.ATD), torch.rand(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(g(lq), plain(lq), rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small model whose convolutions are wide enough for all fast forms."""
+    return UPSRModel(
+        tiny.random_weights(UNetModelSwin(**WIDE)), tiny.random_weights(ATD(**tiny.ATD)),
+        ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0), UncertaintyWeight(), scale=4, channels=3,
+        sr_condition=True, timesteps=[4, 3, 2, 1, 0], step=deterministic_step, train_timesteps=(0, 5),
+    ).eval()  # fmt: skip
+
+
+def test_the_plain_restoration_is_ours(model):
+    unet = plain_of(PlainUNet, model.network_g, UNetModelSwin, WIDE)
+    g = plain_of(PlainATD, model.network_aux.network, ATD, tiny.ATD)
+    lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model.restore(lq, lambda k: field), plain_restore(model, unet, g, lq, field), rtol=0, atol=1e-4
+        )
+
+
+def test_the_number_of_threads_does_not_change_a_bit(model):
+    lq, field, before = torch.rand(1, 3, 64, 32), noise(1, 48, 64, 32), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.inference_mode():
+                results.append(model.restore(lq, lambda k: field))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
+
+
+def test_other_precisions_are_views_that_leave_the_model_alone(model):
+    lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
+    low = model.computing_in(torch.bfloat16)
+    with torch.inference_mode():
+        full, half = (m.restore(lq, lambda k: field) for m in (model, low))
+    assert model.network_g.conv_hr.weight.dtype == torch.float32
+    assert low.network_g.conv_hr.weight.dtype == torch.bfloat16
+    assert low.network_aux is model.network_aux
+    assert 0 < (full - half).abs().mean() < 0.02
+
+
+def test_the_allocator_can_be_told_twice():
+    assert keep_buffers() == keep_buffers()
+
+
+def test_the_harness_measures_both_sides_and_their_difference():
+    a = noise(64, 64)
+    case = Case("product", lambda: a @ a, lambda: a @ a + 1, traffic=traffic_of(torch.nn.Linear(64, 64), a))
+    report = measure([case], Limits(CPU), rounds=3, warmup=1)
+    (row,) = report.rows
+    assert len(row.ours) == len(row.plain) == len(row.ratios) == 3
+    assert row.difference == pytest.approx(1.0)
+    assert row.gflop == pytest.approx(2 * 64**3 / 1e9)
+    assert row.limit > 0
+    assert "product" in report.markdown()
+
+
+def results(path: Path, **ratios):
+    rows = [{"name": name, "ratio": ratio, "median": 0.5} for name, ratio in ratios.items()]
+    path.write_text(json.dumps({"limits": {"float32 GFLOP/s": 100.0}, "rows": rows}))
+    return path
+
+
+def test_the_guard_names_what_got_slower(tmp_path, capsys, monkeypatch):
+    old = results(tmp_path / "old.json", denoiser=2.0, g=3.0, alone=None)
+    for name, new, code in (
+        ("same", {"denoiser": 2.0, "g": 2.95, "alone": None}, 0),
+        ("slower", {"denoiser": 1.5, "g": 3.1, "alone": None}, 1),
+        ("other", {"nothing": 1.0}, 2),
+    ):
+        monkeypatch.setattr(sys, "argv", ["check.py", str(old), str(results(tmp_path / f"{name}.json", **new))])
+        assert check.main() == code
+        if code == 1:
+            assert "slower: denoiser (25% slower)" in capsys.readouterr().err
+    (tmp_path / "text.json").write_text("no results")
+    monkeypatch.setattr(sys, "argv", ["check.py", str(old), str(tmp_path / "text.json")])
+    assert check.main() == 2
+
+
+def test_sections_of_the_benchmark_give_cases(monkeypatch):
+    setting = Setting(CPU, torch.float32, [64], [1, 2], False)
+    assert set(SECTIONS) >= {"denoiser", "g", "restore", "data", "degradation", "train"}
+    names = [name for _, _, name in setting.each()]
+    assert names == ["1 x 64 x 64, float32", "2 x 64 x 64, float32"]
+
+
+def test_the_benchmark_says_what_sections_there_are():
+    script = Path(__file__).parents[1] / "benchmarks" / "run.py"
+    done = subprocess.run([sys.executable, str(script), "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no section nothing; there are denoiser, g, restore" in done.stderr
