@@ -134,7 +134,7 @@ def test_progress_counts_and_can_end_the_work(pipe):
     [({"steps": 6}, "steps"), ({"fidelity": 1.5}, "fidelity"),
      ({"outscale": 0}, "outscale"), ({"outscale": float("nan")}, "outscale"),
      ({"tile": 8}, "tile"), ({"colour_fix": "magic"}, "colour_fix"), ({"size": (None, None)}, "size"),
-     ({"output_type": "jpg"}, "output_type"), ({"tiles_at_once": 0}, "tiles_at_once")],
+     ({"adaptive": 2}, "adaptive"), ({"output_type": "jpg"}, "output_type"), ({"tiles_at_once": 0}, "tiles_at_once")],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(pipe, settings, word):
     with pytest.raises(UpsrError, match=word):
@@ -186,6 +186,21 @@ def test_tiles_are_the_same_in_files_and_several_at_once(pipe, scene):
     tiled = stepwise(pipe, lq, 64, 32)
     torch.testing.assert_close(stepwise(pipe, lq, 64, 32, room=0), tiled, rtol=0, atol=0)
     torch.testing.assert_close(stepwise(pipe, lq, 64, 32, tiles_at_once=3), tiled, rtol=0, atol=1e-4)
+
+
+def test_tiles_with_little_left_to_do_are_left_alone(pipe, scene):
+    calls = []
+    hook = pipe.model.network_g.register_forward_hook(lambda *_: calls.append(1))
+    found = {}
+    for bound in (0.0, 0.01, 0.9):
+        image = pipe(scene[:128], tile=64, adaptive=bound, output_type="pt").images[0]
+        found[bound] = (len(calls), image)
+        calls.clear()
+    hook.remove()
+    (all_calls, every_step), (some_calls, adaptive), (no_calls, none) = found.values()
+    assert all_calls > some_calls > no_calls == 0
+    torch.testing.assert_close(none, pipe(scene[:128], tile=64, steps=0, output_type="pt").images[0], rtol=0, atol=0.01)
+    assert 0 < (adaptive - every_step).square().mean().sqrt() < 0.02
 
 
 def seam_ratio(tiled, whole, place):

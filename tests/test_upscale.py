@@ -106,6 +106,18 @@ def test_order_batch_and_processes_do_not_matter(weights, photos, tmp_path):
     assert bytes_of(tmp_path / "two") == {name: one[name] for name in ("a photo, with ümlauts.png", "turned.jpg")}
 
 
+def test_processes_that_share_tiles_give_the_same_bytes(weights, tmp_path):
+    save(tmp_path / "in" / "large.png", picture(40, 70))
+    (tmp_path / "in" / "text.png").write_text("no photo")
+    alone, together = (
+        upscale(weights, tmp_path / "in", "-o", tmp_path / name, "--tile", "16", "--save-uncertainty", *more)
+        for name, more in (("alone", ()), ("together", ("--devices", "cpu,cpu", "--share", "tiles")))
+    )
+    assert (alone.returncode, together.returncode) == (1, 1), together.stderr.decode()
+    assert bytes_of(tmp_path / "together") == bytes_of(tmp_path / "alone") != {}
+    assert "1 upscaled, 0 skipped, 1 failed" in together.stderr.decode()
+
+
 def test_torchrun_shares_the_photos(weights, photos, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     done = subprocess.run(

@@ -79,12 +79,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="auto, cpu, cuda:0, or several: cuda:0,cuda:1 share the photos",
     )
+    work.add_argument(
+        "--share",
+        choices=["photos", "tiles"],
+        default="photos",
+        help="what several devices share: photos, or the tiles of each, for few large ones (photos)",
+    )
     work.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(auto)")
     work.add_argument(
         "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
     )
     work.add_argument(
         "--batch", type=int, default=1, metavar="N", help="tiles at once; a CPU takes them one by one (1)"
+    )
+    work.add_argument(
+        "--adaptive",
+        type=float,
+        default=0.0,
+        metavar="BOUND",
+        help="a tile that steps change by less (0.004 is a grey level) takes no more; see docs/performance.md (0, off)",
     )
     work.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -129,10 +142,14 @@ def _run(
     if folder is not None:
         key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype")}
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
-    mine = jobs[run.rank :: run.world_size]
+    team = run if given.share == "tiles" and run.world_size > 1 else None
+    mine = jobs if team else jobs[run.rank :: run.world_size]
     with _Bar(len(mine), shown=run.is_main and not given.quiet) as bar:
-        outcome = upscale_all(pipe, mine, settings, handling, journal, on_photo=bar.photo, on_failure=bar.line)
+        outcome = upscale_all(
+            pipe, mine, settings, handling, journal, team=team, on_photo=bar.photo, on_failure=bar.line
+        )
     outcomes: list[Outcome] = run.gather_to_main(outcome)
+    outcomes = outcomes[:1] if team else outcomes
     failed = run.any(bool(outcome.failed))
     if run.is_main:
         total = _together(outcomes)
@@ -212,6 +229,7 @@ def _settings(given: argparse.Namespace) -> Any:
         tile=_tile(given.tile),
         tiles_at_once=given.batch,
         colour_fix=given.colour_fix,
+        adaptive=given.adaptive,
     )
 
 

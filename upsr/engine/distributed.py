@@ -67,6 +67,15 @@ class Runtime:
             dist.broadcast_object_list(items, src=0, group=self.control)
         return items[0]
 
+    def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
+        """Tensors of one shape from all processes, in rank order, on every process; they never leave their devices' kind."""
+        if self.world_size == 1:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        with self.peers_answering():
+            dist.all_gather(tensors, tensor.contiguous())
+        return tensors
+
     def vote(self, ballot: int) -> Callable[[], int]:
         """Start to find the largest ballot of all processes; the returned function waits for it.
 

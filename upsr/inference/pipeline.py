@@ -20,6 +20,7 @@ from typing_extensions import Self
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
+from upsr.inference.allocator import keep_buffers
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.fidelity import at_fidelity
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
@@ -30,6 +31,7 @@ from upsr.inference.pipeline_files import load_model, save_model
 from upsr.inference.restore import NoiseField
 from upsr.inference.scratch import Scratch
 from upsr.inference.stepwise import Progress, Work, restore_stepwise
+from upsr.inference.team import Team
 from upsr.models import UPSRModel
 from upsr.models.base import Observer
 from upsr.provenance import weights_digest
@@ -56,6 +58,8 @@ class Settings:
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
         colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.inference.colour`.
+        adaptive: a tile takes no more steps once they change it by less than this, and none where its uncertainty is less; root
+            mean square over [0, 1], so 0.004 is one grey level. 0 for all steps everywhere.
     """
 
     seed: int = 0
@@ -66,6 +70,7 @@ class Settings:
     tile: int | Literal["auto"] | None = "auto"
     tiles_at_once: int = 1
     colour_fix: str = "none"
+    adaptive: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,9 @@ class UPSRPipeline:
         dtype: torch.dtype | str = "auto",
     ) -> None:
         self.config = config
-        self.dtype = _dtype(dtype)
-        self.device = _device(device)
-        self.model = model.to(self.device)
+        keep_buffers()
+        self.model = model
+        self.to(_device(device), _dtype(dtype))
 
     @classmethod
     def from_pretrained(
@@ -164,6 +169,7 @@ class UPSRPipeline:
             self.model.to(self.device)
         if dtype is not None:
             self.dtype = _dtype(dtype)
+        self._working = self.model.computing_in(self.dtype)
         return self
 
     def digest(self) -> dict[str, str]:
@@ -233,6 +239,7 @@ class UPSRPipeline:
         *,
         progress: Progress | None = None,
         observe: Observer | None = None,
+        team: Team | None = None,
     ) -> Photo:
         """Upscale a photo; profile, EXIF and timing are kept, alpha is upscaled apart.
 
@@ -241,9 +248,10 @@ class UPSRPipeline:
         Args:
             progress: as in calling the pipeline, over all frames.
             observe: is shown the uncertainty, the weight and the steps of the first frame.
+            team: processes that share the tiles; all of them call this with the same photo and get the same result.
         """
         settings = self.settled(settings)
-        model = at_fidelity(self.model, settings.fidelity, settings.steps)
+        model = at_fidelity(self._working, settings.fidelity, settings.steps)
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
         tile = self._tile(first.shape[:2], settings)
@@ -257,7 +265,14 @@ class UPSRPipeline:
         frames = []
         for index, frame in enumerate(photo.frames):
             scratch = Scratch(self.device, self._scratch_room())
-            work = Work(tile, scratch, self._tiles_at_once(settings), self.dtype, frame_progress(index))
+            work = Work(
+                tile,
+                scratch,
+                self._tiles_at_once(settings),
+                progress=frame_progress(index),
+                team=team,
+                bound=settings.adaptive,
+            )
             lq = to_colour(frame)[None].to(self.device)
             shape = padded_size(lq.shape[-2:], model.size_multiple)
             noise = NoiseField(settings.seed, [identity], (lq.shape[1] * model.scale**2, *shape))
@@ -278,6 +293,10 @@ class UPSRPipeline:
         at_fidelity(self.model, settings.fidelity, settings.steps)
         if settings.colour_fix not in COLOUR_FIXES:
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
+        if not 0 <= settings.adaptive < 1:
+            raise UpsrError(
+                f"adaptive is {settings.adaptive:g}; give 0 (all steps) to 1, such as 0.004 for one grey level"
+            )
         self.target_size((1, 1), settings)
         self._tiles_at_once(settings)
         if settings.tile == "auto":

@@ -18,6 +18,7 @@ from torch import Tensor
 from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
+from upsr.inference.team import Team
 from upsr.inference.tiling import Tile, tile_starts
 from upsr.models.base import Observer
 from upsr.models.upsr_model import Condition, UPSRModel, shower
@@ -27,6 +28,9 @@ Progress = Callable[[int, int], None]
 
 FillNoise = Callable[[int, Tensor], None]
 """Fills a (B, C*s*s, h, w) tensor with the k-th noise field."""
+
+Batch = list[tuple[Tile, Tensor]]
+"""Tiles of one network call, with the weights of their pixels."""
 
 _BAND = 64
 _MARGIN = 2
@@ -39,16 +43,19 @@ class Work:
     Attributes:
         tile: size and overlap of tiles; they are made multiples of what the network takes.
         tiles_at_once: tiles in one network call.
-        dtype: type that the denoiser computes in; float32 without autocast.
         scratch: where what is as large as the image goes.
         progress: see :data:`Progress`.
+        team: processes that share the tiles of each step; every one of them ends with the whole image.
+        bound: how little is left to do where a tile is left alone: one whose uncertainty is below it keeps g(y), one whose
+            estimate a step changed by less keeps that estimate. Root mean squares over [0, 1]; with 0 no tile is.
     """
 
     tile: TileOptions
     scratch: Scratch
     tiles_at_once: int = 1
-    dtype: torch.dtype = torch.float32
     progress: Progress | None = None
+    team: Team | None = None
+    bound: float = 0.0
 
 
 @torch.inference_mode()
@@ -79,6 +86,7 @@ class _Restoration:
         )
         self.total = len(self.rows) * len(self.columns) * (1 + len(model.timesteps))
         self.done = 0
+        self.settled: set[Tile] = set()
 
     def run(self, observe: Observer | None) -> Tensor:
         model = self.model
@@ -91,11 +99,15 @@ class _Restoration:
             return self._decoded(y_hat)
         x, x_0 = self._start(), self._blank()
         show("x_T", x, encoded=True)
+        before = y_hat
+        self.settled = {tile for tile, _ in self._places() if self._is_certain(tile)}
         for k, timestep in enumerate(model.timesteps):
-            self._blend(x_0, partial(self._denoised, x, timestep))
+            self._blend(x_0, partial(self._estimated, x, before, timestep))
             show(f"t={timestep}", x_0, encoded=True)
             if k + 1 < len(model.timesteps):
                 self._advance(x, x_0, k)
+                if self.work.bound:
+                    before, x_0 = x_0, self._blank() if before is y_hat else before
         return self._decoded(x_0)
 
     def _blank(self) -> Tensor:
@@ -108,24 +120,57 @@ class _Restoration:
         for rows in bands(self.height, _BAND):
             image[..., rows, :] = 0
             self.work.scratch.release()
-        for places in self._batches():
-            parts = of_tiles([tile for tile, _ in places]).float()
-            for (tile, window), part in zip(places, parts.split(len(self.lq)), strict=True):
-                image[tile.place()] += (part * window).to(image.device)
+        for batches in self._rounds():
+            # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.
+            for places, parts in zip(batches, self._made(batches, of_tiles), strict=False):
+                for (tile, window), part in zip(places, parts.split(len(self.lq)), strict=False):
+                    image[tile.place()] += (part * window).to(image.device)
             self.work.scratch.release()
-            self.done += len(places)
+            self.done += sum(len(places) for places in batches)
             if self.work.progress is not None:
                 self.work.progress(self.done, self.total)
 
-    def _batches(self) -> Iterator[list[tuple[Tile, Tensor]]]:
+    def _made(self, batches: list[Batch], of_tiles: Callable[[Sequence[Tile]], Tensor]) -> list[Tensor]:
+        """What the team makes of a round: one batch of tiles each, as far as there are any."""
+        team = self.work.team
+        if team is None:
+            return [of_tiles([tile for tile, _ in batches[0]]).float()]
+        mine = batches[team.rank] if team.rank < len(batches) else []
+        tile, _ = batches[0][0]
+        count, channels = self.work.tiles_at_once * len(self.lq), self.lq.shape[1] * self.model.scale**2
+        parts = self.lq.new_zeros(count, channels, tile.bottom - tile.top, tile.right - tile.left)
+        if mine:
+            parts[: len(mine) * len(self.lq)] = of_tiles([tile for tile, _ in mine])
+        return team.gather_tensors(parts)
+
+    def _places(self) -> list[tuple[Tile, Tensor]]:
         """All tiles are equally large, row by row, with the weights of their pixels; those of a pixel add up to 1."""
-        places = [
+        return [
             (Tile(top, top + len(row), left, left + len(column)), row[:, None] * column)
             for top, row in self.rows.items()
             for left, column in self.columns.items()
         ]
-        for first in range(0, len(places), self.work.tiles_at_once):
-            yield places[first : first + self.work.tiles_at_once]
+
+    def _rounds(self) -> Iterator[list[Batch]]:
+        """Batches of tiles, one for each of the team."""
+        places, at_once = self._places(), self.work.tiles_at_once
+        batches = [places[first : first + at_once] for first in range(0, len(places), at_once)]
+        size = 1 if self.work.team is None else self.work.team.world_size
+        for first in range(0, len(batches), size):
+            yield batches[first : first + size]
+
+    def _is_certain(self, tile: Tile) -> bool:
+        return self.work.bound > 0 and _size(self._condition([tile]).psi) < self.work.bound
+
+    def _estimated(self, x: Tensor, before: Tensor, timestep: int, tiles: Sequence[Tile]) -> Tensor:
+        """As :meth:`_denoised`, but settled tiles keep the estimate that is there."""
+        todo = [tile for tile in tiles if tile not in self.settled]
+        found = dict(zip(todo, self._denoised(x, timestep, todo).split(len(self.lq)), strict=True)) if todo else {}
+        if self.work.bound:
+            self.settled |= {
+                t for t, part in found.items() if _size(part - self._cut(before, [t])) / 2 < self.work.bound
+            }
+        return torch.cat([found[tile] if tile in found else self._cut(before, [tile]) for tile in tiles])
 
     def _denoised(self, x: Tensor, timestep: int, tiles: Sequence[Tile]) -> Tensor:
         """(n*B, C*s*s, h, w): the estimate of x_0 in some tiles."""
@@ -133,11 +178,7 @@ class _Restoration:
         cond = self._condition(tiles)
         x_t = self._cut(x, tiles)
         t = self._batched(timestep, len(x_t))
-        with torch.autocast(
-            self.lq.device.type, self.work.dtype, enabled=self.work.dtype not in (torch.float32, torch.float64)
-        ):
-            estimate = model.estimate(model.process.scale_input(x_t, t), t, cond)
-        return model.codec.encode(estimate)
+        return model.codec.encode(model.estimate(model.process.scale_input(x_t, t), t, cond))
 
     def _condition(self, tiles: Sequence[Tile]) -> Condition:
         y = torch.cat([self._upsampled(tile) for tile in tiles])
@@ -240,3 +281,8 @@ def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.de
     for start in starts:
         total[start : start + size] += window
     return {start: (window / total[start : start + size]).float().to(device) for start in starts}
+
+
+def _size(image: Tensor) -> float:
+    """Root mean square of (B, ...), of the image where it is largest."""
+    return float(image.float().square().flatten(1).mean(dim=1).sqrt().max())

@@ -20,9 +20,12 @@ from upsr.inference.photo import Photo
 from upsr.inference.photo_io import WRITABLE_SUFFIXES, read_photo, suffix_for, write_photo
 from upsr.inference.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
 from upsr.inference.stepwise import Progress
+from upsr.inference.team import Team
 from upsr.provenance import digest_of, file_digest
 
 JOURNAL = ".upsr-journal"
+FAILURES = (UpsrError, OSError, MemoryError)
+"""What may be wrong with a photo or its place."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def upscale_all(
     handling: Handling,
     journal: Journal | None,
     *,
+    team: Team | None = None,
     on_photo: Callable[[Job], Progress] | None = None,
     on_failure: Callable[[str], None] | None = None,
 ) -> Outcome:
@@ -111,6 +115,7 @@ def upscale_all(
 
     Args:
         journal: where finished photos are noted, and read from with ``handling.resume``.
+        team: processes that share the tiles of each photo, which all of them are given; its main process reads and writes.
         on_photo: called before each photo, gives what is told its progress.
         on_failure: is told why a photo failed, in one line.
     """
@@ -123,11 +128,13 @@ def upscale_all(
             if _is_there(job, handling, finished):
                 outcome.skipped.append(str(job.source))
                 continue
-            target = _upscale_one(pipe, job, settings, handling, progress)
+            large, maps = _upscale_one(pipe, job, settings, handling, progress, team)
+            if team is None or team.is_main:
+                target = _write(job, large, maps, handling)
+                if journal is not None and STREAM not in (job.source, target):
+                    journal.add(job, target)
             outcome.done.append(str(job.source))
-            if journal is not None and STREAM not in (job.source, target):
-                journal.add(job, target)
-        except (UpsrError, OSError, MemoryError) as error:
+        except FAILURES as error:
             line = _one_line(job, error)
             outcome.failed.append(line)
             if on_failure:
@@ -144,19 +151,45 @@ def _upscale_one(
     settings: Settings,
     handling: Handling,
     progress: Progress | None,
-) -> Path:
-    source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-    photo = read_photo(source, str(job.source), max_pixels=handling.max_pixels)
-    target = job.target
-    if target != STREAM and target.suffix.lower() not in WRITABLE_SUFFIXES:
-        target = target.with_name(target.name + suffix_for(photo)) if not target.suffix else target.with_suffix(".png")
+    team: Team | None,
+) -> tuple[Photo, dict[str, Photo]]:
+    photo = _read(job, handling) if team is None else _read_together(job, handling, team)
     maps: dict[str, Photo] = {}
 
     def keep(name: str, shown: Tensor) -> None:
         if name in MAPS:
             maps[name] = Photo((shown_frame(name, shown),), "PNG")
 
-    large = pipe.upscale(photo, settings, progress=progress, observe=keep if handling.save_uncertainty else None)
+    large = pipe.upscale(
+        photo, settings, progress=progress, observe=keep if handling.save_uncertainty else None, team=team
+    )
+    return large, maps
+
+
+def _read(job: Job, handling: Handling) -> Photo:
+    source = sys.stdin.buffer.read() if job.source == STREAM else job.source
+    return read_photo(source, str(job.source), max_pixels=handling.max_pixels)
+
+
+def _read_together(job: Job, handling: Handling, team: Team) -> Photo:
+    """What the main process reads, or its error, on every process: none waits for one that gave up."""
+    found: Photo | Exception | None = None
+    if team.is_main:
+        try:
+            found = _read(job, handling)
+        except FAILURES as error:
+            found = error
+    found = team.from_main(found)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> Path:
+    """Write the result and the maps; where the result went."""
+    target = job.target
+    if target != STREAM and target.suffix.lower() not in WRITABLE_SUFFIXES:
+        target = target.with_name(target.name + suffix_for(large)) if not target.suffix else target.with_suffix(".png")
     if target == STREAM:
         _write_to_stdout(large, handling.quality)
         return target
