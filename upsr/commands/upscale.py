@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from dataclasses import asdict
@@ -143,8 +144,8 @@ def _run(
         key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype")}
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
     team = run if given.share == "tiles" and run.world_size > 1 else None
-    mine = jobs if team else jobs[run.rank :: run.world_size]
-    with _Bar(len(mine), shown=run.is_main and not given.quiet) as bar:
+    mine = jobs if team else (jobs[n] for n in itertools.takewhile(lambda n: n < len(jobs), run.numbers("photos")))
+    with _Bar(jobs, shown=run.is_main and not given.quiet) as bar:
         outcome = upscale_all(
             pipe, mine, settings, handling, journal, team=team, on_photo=bar.photo, on_failure=bar.line
         )
@@ -160,13 +161,14 @@ def _run(
 
 
 class _Bar:
-    """A progress bar over a process's photos, and lines above it, on standard error."""
+    """A progress bar over the photos of all processes, and lines above it, on standard error."""
 
-    def __init__(self, count: int, *, shown: bool) -> None:
+    def __init__(self, jobs: Any, *, shown: bool) -> None:
         from tqdm import tqdm
 
+        self._jobs = jobs
         self._bar = tqdm(
-            total=count, disable=not shown, unit="photo", file=sys.stderr, dynamic_ncols=True,
+            total=len(jobs), disable=not shown, unit="photo", file=sys.stderr, dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} photos [{elapsed}<{remaining}]",
         )  # fmt: skip
         self._begun = 0
@@ -174,13 +176,15 @@ class _Bar:
     def __enter__(self) -> _Bar:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._bar.update(len(self._jobs) - self._bar.n)
         self._bar.close()
 
     def photo(self, job: Any) -> Any:
         """A photo begins; what is told how far it is."""
-        before = self._begun
-        self._begun += 1
+        before = self._jobs.index(job)
+        self._begun = before + 1
         self._bar.set_postfix_str(job.source.name, refresh=False)
 
         def progress(done: int, total: int) -> None:

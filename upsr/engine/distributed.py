@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import logging
 import os
 import re
@@ -28,12 +29,14 @@ class Runtime:
 
     Attributes:
         control: process group for small host-side messages, which never wait for the GPU; ``None`` for one process.
+        store: where processes leave notes for each other; ``None`` for one process.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
     control: Any = None
+    store: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -75,6 +78,15 @@ class Runtime:
         with self.peers_answering():
             dist.all_gather(tensors, tensor.contiguous())
         return tensors
+
+    def numbers(self, name: str) -> Iterator[int]:
+        """0, 1, 2, ..., each of them on one process only, whichever asks first."""
+        if self.world_size == 1:
+            yield from itertools.count()
+        while True:
+            with self.peers_answering():
+                number = self.store.add(name, 1) - 1
+            yield number
 
     def vote(self, ballot: int) -> Callable[[], int]:
         """Start to find the largest ballot of all processes; the returned function waits for it.
@@ -161,7 +173,7 @@ def runtime(
             f"{os.environ.get('MASTER_PORT')} ({str(error).strip().splitlines()[0][:160]})"
         ) from None
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
-    yield Runtime(device, rank, world_size, control if world_size > 1 else None)
+    yield Runtime(device, rank, world_size, *((control, store) if world_size > 1 else ()))
     # Not after an exception: leaving in good order would wait for processes that may be gone.
     dist.destroy_process_group()
 

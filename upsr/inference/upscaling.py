@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Journal:
 
 def upscale_all(
     pipe: UPSRPipeline,
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     settings: Settings,
     handling: Handling,
     journal: Journal | None,
