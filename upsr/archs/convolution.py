@@ -20,8 +20,12 @@ _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 _FEWEST_TILES = 64
 """Below, transforming the weights costs more than the multiplications that are saved."""
 
-_BAND_VALUES = 1 << 20
-"""Values of the input that are transformed at once, so that they are still in the cache when they are multiplied."""
+_BAND_VALUES = 1 << 18
+"""Values that are transformed at once, so that they are still in the cache when they are multiplied; more where the weights, which
+are read again for each band, are many more."""
+
+_FEWEST_PIXELS = 256
+"""Below, making the weights of a doubling convolution costs more than the multiplications that are saved."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -63,7 +67,7 @@ class DoublingConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, 2H, 2W)."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or x.shape[-2] * x.shape[-1] < _FEWEST_PIXELS:
             return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
         return F.conv_transpose2d(x, _of_doubled(self.weight).to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)
 
@@ -91,14 +95,17 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     data, kernel, result = _transforms(x.device)
     of_weight = (kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(_SPAN**2, channels, -1)
     rows, columns = -(-height // _TILE), -(-width // _TILE)
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, columns * _TILE - width + 1, 1, rows * _TILE - height + 1))
     out = x.new_empty(batch, rows, _TILE, columns, _TILE, len(weight))
-    band = max(_BAND_VALUES // (_SPAN**2 * columns * max(channels, len(weight))), 1)
-    for image, target in zip(padded, out, strict=True):
-        down, right, _ = image.stride()
+    values = max(_BAND_VALUES, of_weight.numel() // 3)
+    band = max(values // (_SPAN**2 * columns * max(channels, len(weight))), 1)
+    for image, target in zip(x.permute(0, 2, 3, 1), out, strict=True):
         for top in range(0, rows, band):
             count = min(band, rows - top)
-            windows = image[top * _TILE :].as_strided(
+            first, last = top * _TILE - 1, (top + count) * _TILE + 1
+            above, below = max(-first, 0), max(last - height, 0)
+            part = F.pad(image[first + above : last - below], (0, 0, 1, columns * _TILE - width + 1, above, below))
+            down, right, _ = part.stride()
+            windows = part.as_strided(
                 (_SPAN, _SPAN, count, columns, channels), (down, right, _TILE * down, _TILE * right, 1)
             )
             of_data = (data @ windows.reshape(_SPAN**2, -1)).view(_SPAN**2, -1, channels)

@@ -480,8 +480,12 @@ class UNetModelSwin(DenoisingNetwork):
         """Upsampling from the LR size, (B, C, h, w) -> (B, out_channels, scale*h, scale*w)."""
         h = self.conv_before_upsample(h)
         for i in range(1, self.doublings + 1):
-            h = F.leaky_relu(self.get_submodule(f"conv_up{i}")(h), 0.2)
-        return self.conv_last(F.leaky_relu(self.conv_hr(h), 0.2).to(self.conv_last.weight.dtype))
+            h = self._activated(self.get_submodule(f"conv_up{i}")(h))
+        return self.conv_last(self._activated(self.conv_hr(h)).to(self.conv_last.weight.dtype))
+
+    @staticmethod
+    def _activated(h: Tensor) -> Tensor:
+        return F.leaky_relu(h, 0.2, inplace=not torch.is_grad_enabled())
 
     def _needed_multiple(self, levels: int) -> int:
         """Every level is halved from the one above, and its windows must tile it."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from upsr.config.schema import TileOptions
+from upsr.inference.allocator import keep_buffers
 from upsr.inference.padding import pad_to_multiple, padded_size
 from upsr.inference.scratch import Scratch
 from upsr.inference.stepwise import Work, restore_stepwise
@@ -127,6 +128,7 @@ def restore(
     Returns:
         (B, C, s*h, s*w) in [0, 1].
     """
+    keep_buffers()
     multiple, scale = model.size_multiple, model.scale
     height, width = padded_size(lq.shape[-2:], multiple)
     field = NoiseField(seed, names, (lq.shape[1] * scale**2, height, width))

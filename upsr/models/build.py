@@ -33,7 +33,9 @@ def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
     """The model an option file names, with its weights; those that it starts without come from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(opt.manual_seed, "init"))
-        return MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
+        model = MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
+    # Maps have channels last while restoring; weights that do not would be converted at every call.
+    return model.to(memory_format=torch.channels_last) if purpose == "test" else model
 
 
 def build_network(component: Component, key: str, *, scale: int) -> Any:
