@@ -36,8 +36,8 @@ demo: $(STAMP)
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	@echo "running the tests"
-	@$(BIN)/python -m pytest
+	@echo "running the tests, two files at a time"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	@echo "ruff and mypy"

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test files run side by side (make test): one core each, for the processes they start too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -22,14 +26,12 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def logging_as_it_was():
-    """A run sends messages to its own console and file; the next test starts without them."""
+def logging_as_at_the_start():
+    """A run sends messages to its own console and file; each test starts without those of others."""
     logger = logging.getLogger("upsr")
-    before = logger.level, logger.propagate, list(logger.handlers)
-    yield
-    logger.setLevel(before[0])
-    logger.propagate = before[1]
-    logger.handlers[:] = before[2]
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.handlers.clear()
 
 
 @pytest.fixture(scope="module")

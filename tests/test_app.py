@@ -510,7 +510,7 @@ def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):
             page.get_by_role("tab", name="Steps").click()
             wait_for_image(page, "#gallery img")
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, output, errors) == (130, "", "interrupted\n")

@@ -21,8 +21,8 @@ _FEWEST_TILES = 64
 """Below, transforming the weights costs more than the multiplications that are saved."""
 
 _BAND_VALUES = 1 << 18
-"""Values that are transformed at once, so that they are still in the cache when they are multiplied; more where the weights, which
-are read again for each band, are many more."""
+"""Values that are transformed at once, so that they are still in the cache when they are multiplied; more where the weights are
+many more, which are read again for each band."""
 
 _FEWEST_PIXELS = 256
 """Below, making the weights of a doubling convolution costs more than the multiplications that are saved."""

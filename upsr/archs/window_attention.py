@@ -178,7 +178,7 @@ class WindowOrder:
         """The order of (B, H, W) tokens; ``kinds`` are the rows and columns of the bias grid."""
         # Not an inference tensor, whoever asks first: training reads the same order.
         with torch.inference_mode(False):
-            rows, columns = ((torch.arange(side, device=device) + shift) % side for side in (height, width))
+            rows, columns = (torch.arange(side, device=device).roll(-shift) for side in (height, width))
             image = (rows[:, None] * width + columns).view(height // window, window, width // window, window)
             windows = image.permute(0, 2, 1, 3)
             images = torch.arange(batch, device=device)[:, None] * (height * width)

@@ -10,7 +10,7 @@ import torch
 from upsr.models.upsr_model import UPSRModel
 
 TILE_SIDES = (256, 192, 128, 96, 64)
-OVERLAP = 32
+OVERLAP = 24
 SCRATCH_ROOM = 64 << 20
 
 _SHARE = 0.5

@@ -19,7 +19,7 @@ from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
 from upsr.inference.team import Team
-from upsr.inference.tiling import Tile, tile_starts
+from upsr.inference.tiling import Tile
 from upsr.models.base import Observer
 from upsr.models.upsr_model import Condition, UPSRModel, shower
 
@@ -31,6 +31,9 @@ FillNoise = Callable[[int, Tensor], None]
 
 Batch = list[tuple[Tile, Tensor]]
 """Tiles of one network call, with the weights of their pixels."""
+
+_ALIGNMENT = 8
+"""Tiles start at multiples of it: attention windows of the first level are where they are in the whole image."""
 
 _BAND = 64
 _MARGIN = 2
@@ -267,16 +270,22 @@ class _Restoration:
 def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.device) -> dict[int, Tensor]:
     """The tiles along one side of a padded image: where each starts, and the weights of its pixels there.
 
-    As many tiles as are needed, and then no larger than they need be. The weights are a Gaussian of an eighth of the tile as
-    its standard deviation; those of all tiles at a pixel add up to 1.
+    Equally large and evenly spread, and of what number makes the least work. The weights are a Gaussian of an eighth of the tile
+    as its standard deviation; those of all tiles at a pixel add up to 1.
     """
     most = min(max(tile.size // multiple, 1) * multiple, length)
-    overlap = min(-(-tile.overlap // multiple) * multiple, most // 2)
-    count = max(math.ceil((length - overlap) / (most - overlap)), 1)
-    size = min(math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple, most)
+    overlap = min(tile.overlap, most // 2)
+    fewest = max(math.ceil((length - overlap) / (most - overlap)), 1)
+
+    def size_of(count: int) -> int:
+        return math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple
+
+    count = min((n for n in range(fewest, fewest + 3) if size_of(n) <= most), key=lambda n: n * size_of(n))
+    size = size_of(count)
     middle = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     window = torch.exp(-0.5 * (middle / (size / 8)).square())
-    starts = tile_starts(length, size, overlap)
+    apart = (length - size) / max(count - 1, 1)
+    starts = [round(i * apart / _ALIGNMENT) * _ALIGNMENT for i in range(count)]
     total = torch.zeros(length, dtype=torch.float64)
     for start in starts:
         total[start : start + size] += window

@@ -1,0 +1,109 @@
+"""What speed costs: other precisions, fewer steps where little is left to do, beside float32 with all steps.
+
+examples:
+  python benchmarks/tradeoffs.py                                        # photos inside scikit-image, UPSR-tiny
+  python benchmarks/tradeoffs.py --photos datasets/Set14/HR --tile 64 --adaptive 0.002 0.004 0.008
+  python benchmarks/tradeoffs.py --device cuda --dtypes bfloat16 float16 --weights run_folder
+
+Photos are reduced fourfold (bicubic) and upscaled again. "Within a level" is the share of values that differ from float32 by less
+than 1/255; PSNR and SSIM are against the photo, on luma, 4 pixels at the borders left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import machine
+from PIL import Image
+
+from upsr.inference.pipeline import Settings, UPSRPipeline
+from upsr.metrics import PSNR, SSIM
+from upsr.timing import synchronise
+
+PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="HR photos (some inside scikit-image)")
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="photos at most (4)")
+    parser.add_argument("--weights", default="tiny", help="as for upsr upscale (tiny)")
+    parser.add_argument("--g", help="as for upsr upscale")
+    parser.add_argument("--device", default="auto", help="cpu or cuda")
+    parser.add_argument("--tile", type=int, default=64, metavar="N", help="side of tiles (64)")
+    parser.add_argument("--dtypes", nargs="*", default=["bfloat16"], help="(bfloat16)")
+    parser.add_argument("--adaptive", nargs="*", type=float, default=[0.002, 0.004, 0.008, 0.016], metavar="BOUND")
+    given = parser.parse_args()
+    pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype="float32")
+    settings = pipe.settled(Settings(tile=given.tile))
+    pairs = list(photos(given.photos, given.count))
+    pipe(pairs[0][1], tile=given.tile, steps=1)
+    reference = upscaled(pipe, pairs, settings)
+    print(f"{machine(pipe.device)}; {given.weights}, tile {given.tile}, {len(pairs)} photos\n")
+    print("| what | seconds | time saved | PSNR to float32 | largest difference | within a level | PSNR | SSIM |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(line("float32, all steps", reference, reference, pairs))
+    for bound in given.adaptive:
+        found = upscaled(pipe, pairs, replace(settings, adaptive=bound))
+        print(line(f"adaptive {bound:g}", found, reference, pairs))
+    for dtype in given.dtypes:
+        found = upscaled(pipe.to(dtype=dtype), pairs, settings)
+        print(line(dtype, found, reference, pairs))
+    return 0
+
+
+def photos(folder: Path | None, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Photos, cut to multiples of 4, and a quarter of their size."""
+    if folder is None:
+        from skimage import data
+
+        images = [Image.fromarray(getattr(data, name)()) for name in PHOTOS]
+    else:
+        images = [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())[:count]]
+    for image in images[:count]:
+        width, height = (side // 4 * 4 for side in image.size)
+        hr = image.crop((0, 0, width, height))
+        yield np.asarray(hr), np.asarray(hr.resize((width // 4, height // 4), Image.Resampling.BICUBIC))
+
+
+Result = tuple[float, list[torch.Tensor]]
+
+
+def upscaled(pipe: UPSRPipeline, pairs: list[tuple[np.ndarray, np.ndarray]], settings: Settings) -> Result:
+    """Seconds, and the images, (C, H, W) in [0, 1], before they are rounded to bytes."""
+    images = []
+    synchronise(pipe.device)
+    began = time.perf_counter()
+    for _, lq in pairs:
+        deep = lq.astype(np.uint16) * 257
+        images.append(pipe(deep, output_type="pt", **vars(settings)).images[0])
+    return time.perf_counter() - began, images
+
+
+def line(name: str, found: Result, reference: Result, pairs: list[tuple[np.ndarray, np.ndarray]]) -> str:
+    """A row of the table."""
+    seconds, images = found
+    differences = torch.cat([(a - b).abs().flatten() for a, b in zip(images, reference[1], strict=True)])
+    error = float(differences.square().mean())
+    to_reference = "same" if error == 0 else f"{-10 * np.log10(error):.1f}"
+    within = float((differences < 1 / 255).float().mean())
+    gts = [torch.from_numpy(hr.copy()).permute(2, 0, 1).float() / 255 for hr, _ in pairs]
+    quality = [
+        float(np.mean([metric(image[None], gt[None]) for image, gt in zip(images, gts, strict=True)]))
+        for metric in (PSNR(crop_border=4), SSIM(crop_border=4))
+    ]
+    return (
+        f"| {name} | {seconds:.1f} | {1 - seconds / reference[0]:.0%} | {to_reference} | {float(differences.max()):.4f} "
+        f"| {within:.2%} | {quality[0]:.2f} | {quality[1]:.4f} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
