@@ -55,6 +55,14 @@ setup(
         "parquet": ["pyarrow>=14"],
         "app": ["gradio>=6.31,<7"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
-        "dev": ["pytest>=8", "pytest-xdist>=3", "ruff>=0.5", "mypy>=1.10", "types-PyYAML", "scikit-image>=0.21", "playwright>=1.40"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "ruff>=0.5",
+            "mypy>=1.10",
+            "types-PyYAML",
+            "scikit-image>=0.21",
+            "playwright>=1.40",
+        ],
     },
 )
