@@ -158,6 +158,17 @@ def test_other_precisions_are_views_that_leave_the_model_alone(model):
     assert 0 < (full - half).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_can_be_kept_in_eight_bits(model, dtype):
+    lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
+    small = model.computing_in(dtype)
+    with torch.inference_mode():
+        full, rounded = (m.restore(lq, lambda k: field) for m in (model, small))
+    assert 0 < (full - rounded).abs().mean() < 0.02
+    sizes = [sum(v.numel() * v.element_size() for v in m.network_g.state_dict().values()) for m in (model, small)]
+    assert sizes[1] < 0.5 * sizes[0]
+
+
 def test_the_allocator_can_be_told_twice():
     assert keep_buffers() == keep_buffers()
 

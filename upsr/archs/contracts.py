@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from upsr.archs.precision import lower
+
 
 class SRNetwork(nn.Module):
     """Upscales: called as (lq) with (B, channels, h, w) in [0, 1], returns (B, channels, scale*h, scale*w).
@@ -45,9 +47,7 @@ class DenoisingNetwork(nn.Module):
     size_multiple: int
 
     def lowered(self, dtype: torch.dtype) -> Self:
-        """A copy for inference whose convolutions and projections compute in ``dtype``; norms and results stay float32."""
+        """A copy for inference in another type, see :func:`upsr.archs.precision.lower`."""
         network = copy.deepcopy(self)
-        for name, module in network.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and not any(part in name for part in self.full_precision):
-                module.to(dtype)
+        lower(network, dtype, self.full_precision)
         return network

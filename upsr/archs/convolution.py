@@ -38,19 +38,8 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, H, W)."""
-        return winograd(x, self.weight, self.bias) if self._pays(x) else super().forward(x)
-
-    def _pays(self, x: Tensor) -> bool:
-        return (
-            x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and min(self.weight.shape[:2]) >= 64
-            and x.shape[0] * x.shape[2] * x.shape[3] >= _FEWEST_TILES * _TILE**2
-        )
+        weight = self.weight
+        return winograd(x, weight, self.bias) if _pays(x, weight) else self._conv_forward(x, weight, self.bias)
 
 
 class DoublingConv(nn.Conv2d):
@@ -78,6 +67,20 @@ def _of_doubled(weight: Tensor) -> Tensor:
         first, second, third = weight.unbind(dim)
         weight = torch.stack([third, second + third, first + second, first], dim)
     return weight.transpose(0, 1)
+
+
+def _pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether Winograd's algorithm is faster."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and min(weight.shape[:2]) >= 64
+        and x.shape[2] * x.shape[3] >= _FEWEST_TILES * _TILE**2  # of one image, so that its batch does not matter
+    )
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -459,7 +459,7 @@ class UNetModelSwin(DenoisingNetwork):
                 "pad the image (upsr.inference.restore does)"
             )
         emb = self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
-        h = torch.cat([x, lq], dim=1).to(self.conv_hr.weight.dtype)
+        h = torch.cat([x, lq], dim=1).to(self.conv_hr.bias.dtype)
         if h.device.type == "cpu" and not torch.is_grad_enabled():
             h = h.contiguous(memory_format=torch.channels_last)
         skips = []

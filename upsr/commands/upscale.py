@@ -86,7 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="photos",
         help="what several devices share: photos, or the tiles of each, for few large ones (photos)",
     )
-    work.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help="(auto)")
+    work.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16", "int8", "float8"],
+        default="auto",
+        help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto, float32)",
+    )
     work.add_argument(
         "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
     )

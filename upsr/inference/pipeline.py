@@ -40,7 +40,14 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
-_DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+    "float8": torch.float8_e4m3fn,
+}
 MAPS = ("uncertainty", "weight")
 """What an observer is shown that is a map and not a picture."""
 
@@ -131,7 +138,8 @@ class UPSRPipeline:
                 (``upsr.pth``), which needs ``g``.
             g: weights of g, beside a weight file.
             device: "auto" (CUDA where there is one, else the CPU), or any torch device.
-            dtype: "auto" (float32), "float32", "bfloat16", "float16" or torch's: what the denoiser computes in.
+            dtype: what the denoiser computes in: "auto" (float32), "float32", "bfloat16", "float16"; or what it keeps its weights
+                in, to compute in float32: "int8", "float8". Torch's types are taken too.
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
