@@ -495,8 +495,9 @@ def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):
     command = [sys.executable, "-m", "upsr", "serve", "--device", "cpu", "--port", str(free_port())]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored in a shell's background jobs
+    )  # fmt: skip
     try:
         line = process.stdout.readline()
         assert "http://127.0.0.1:" in line, process.communicate()[1]

@@ -21,7 +21,7 @@ def reordered(rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
 
 def inverse(order: Tensor) -> Tensor:
     """The permutation that undoes ``order``."""
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
 
 
 class _Reordered(torch.autograd.Function):
