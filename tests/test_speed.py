@@ -164,7 +164,7 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
     small = model.computing_in(dtype)
     with torch.inference_mode():
         full, rounded = (m.restore(lq, lambda k: field) for m in (model, small))
-    assert 0 < (full - rounded).abs().mean() < 0.02
+    assert 0 < (full - rounded).abs().mean() < 0.1
     sizes = [sum(v.numel() * v.element_size() for v in m.network_g.state_dict().values()) for m in (model, small)]
     assert sizes[1] < 0.5 * sizes[0]
 

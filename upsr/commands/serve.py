@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="tiny", help="as for `upsr upscale`: a name, path or repository (tiny)")
     parser.add_argument("--g", metavar="FILE", help="weights of g, where --weights is a file of the denoiser alone")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (auto)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, int8 or float8 (auto)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen at (7860)")
     limits = parser.add_argument_group("limits, for each visitor")

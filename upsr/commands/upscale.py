@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16", "int8", "float8"],
         default="auto",
-        help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto, float32)",
+        help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto)",
     )
     work.add_argument(
         "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="BOUND",
-        help="a tile that steps change by less (0.004 is a grey level) takes no more; see docs/performance.md (0, off)",
+        help="leave out steps that change a tile by less (0.004 is a grey level); see docs/performance.md (0, off)",
     )
     work.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -23,6 +23,7 @@ from upsr.errors import UpsrError
 from upsr.inference.allocator import keep_buffers
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.fidelity import at_fidelity
+from upsr.inference.hardware import dtype_for, usable_device
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.inference.padding import padded_size
 from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
@@ -40,14 +41,6 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
-_DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.int8,
-    "float8": torch.float8_e4m3fn,
-}
 MAPS = ("uncertainty", "weight")
 """What an observer is shown that is a map and not a picture."""
 
@@ -65,8 +58,8 @@ class Settings:
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
         colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.inference.colour`.
-        adaptive: a tile takes no more steps once they change it by less than this, and none where its uncertainty is less; root
-            mean square over [0, 1], so 0.004 is one grey level. 0 for all steps everywhere.
+        adaptive: a tile takes no more steps, or none at all, once those that are left are expected to change it by less than
+            this: root mean square over [0, 1], so 0.004 is one grey level. 0 for all steps everywhere.
     """
 
     seed: int = 0
@@ -118,7 +111,7 @@ class UPSRPipeline:
         self.config = config
         keep_buffers()
         self.model = model
-        self.to(_device(device), _dtype(dtype))
+        self.to(device, dtype)
 
     @classmethod
     def from_pretrained(
@@ -138,14 +131,15 @@ class UPSRPipeline:
                 (``upsr.pth``), which needs ``g``.
             g: weights of g, beside a weight file.
             device: "auto" (CUDA where there is one, else the CPU), or any torch device.
-            dtype: what the denoiser computes in: "auto" (float32), "float32", "bfloat16", "float16"; or what it keeps its weights
-                in, to compute in float32: "int8", "float8". Torch's types are taken too.
+            dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
+                "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
             UpsrError: there is no such model, its files do not fit, or the device is not there.
         """
-        device, dtype = _device(device), _dtype(dtype)
+        device = usable_device(device)
+        dtype = dtype_for(dtype, device)
         model, config = load_model(source, g, hub=hub)
         return cls(model, config, device, dtype)
 
@@ -173,10 +167,10 @@ class UPSRPipeline:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None) -> Self:
         """Move to a device, or compute in another type."""
         if device is not None:
-            self.device = _device(device)
+            self.device = usable_device(device)
             self.model.to(self.device)
         if dtype is not None:
-            self.dtype = _dtype(dtype)
+            self.dtype = dtype_for(dtype, self.device)
         self._working = self.model.computing_in(self.dtype)
         return self
 
@@ -431,23 +425,3 @@ _OUTPUTS = {
 
 def _refuse_output(name: str) -> Any:
     raise UpsrError(f"output_type is '{name}'; there are {', '.join(_OUTPUTS)}")
-
-
-def _device(device: torch.device | str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UpsrError(f"device '{device}' cannot be used here ({reason}); give auto, cpu or cuda:N") from None
-    return wanted
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    if dtype in _DTYPES:
-        return _DTYPES[dtype]
-    if dtype in _DTYPES.values():
-        return dtype  # type: ignore[return-value]
-    raise UpsrError(f"dtype is '{dtype}'; there are {', '.join(_DTYPES)}")

@@ -32,6 +32,11 @@ FillNoise = Callable[[int, Tensor], None]
 Batch = list[tuple[Tile, Tensor]]
 """Tiles of one network call, with the weights of their pixels."""
 
+_LEFT = 1.5
+"""The result is no further from g(y) than this many times the uncertainty, and no further from the estimate of a step than this
+many times what the step changed (but for the first, which says nothing): root mean squares of UPSR-tiny's tiles, see
+docs/performance.md."""
+
 _ALIGNMENT = 8
 """Tiles start at multiples of it: attention windows of the first level are where they are in the whole image."""
 
@@ -49,8 +54,8 @@ class Work:
         scratch: where what is as large as the image goes.
         progress: see :data:`Progress`.
         team: processes that share the tiles of each step; every one of them ends with the whole image.
-        bound: how little is left to do where a tile is left alone: one whose uncertainty is below it keeps g(y), one whose
-            estimate a step changed by less keeps that estimate. Root mean squares over [0, 1]; with 0 no tile is.
+        bound: a tile is left alone once what is left to do in it is expected to change it by less than this, a root mean
+            square over [0, 1]; with 0 no tile is. See :data:`_LEFT`.
     """
 
     tile: TileOptions
@@ -163,16 +168,15 @@ class _Restoration:
             yield batches[first : first + size]
 
     def _is_certain(self, tile: Tile) -> bool:
-        return self.work.bound > 0 and _size(self._condition([tile]).psi) < self.work.bound
+        return self.work.bound > 0 and _LEFT * _size(self._condition([tile]).psi) < self.work.bound
 
     def _estimated(self, x: Tensor, before: Tensor, timestep: int, tiles: Sequence[Tile]) -> Tensor:
         """As :meth:`_denoised`, but settled tiles keep the estimate that is there."""
         todo = [tile for tile in tiles if tile not in self.settled]
         found = dict(zip(todo, self._denoised(x, timestep, todo).split(len(self.lq)), strict=True)) if todo else {}
-        if self.work.bound:
-            self.settled |= {
-                t for t, part in found.items() if _size(part - self._cut(before, [t])) / 2 < self.work.bound
-            }
+        if self.work.bound and before is not self.y_hat:
+            change = {tile: _size(part - self._cut(before, [tile])) / 2 for tile, part in found.items()}
+            self.settled |= {tile for tile in found if _LEFT * change[tile] < self.work.bound}
         return torch.cat([found[tile] if tile in found else self._cut(before, [tile]) for tile in tiles])
 
     def _denoised(self, x: Tensor, timestep: int, tiles: Sequence[Tile]) -> Tensor:

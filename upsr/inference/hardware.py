@@ -1,0 +1,59 @@
+"""Devices and types that there are, and which are best."""
+
+from __future__ import annotations
+
+import torch
+
+from upsr.errors import UpsrError
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+    "float8": torch.float8_e4m3fn,
+}
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """A device by its name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        UpsrError: it is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UpsrError(f"device '{device}' cannot be used here ({reason}); give auto, cpu or cuda:N") from None
+    return wanted
+
+
+def dtype_for(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
+    """A type by its name; "auto" is the fastest whose results differ from float32's by less than a grey level, see
+    docs/performance.md.
+
+    Raises:
+        UpsrError: there is no such type.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    raise UpsrError(f"dtype is '{dtype}'; there are auto, {', '.join(DTYPES)}")
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is fast here, and gives the same result whatever the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    found = torch.cpu.get_capabilities()
+    # With AMX nobody has seen yet whether sums depend on the number of threads.
+    return bool(found.get("avx512_bf16")) and not found.get("amx_bf16")
