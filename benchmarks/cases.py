@@ -74,6 +74,11 @@ class Setting:
         """(batch, 3, size, size) in [0, 1]."""
         return torch.rand(batch, 3, size, size, generator=torch_generator("photo", batch, size)).to(self.device)
 
+    def denoiser_inputs(self, batch: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """State, timesteps and condition."""
+        t = torch.full((batch,), 3, device=self.device)
+        return self.random(batch, 48, size, size), t, self.random(batch, 96, size, size)
+
     def each(self) -> Iterator[tuple[int, int, str]]:
         """Batches and sizes, with their names."""
         for size in self.sizes:
@@ -100,11 +105,7 @@ def _stir(network: nn.Module) -> None:
 
 def _denoiser(setting: Setting) -> Iterator[Case]:
     for batch, size, name in setting.each():
-        inputs = (
-            setting.random(batch, 48, size, size),
-            torch.full((batch,), 3, device=setting.device),
-            setting.random(batch, 96, size, size),
-        )
+        inputs = setting.denoiser_inputs(batch, size)
         yield _network_case(f"denoiser, {name}", setting, setting.working.network_g, setting.unet, inputs)
 
 
@@ -138,9 +139,7 @@ def _restore(setting: Setting) -> Iterator[Case]:
 
 
 def _traffic_of_restoring(setting: Setting, lq: Tensor) -> Traffic:
-    batch, size = len(lq), lq.shape[-1]
-    inputs = (setting.random(batch, 48, size, size), torch.zeros(batch, dtype=torch.int64, device=setting.device),
-              setting.random(batch, 96, size, size))  # fmt: skip
+    inputs = setting.denoiser_inputs(len(lq), lq.shape[-1])
     return traffic_of(setting.g, lq) + traffic_of(setting.unet, *inputs) * len(setting.model.timesteps)
 
 

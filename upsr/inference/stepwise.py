@@ -29,9 +29,6 @@ Progress = Callable[[int, int], None]
 FillNoise = Callable[[int, Tensor], None]
 """Fills a (B, C*s*s, h, w) tensor with the k-th noise field."""
 
-Batch = list[tuple[Tile, Tensor]]
-"""Tiles of one network call, with the weights of their pixels."""
-
 _LEFT = 1.5
 """The result is no further from g(y) than this many times the uncertainty, and no further from the estimate of a step than this
 many times what the step changed (but for the first, which says nothing): root mean squares of UPSR-tiny's tiles, see
@@ -108,7 +105,7 @@ class _Restoration:
         x, x_0 = self._start(), self._blank()
         show("x_T", x, encoded=True)
         before = y_hat
-        self.settled = {tile for tile, _ in self._places() if self._is_certain(tile)}
+        self.settled = {tile for tile in self._tiles() if self._is_certain(tile)}
         for k, timestep in enumerate(model.timesteps):
             self._blend(x_0, partial(self._estimated, x, before, timestep))
             show(f"t={timestep}", x_0, encoded=True)
@@ -130,39 +127,43 @@ class _Restoration:
             self.work.scratch.release()
         for batches in self._rounds():
             # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.
-            for places, parts in zip(batches, self._made(batches, of_tiles), strict=False):
-                for (tile, window), part in zip(places, parts.split(len(self.lq)), strict=False):
-                    image[tile.place()] += (part * window).to(image.device)
+            for tiles, parts in zip(batches, self._made(batches, of_tiles), strict=False):
+                for tile, part in zip(tiles, parts.split(len(self.lq)), strict=False):
+                    image[tile.place()] += (part * self._window(tile)).to(image.device)
             self.work.scratch.release()
-            self.done += sum(len(places) for places in batches)
+            self.done += sum(len(tiles) for tiles in batches)
             if self.work.progress is not None:
                 self.work.progress(self.done, self.total)
 
-    def _made(self, batches: list[Batch], of_tiles: Callable[[Sequence[Tile]], Tensor]) -> list[Tensor]:
+    def _made(self, batches: list[list[Tile]], of_tiles: Callable[[Sequence[Tile]], Tensor]) -> list[Tensor]:
         """What the team makes of a round: one batch of tiles each, as far as there are any."""
         team = self.work.team
         if team is None:
-            return [of_tiles([tile for tile, _ in batches[0]]).float()]
+            return [of_tiles(batches[0]).float()]
         mine = batches[team.rank] if team.rank < len(batches) else []
-        tile, _ = batches[0][0]
+        tile = batches[0][0]
         count, channels = self.work.tiles_at_once * len(self.lq), self.lq.shape[1] * self.model.scale**2
         parts = self.lq.new_zeros(count, channels, tile.bottom - tile.top, tile.right - tile.left)
         if mine:
-            parts[: len(mine) * len(self.lq)] = of_tiles([tile for tile, _ in mine])
+            parts[: len(mine) * len(self.lq)] = of_tiles(mine)
         return team.gather_tensors(parts)
 
-    def _places(self) -> list[tuple[Tile, Tensor]]:
-        """All tiles are equally large, row by row, with the weights of their pixels; those of a pixel add up to 1."""
+    def _tiles(self) -> list[Tile]:
+        """All tiles, equally large, row by row."""
         return [
-            (Tile(top, top + len(row), left, left + len(column)), row[:, None] * column)
+            Tile(top, top + len(row), left, left + len(column))
             for top, row in self.rows.items()
             for left, column in self.columns.items()
         ]
 
-    def _rounds(self) -> Iterator[list[Batch]]:
-        """Batches of tiles, one for each of the team."""
-        places, at_once = self._places(), self.work.tiles_at_once
-        batches = [places[first : first + at_once] for first in range(0, len(places), at_once)]
+    def _window(self, tile: Tile) -> Tensor:
+        """Weights of a tile's pixels; those of all tiles at a pixel add up to 1."""
+        return self.rows[tile.top][:, None] * self.columns[tile.left]
+
+    def _rounds(self) -> Iterator[list[list[Tile]]]:
+        """Batches of tiles, those of one network call each, one for each of the team."""
+        tiles, at_once = self._tiles(), self.work.tiles_at_once
+        batches = [tiles[first : first + at_once] for first in range(0, len(tiles), at_once)]
         size = 1 if self.work.team is None else self.work.team.world_size
         for first in range(0, len(batches), size):
             yield batches[first : first + size]
