@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.convolution import Conv3x3, DoublingConv
+from upsr.archs.derived import Derived
+from upsr.archs.packed import Linear, PointwiseConv
 from upsr.archs.window_attention import (
     BiasGrid,
-    CachedBias,
     masked_bias,
     position_bias,
     relative_position_index,
@@ -68,27 +69,6 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-class PointwiseConv(nn.Conv2d):
-    """A 1 x 1 convolution as a matrix product.
-
-    On a CPU the 1 x 1 convolutions of oneDNN, and group norms of maps with channels last, add up in an order that depends
-    on the number of threads: two processes would not give the pixels of one. Matrix products do not, and take no longer.
-    """
-
-    bias: Tensor
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, Cin, H, W) -> (B, Cout, H, W), in the memory format of ``x``."""
-        weight, pixels = self.weight.flatten(1), x.permute(0, 2, 3, 1)
-        if pixels.is_contiguous():
-            return F.linear(pixels, weight, self.bias).permute(0, 3, 1, 2)
-        product = torch.baddbmm(self.bias[:, None], weight.expand(x.shape[0], -1, -1), x.flatten(2))
-        return product.unflatten(2, x.shape[2:])
-
-
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
     """Sinusoids of raw step indices: (B,) -> (B, dim) float32, cosines first; an odd dim gets a zero column."""
     half = dim // 2
@@ -134,12 +114,12 @@ class WindowAttention(nn.Module):
         self.relative_position_index: Tensor
         self.register_buffer("relative_position_index", relative_position_index(window))
         self.shift_masks: Tensor | None
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
         self.register_buffer(
             "shift_masks", _SHIFT_MASKS[shift_mask](window, shift) if shift else None, persistent=False
         )
-        self.cached_bias = CachedBias()
+        self.cached_bias: Derived[BiasGrid] = Derived()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -263,7 +243,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv3x3(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
@@ -397,7 +377,7 @@ class UNetModelSwin(DenoisingNetwork):
             )
 
         channels = model_channels
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels + self.cond_channels, channels, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Block(Conv3x3(in_channels + self.cond_channels, channels))])
         skips = [channels]
         resolution = image_size
         for level, mult in enumerate(channel_mult):
@@ -433,7 +413,7 @@ class UNetModelSwin(DenoisingNetwork):
         for i in range(1, self.doublings + 1):
             self.add_module(f"conv_up{i}", DoublingConv(num_feat, num_feat))
         self.conv_hr = Conv3x3(num_feat, num_feat)
-        self.conv_last = nn.Conv2d(num_feat, out_channels, 3, padding=1)
+        self.conv_last = Conv3x3(num_feat, out_channels)
 
         self.size_multiple = self._needed_multiple(len(channel_mult))
         # The tail at full size, where the widest maps are: one, its activation, and what a convolution needs to make it.

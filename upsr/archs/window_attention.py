@@ -9,14 +9,13 @@ gather, and back by another; shifting is part of the order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from upsr.archs.reorder import inverse, reordered
 
@@ -72,47 +71,6 @@ def _differs(group: Tensor) -> Tensor:
 
 def _mask(apart: Tensor) -> Tensor:
     return torch.zeros(apart.shape).masked_fill_(apart, MASKED)
-
-
-class CachedBias(nn.Module):
-    """Keeps a bias grid for as long as the table it comes from stays the same.
-
-    Where gradients are recorded the grid is built anew each time, so that they reach the table. Not every change of a
-    parameter raises its version (fused optimisers and ``.data`` do not), so the grid is also dropped wherever weights
-    usually change: after a training step, when the mode is set, when weights are loaded, converted or moved.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._key: tuple[object, ...] | None = None
-        self._grid: BiasGrid = []
-
-    def forward(self, table: Tensor, build: Callable[[], BiasGrid]) -> BiasGrid:
-        """``build()``, or its result from an earlier call with the same table."""
-        if torch.is_grad_enabled():
-            self._key = None
-            return build()
-        version = 0 if table.is_inference() else table._version
-        key = (table.data_ptr(), version, table.dtype, table.device)
-        if key != self._key:
-            self._key, self._grid = key, build()
-        return self._grid
-
-    def train(self, mode: bool = True) -> CachedBias:
-        """Sets the mode and drops the grid."""
-        self._key = None
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> CachedBias:
-        self._key = None
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._key = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> CachedBias:
-        return CachedBias()
 
 
 def window_attention(
