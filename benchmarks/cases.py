@@ -19,6 +19,7 @@ from plain import PlainATD, PlainUNet, plain_restore
 from torch import Tensor, nn
 from train_step import Ours, Plain
 
+from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config import load_options
 from upsr.models import UPSRModel, build_model
@@ -119,7 +120,7 @@ def _g(setting: Setting) -> Iterator[Case]:
 def _network_case(name: str, setting: Setting, ours: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...]) -> Case:
     return Case(
         name,
-        _quiet(lambda: ours(*inputs)),
+        _quiet(kept_buffers()(lambda: ours(*inputs))),
         _quiet(lambda: plain(*inputs)),
         setting.dtype,
         traffic_of(plain, *inputs),

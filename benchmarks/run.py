@@ -25,7 +25,6 @@ from harness import measure
 from limits import Limits
 
 from upsr.engine.setup import configure_backends
-from upsr.inference.allocator import keep_buffers
 
 DEFAULT = ("denoiser", "g", "restore")
 
@@ -49,7 +48,6 @@ def main() -> int:
         parser.error(f"there is no section {unknown[0]}; there are {', '.join(SECTIONS)}")
     device = torch.device(given.device)
     configure_backends(device)
-    keep_buffers()
     setting = Setting(device, getattr(torch, given.dtype), given.sizes, given.batches, given.compile)
     cases = (case for name in given.sections or DEFAULT for case in SECTIONS[name](setting))
     report = measure(cases, Limits(device), given.rounds, given.warmup)

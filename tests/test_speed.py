@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +17,21 @@ from cases import SECTIONS, Setting, plain_of
 from harness import Case, measure
 from limits import Limits, traffic_of
 from plain import PlainATD, PlainUNet, plain_restore
+from torch import nn
 
 from tests import tiny
+from upsr import allocator
+from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
-from upsr.archs.convolution import Conv3x3, DoublingConv, winograd
+from upsr.archs.convolution import Conv3x3, DoublingConv
+from upsr.archs.derived import Derived
+from upsr.archs.packed import PointwiseConv
+from upsr.archs.precision import lower
 from upsr.archs.reorder import inverse, reordered
 from upsr.archs.swin_unet_arch import GroupNorm32
+from upsr.archs.winograd import winograd, winograd_weight
 from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
 from upsr.diffusion.sampling import deterministic_step
-from upsr.inference.allocator import keep_buffers
 from upsr.models import UPSRModel
 
 CPU = torch.device("cpu")
@@ -43,9 +51,10 @@ def test_winograd_is_the_convolution(shape, monkeypatch):
     layer, x = Conv3x3(shape[1], 72), image_like(*shape)
     expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
     with torch.no_grad():
-        whole = winograd(x, layer.weight, layer.bias)
-        monkeypatch.setattr("upsr.archs.convolution._BAND_VALUES", 10**9)
-        at_once = winograd(x, layer.weight, layer.bias)
+        weight = winograd_weight(layer.weight, 64)
+        whole = winograd(x, weight, layer.bias)
+        monkeypatch.setattr("upsr.archs.winograd._BAND_VALUES", 10**9)
+        at_once = winograd(x, weight, layer.bias)
     torch.testing.assert_close(whole.double(), expected, rtol=0, atol=2e-5)
     torch.testing.assert_close(at_once.double(), expected, rtol=0, atol=2e-5)
 
@@ -53,16 +62,80 @@ def test_winograd_is_the_convolution(shape, monkeypatch):
 def test_winograd_runs_where_it_pays_and_nowhere_else(monkeypatch):
     calls = []
     monkeypatch.setattr("upsr.archs.convolution.winograd", lambda x, weight, bias: calls.append(x.shape) or x)
-    layer, narrow = Conv3x3(64, 64), Conv3x3(32, 64)
+    layer, narrow, strided = Conv3x3(64, 64), Conv3x3(32, 64), Conv3x3(64, 64, stride=2)
     layer(image_like(1, 64, 32, 32))
     with torch.no_grad():
         narrow(image_like(1, 32, 32, 32))
+        strided(image_like(1, 64, 64, 64))
         layer(noise(1, 64, 32, 32))
         layer(image_like(1, 64, 8, 8))
         layer.bfloat16()(image_like(1, 64, 32, 32).bfloat16())
         assert calls == []
         layer.float()(image_like(1, 64, 32, 32))
     assert calls == [(1, 64, 32, 32)]
+
+
+LAYERS = {
+    "convolution": lambda: Conv3x3(48, 40),
+    "strided": lambda: Conv3x3(48, 40, stride=2),
+    "by Winograd": lambda: Conv3x3(80, 72),
+    "doubling": lambda: DoublingConv(48, 40),
+    "pointwise": lambda: PointwiseConv(48, 40),
+}
+
+
+def map_for(layer, dtype=torch.float32):
+    return image_like(2, layer.in_channels, 32, 36).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", LAYERS)
+def test_packed_weights_give_what_the_layer_gives(name, dtype):
+    layer = LAYERS[name]().to(dtype)
+    x = map_for(layer, dtype)
+    expected = copy.deepcopy(layer).double()(x.double()).detach()
+    with torch.no_grad():
+        own, again, single = layer(x), layer(x), layer(x[1:].contiguous(memory_format=torch.channels_last))
+    assert torch.equal(own, again)
+    assert torch.equal(own[1:], single)
+    assert own.dtype == dtype
+    tolerance = 2e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(own.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_packed_weights_follow_the_layer(name):
+    layer, other = LAYERS[name](), LAYERS[name]()
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    x = map_for(layer)
+    with torch.no_grad():
+        before = layer(x)
+    layer(x).square().mean().backward()
+    optimizer.step()
+    with torch.no_grad():
+        trained = layer(x)
+        assert (trained - before).abs().max() > 0.1
+        fresh = copy.deepcopy(layer)
+        assert torch.equal(fresh(x), trained)
+        layer.load_state_dict(other.state_dict())
+        assert torch.equal(layer(x), other(x))
+        assert torch.equal(pickle.loads(pickle.dumps(layer))(x), other(x))
+    assert not [key for key in layer.state_dict() if "packed" in key or "transformed" in key]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_nothing_is_packed_that_should_not_be(name):
+    layer, low = LAYERS[name](), nn.ModuleDict({"layer": LAYERS[name]()})
+    lower(low, torch.int8, ())
+    x = map_for(layer)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        layer(x)
+    layer(x)
+    with torch.no_grad():
+        low["layer"](x)
+    kept = [m._kept for part in (layer, low) for m in part.modules() if isinstance(m, Derived)]
+    assert kept
+    assert not any(kept)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 15, 19), (1, 8, 1, 300), (1, 4, 3, 3)])
@@ -169,8 +242,24 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
     assert sizes[1] < 0.5 * sizes[0]
 
 
-def test_the_allocator_can_be_told_twice():
-    assert keep_buffers() == keep_buffers()
+def test_buffers_are_kept_as_long_as_anybody_works(monkeypatch):
+    told = []
+    monkeypatch.setattr("upsr.allocator._mallopt", lambda: lambda parameter, value: told.append((parameter, value)))
+    working, usual = (list(settings.items()) for settings in (allocator._WORKING, allocator._USUAL))
+    with kept_buffers():
+        assert told == working
+        with pytest.raises(ZeroDivisionError), kept_buffers():
+            _ = 1 / 0
+        assert told == working
+    assert told == working + usual
+    kept_buffers()(lambda: told.append("inside"))()
+    assert told == working + usual + working + ["inside"] + usual
+
+
+def test_the_allocator_is_told_what_it_knows():
+    with kept_buffers():
+        big = torch.empty(1 << 25).fill_(1.0)
+    assert float(big.sum()) == 1 << 25
 
 
 def test_the_harness_measures_both_sides_and_their_difference():

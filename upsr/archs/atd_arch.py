@@ -303,9 +303,7 @@ class ATD(SRNetwork):
         self.layers = nn.ModuleList(group(depth) for depth in depths)
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = Conv3x3(embed_dim, embed_dim)
-        self.upsample = nn.Sequential(
-            Conv3x3(embed_dim, upscale**2 * in_chans), nn.PixelShuffle(upscale)
-        )
+        self.upsample = nn.Sequential(Conv3x3(embed_dim, upscale**2 * in_chans), nn.PixelShuffle(upscale))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -17,12 +17,9 @@ from upsr.archs.winograd import TILE, band_of, winograd, winograd_weight
 _FEWEST_TILES = 64
 """Below, Winograd's algorithm reads more weights than it saves multiplications."""
 
-_FEWEST_PIXELS = 256
-"""Below, a doubling convolution reads more weights than it saves multiplications."""
-
 
 class Conv3x3(nn.Conv2d):
-    """A 3 x 3 convolution with padding 1; on a CPU with packed weights, in float32 by Winograd's algorithm where that is faster."""
+    """A 3 x 3 convolution with padding 1, for inference on CPUs with packed weights or by Winograd's algorithm."""
 
     bias: Tensor
 
@@ -35,6 +32,8 @@ class Conv3x3(nn.Conv2d):
         """(B, Cin, H, W) -> (B, Cout, H / stride, W / stride)."""
         weight, stride = self.weight, self.stride[0]
         if not packs(x, weight) or not x.is_contiguous(memory_format=torch.channels_last):
+            self.packed.drop()
+            self.transformed.drop()
             return super().forward(x)
         if self._needs_fewer_products(x):
             tiles = band_of(self.in_channels, self.out_channels)
@@ -66,7 +65,8 @@ class DoublingConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, 2H, 2W)."""
-        if torch.is_grad_enabled() or x.shape[-2] * x.shape[-1] < _FEWEST_PIXELS:
+        if torch.is_grad_enabled():
+            self.packed.drop()
             return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
         weight = self.weight
         if not packs(x, weight):

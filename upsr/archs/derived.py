@@ -16,7 +16,8 @@ class Derived(nn.Module, Generic[T]):
 
     Where gradients are recorded it is built anew each time, so that they reach the parameter. Not every change of a
     parameter raises its version (fused optimisers and ``.data`` do not), so it is also dropped wherever weights usually
-    change: after a training step, when the mode is set, when weights are loaded, converted or moved.
+    change: after a training step, when the mode is set, when weights are loaded, converted or moved. A layer that goes
+    another way while gradients are recorded calls :meth:`drop` on it.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,7 @@ class Derived(nn.Module, Generic[T]):
     def forward(self, parameter: Tensor, build: Callable[[], T]) -> T:
         """``build()``, or its result from an earlier call with the same parameter."""
         if torch.is_grad_enabled():
-            self._kept = None
+            self.drop()
             return build()
         version = 0 if parameter.is_inference() else parameter._version
         key = (parameter.data_ptr(), version, parameter.dtype, parameter.device)
@@ -34,17 +35,22 @@ class Derived(nn.Module, Generic[T]):
             self._kept = key, build()
         return self._kept[1]
 
+    def drop(self) -> None:
+        """Forget what is kept."""
+        if self._kept is not None:
+            self._kept = None
+
     def train(self, mode: bool = True) -> Derived[T]:
         """Sets the mode and drops what is kept."""
-        self._kept = None
+        self.drop()
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Derived[T]:
-        self._kept = None
+        self.drop()
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._kept = None
+        self.drop()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:

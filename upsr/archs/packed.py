@@ -28,7 +28,7 @@ def packs(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )
 
@@ -103,6 +103,7 @@ class PointwiseConv(nn.Conv2d):
         pixels = x.permute(0, 2, 3, 1)
         if pixels.is_contiguous():
             return product(pixels, self.weight, self.bias, self.packed).permute(0, 3, 1, 2)
+        self.packed.drop()
         weight = self.weight.flatten(1).expand(x.shape[0], -1, -1)
         return torch.baddbmm(self.bias[:, None], weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
@@ -110,6 +111,7 @@ class PointwiseConv(nn.Conv2d):
 def product(x: Tensor, weight: Tensor, bias: Tensor, packed: Derived[Tensor]) -> Tensor:
     """(..., Cin) with (Cout, Cin, ...) -> (..., Cout); ``packed`` keeps the packed weight."""
     if not packs(x, weight):
+        packed.drop()
         return F.linear(x, weight.flatten(1), bias)
     rows = x.numel() // x.shape[-1]
     return linear(x, packed(weight, lambda: packed_linear(weight.flatten(1), rows)), bias)

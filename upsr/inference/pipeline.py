@@ -20,7 +20,6 @@ from typing_extensions import Self
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
-from upsr.inference.allocator import keep_buffers
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.fidelity import at_fidelity
 from upsr.inference.hardware import dtype_for, usable_device
@@ -109,7 +108,6 @@ class UPSRPipeline:
         dtype: torch.dtype | str = "auto",
     ) -> None:
         self.config = config
-        keep_buffers()
         self.model = model
         self.to(device, dtype)
 

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
-from upsr.inference.allocator import keep_buffers
 from upsr.inference.padding import pad_to_multiple, padded_size
 from upsr.inference.scratch import Scratch
 from upsr.inference.stepwise import Work, restore_stepwise
@@ -105,6 +105,7 @@ class NoiseField:
                 plane.copy_(torch.randn(plane.shape, generator=generator))
 
 
+@kept_buffers()
 @torch.inference_mode()
 def restore(
     model: RestorationModel,
@@ -128,7 +129,6 @@ def restore(
     Returns:
         (B, C, s*h, s*w) in [0, 1].
     """
-    keep_buffers()
     multiple, scale = model.size_multiple, model.scale
     height, width = padded_size(lq.shape[-2:], multiple)
     field = NoiseField(seed, names, (lq.shape[1] * scale**2, height, width))

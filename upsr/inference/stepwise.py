@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
@@ -63,6 +64,7 @@ class Work:
     bound: float = 0.0
 
 
+@kept_buffers()
 @torch.inference_mode()
 def restore_stepwise(
     model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work, observe: Observer | None = None

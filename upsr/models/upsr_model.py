@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
+from upsr.allocator import kept_buffers
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
@@ -202,6 +203,7 @@ class UPSRModel(RestorationModel):
         table = errors.new_zeros(2, self.process.num_timesteps)
         return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
 
+    @kept_buffers()
     def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """See :meth:`RestorationModel.restore`; the one clamp is at the end.
 
