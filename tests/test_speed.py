@@ -67,12 +67,12 @@ def test_winograd_runs_where_it_pays_and_nowhere_else(monkeypatch):
     with torch.no_grad():
         narrow(image_like(1, 32, 32, 32))
         strided(image_like(1, 64, 64, 64))
-        layer(noise(1, 64, 32, 32))
         layer(image_like(1, 64, 8, 8))
         layer.bfloat16()(image_like(1, 64, 32, 32).bfloat16())
         assert calls == []
         layer.float()(image_like(1, 64, 32, 32))
-    assert calls == [(1, 64, 32, 32)]
+        layer(noise(1, 64, 32, 32))
+    assert calls == [(1, 64, 32, 32)] * 2
 
 
 LAYERS = {
@@ -218,6 +218,16 @@ def test_the_number_of_threads_does_not_change_a_bit(model):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_others_of_a_batch_do_not_change_a_bit(model, dtype):
+    lq, field = torch.rand(3, 3, 64, 32), noise(3, 48, 64, 32)
+    working = model.computing_in(dtype)
+    with torch.inference_mode():
+        together = working.restore(lq, lambda k: field)
+        alone = working.restore(lq[1:2], lambda k: field[1:2])
+    assert torch.equal(together[1:2], alone)
 
 
 def test_other_precisions_are_views_that_leave_the_model_alone(model):

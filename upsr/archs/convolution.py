@@ -31,10 +31,11 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, H / stride, W / stride)."""
         weight, stride = self.weight, self.stride[0]
-        if not packs(x, weight) or not x.is_contiguous(memory_format=torch.channels_last):
+        if not packs(x, weight):
             self.packed.drop()
             self.transformed.drop()
             return super().forward(x)
+        x = x.contiguous(memory_format=torch.channels_last)
         if self._needs_fewer_products(x):
             tiles = band_of(self.in_channels, self.out_channels)
             return winograd(x, self.transformed(weight, lambda: winograd_weight(weight, tiles)), self.bias)

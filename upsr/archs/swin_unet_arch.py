@@ -83,7 +83,7 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, emb_channels: int, out_channels: int, dropout: float) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(GroupNorm32(channels), nn.SiLU(), Conv3x3(channels, out_channels))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_channels, 2 * out_channels))
         last = Conv3x3(out_channels, out_channels)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -358,7 +358,7 @@ class UNetModelSwin(DenoisingNetwork):
         self.model_channels = model_channels
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+            Linear(model_channels, emb_channels), nn.SiLU(), Linear(emb_channels, emb_channels)
         )
 
         def res(channels: int, out: int) -> ResBlock:
