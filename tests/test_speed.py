@@ -23,7 +23,7 @@ from tests import tiny
 from upsr import allocator
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
-from upsr.archs.convolution import Conv3x3, DoublingConv
+from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
 from upsr.archs.derived import Derived
 from upsr.archs.packed import PointwiseConv
 from upsr.archs.precision import lower
@@ -80,6 +80,7 @@ LAYERS = {
     "strided": lambda: Conv3x3(48, 40, stride=2),
     "by Winograd": lambda: Conv3x3(80, 72),
     "doubling": lambda: DoublingConv(48, 40),
+    "to an image": lambda: ImageConv(48, 3),
     "pointwise": lambda: PointwiseConv(48, 40),
 }
 

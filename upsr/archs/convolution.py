@@ -18,6 +18,13 @@ _FEWEST_TILES = 64
 """Below, Winograd's algorithm reads more weights than it saves multiplications."""
 
 
+_ROWS = 32
+"""Rows of an image that are multiplied at once."""
+
+_VECTOR = 16
+"""Numbers in a vector register."""
+
+
 class Conv3x3(nn.Conv2d):
     """A 3 x 3 convolution with padding 1, for inference on CPUs with packed weights or by Winograd's algorithm."""
 
@@ -74,6 +81,44 @@ class DoublingConv(nn.Conv2d):
             return F.conv_transpose2d(x, _of_doubled(weight).to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)
         kept = self.packed(weight, lambda: packed.packed_transposed(_of_doubled(weight), x.shape))
         return packed.conv_transposed(x, kept, self.bias)
+
+
+class ImageConv(nn.Conv2d):
+    """A 3 x 3 convolution with padding 1 to the few channels of an image, computed in the type of its weights.
+
+    Each pixel is multiplied by the weights of all nine places at once, which fills a vector where three channels do not, and
+    what comes out is added where it belongs.
+    """
+
+    bias: Tensor
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+        self.packed: Derived[Tensor] = Derived()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Cin, H, W) -> (B, Cout, H, W)."""
+        weight = self.weight
+        batch, _, height, width = x.shape
+        if not packs(x.new_empty(0, dtype=weight.dtype), weight):
+            self.packed.drop()
+            return super().forward(x.to(weight.dtype))
+        kept = self.packed(weight, lambda: packed.packed_linear(_places(weight), _ROWS * width))
+        out = weight.new_zeros(batch, height + 2, width + 2, self.out_channels)
+        for image, target in zip(x.permute(0, 2, 3, 1), out, strict=True):
+            for top in range(0, height, _ROWS):
+                rows = image[top : top + _ROWS].to(weight.dtype)
+                parts = packed.linear(rows, kept, None)[..., : 9 * self.out_channels].unflatten(-1, (3, 3, -1))
+                for i in range(3):
+                    for j in range(3):
+                        target[top + i : top + i + len(rows), j : j + width] += parts[:, :, i, j]
+        return (out[:, 1:-1, 1:-1] + self.bias).permute(0, 3, 1, 2)
+
+
+def _places(weight: Tensor) -> Tensor:
+    """(Cout, Cin, 3, 3) -> (9 Cout or a few rows of zeros more, Cin): what a pixel adds to its neighbours."""
+    products = weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
+    return F.pad(products, (0, 0, 0, -len(products) % _VECTOR))
 
 
 def _of_doubled(weight: Tensor) -> Tensor:

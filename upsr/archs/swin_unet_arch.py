@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from upsr.archs.contracts import DenoisingNetwork
-from upsr.archs.convolution import Conv3x3, DoublingConv
+from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
 from upsr.archs.derived import Derived
 from upsr.archs.packed import Linear, PointwiseConv
 from upsr.archs.window_attention import (
@@ -413,7 +413,7 @@ class UNetModelSwin(DenoisingNetwork):
         for i in range(1, self.doublings + 1):
             self.add_module(f"conv_up{i}", DoublingConv(num_feat, num_feat))
         self.conv_hr = Conv3x3(num_feat, num_feat)
-        self.conv_last = Conv3x3(num_feat, out_channels)
+        self.conv_last = ImageConv(num_feat, out_channels)
 
         self.size_multiple = self._needed_multiple(len(channel_mult))
         # The tail at full size, where the widest maps are: one, its activation, and what a convolution needs to make it.
@@ -461,7 +461,7 @@ class UNetModelSwin(DenoisingNetwork):
         h = self.conv_before_upsample(h)
         for i in range(1, self.doublings + 1):
             h = self._activated(self.get_submodule(f"conv_up{i}")(h))
-        return self.conv_last(self._activated(self.conv_hr(h)).to(self.conv_last.weight.dtype))
+        return self.conv_last(self._activated(self.conv_hr(h)))
 
     @staticmethod
     def _activated(h: Tensor) -> Tensor:
