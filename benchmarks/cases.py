@@ -22,6 +22,7 @@ from train_step import Ours, Plain
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config import load_options
+from upsr.inference.compiled import compiled
 from upsr.models import UPSRModel, build_model
 from upsr.rng import torch_generator
 
@@ -34,7 +35,7 @@ class Setting:
     dtype: torch.dtype
     sizes: list[int]
     batches: list[int]
-    compile: bool
+    compile: str
 
     @cached_property
     def model(self) -> UPSRModel:
@@ -49,9 +50,9 @@ class Setting:
     def working(self) -> UPSRModel:
         """Ours in the chosen type, compiled if that was asked for."""
         model = self.model.computing_in(self.dtype)
-        if self.compile:
-            model.network_g.compile()
-        return model
+        if self.compile == "none":
+            return model
+        return model.with_denoiser(compiled(model.network_g, mode=self.compile))
 
     @cached_property
     def unet(self) -> PlainUNet:

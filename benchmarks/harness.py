@@ -6,6 +6,7 @@ import gc
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,9 +18,14 @@ from tqdm import tqdm
 
 from upsr.atomic import atomic_write
 from upsr.provenance import machine, versions
-from upsr.timing import peak_gib, reset_peak, timed
+from upsr.timing import peak_gib, reset_peak, synchronise, timed
 
 Run = Callable[[], Any]
+
+_COLUMNS = (
+    "what", "ours, s", "plain, s", "plain / ours (lowest to highest)", "limit, s", "share of it", "largest difference",
+    "first call, s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Row:
 
     Attributes:
         ours, plain: seconds of each turn.
+        first: seconds of the first call of ours, in which weights are packed or compiled.
         limit: seconds that the machine's arithmetic and memory need at least for the plain form's operations.
         difference: largest difference between the two results, where they are tensors.
     """
@@ -57,6 +64,7 @@ class Row:
     limit: float | None = None
     gflop: float | None = None
     difference: float | None = None
+    first: float | None = None
     ours_gib: float | None = None
     plain_gib: float | None = None
 
@@ -96,8 +104,8 @@ class Report:
             ", ".join(f"{name} {value}" for name, value in facts.items()),
             f"measured limits: {limits}",
             "",
-            "| what | ours, s | plain, s | plain / ours (lowest to highest) | limit, s | share of it | largest difference |",
-            "|---|---:|---:|---:|---:|---:|---:|",
+            f"| {' | '.join(_COLUMNS)} |",
+            "|---|" + "---:|" * (len(_COLUMNS) - 1),
         ]
         return "\n".join([*lines, *(_line(row) for row in self.rows)])
 
@@ -112,7 +120,7 @@ def _line(row: Row) -> str:
         difference = f"{row.difference:.1e}"
     limit, share = ("-", "-") if row.limit is None else (f"{row.limit:.4f}", f"{row.limit / row.seconds:.0%}")
     memory = "" if row.ours_gib is None else f", {row.ours_gib:.2f} GiB" + _of(row.plain_gib)
-    return f"| {row.name}{memory} | {row.seconds:.4f} | {plain} | {ratio} | {limit} | {share} | {difference} |"
+    return f"| {row.name}{memory} | {row.seconds:.4f} | {plain} | {ratio} | {limit} | {share} | {difference} | {row.first:.2f} |"
 
 
 def _of(plain_gib: float | None) -> str:
@@ -136,7 +144,10 @@ def _measured(case: Case, limits: Limits, rounds: int, warmup: int) -> Row:
     for run in (case.ours, case.plain):
         if run is not None:
             reset_peak(device)
+            start = time.perf_counter()
             results.append(run())
+            synchronise(device)
+            row.first = time.perf_counter() - start if row.first is None else row.first
             peaks.append(peak_gib(device))
             for _ in range(warmup - 1):
                 run()

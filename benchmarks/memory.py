@@ -101,7 +101,7 @@ def _pipeline(weights: str) -> UPSRPipeline:
 
 
 def _plain(given: argparse.Namespace, pixels: np.ndarray) -> Callable[[], object]:
-    setting = Setting(torch.device("cpu"), torch.float32, [], [], False)
+    setting = Setting(torch.device("cpu"), torch.float32, [], [], "none")
     unet, g = setting.unet, setting.g
     model = setting.model.under(given.steps, setting.model.uncertainty)
     for network in (setting.model.network_g, setting.model.network_aux):

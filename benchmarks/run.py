@@ -4,7 +4,7 @@ examples:
   python benchmarks/run.py                                     # networks and restoration, full size, float32
   python benchmarks/run.py denoiser g --sizes 64 128 --batches 1 4
   python benchmarks/run.py restore --dtype bfloat16 --json new.json
-  python benchmarks/run.py restore --device cuda --batches 32 --compile
+  python benchmarks/run.py restore --device cuda --batches 32 --dtype bfloat16 --compile max-autotune
   python benchmarks/run.py degradation data train              # parts of a training step
   python benchmarks/check.py old.json new.json                 # what got slower
 
@@ -25,6 +25,7 @@ from harness import measure
 from limits import Limits
 
 from upsr.engine.setup import configure_backends
+from upsr.inference.compiled import MODES
 
 DEFAULT = ("denoiser", "g", "restore")
 
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of ours")
     parser.add_argument("--sizes", nargs="+", type=int, default=[64], metavar="N", help="sides of LR images (64)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images at once (1)")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser of ours")
+    parser.add_argument("--compile", choices=["none", *MODES], default="none", help="the denoiser of ours (none)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (5)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="runs before them (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results, for check.py")

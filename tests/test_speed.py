@@ -32,6 +32,8 @@ from upsr.archs.swin_unet_arch import GroupNorm32
 from upsr.archs.winograd import winograd, winograd_weight
 from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
 from upsr.diffusion.sampling import deterministic_step
+from upsr.errors import UpsrError
+from upsr.inference.compiled import compiled
 from upsr.models import UPSRModel
 
 CPU = torch.device("cpu")
@@ -253,6 +255,41 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
     assert sizes[1] < 0.5 * sizes[0]
 
 
+def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatch):
+    monkeypatch.setattr("upsr.inference.compiled._MOST_SIZES", 2)
+    network, inputs = model.network_g, (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32, seed=1))
+    built = []
+
+    def backend(graph, example):
+        built.append(graph)
+        return graph.forward
+
+    view = compiled(network, backend=backend)
+    with torch.inference_mode(), caplog.at_level("INFO", "upsr"):
+        for _ in range(2):
+            torch.testing.assert_close(view(*inputs), network(*inputs), rtol=0, atol=1e-4)
+        for batch in range(2, 5):
+            many = [x.expand(batch, *x.shape[1:]) for x in inputs]
+            torch.testing.assert_close(view(*many), network(*many), rtol=0, atol=1e-4)
+    assert len(built) == 2  # one whole graph for each of the first sizes
+    assert [record.message.split(" in ")[0] for record in caplog.records] == [
+        f"compiled for {batch} x 32 x 32" for batch in range(1, 3)
+    ]
+    assert "forward" not in vars(network)
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line(model):
+    def backend(graph, example):
+        raise RuntimeError("no compiler here")
+
+    view = compiled(model.network_g, backend=backend)
+    with (
+        torch.inference_mode(),
+        pytest.raises(UpsrError, match=r"could not be compiled .*no compiler here\\).*--compile none"),
+    ):
+        view(noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32))
+
+
 def test_buffers_are_kept_as_long_as_anybody_works(monkeypatch):
     told = []
     monkeypatch.setattr("upsr.allocator._mallopt", lambda: lambda parameter, value: told.append((parameter, value)))
@@ -308,7 +345,7 @@ def test_the_guard_names_what_got_slower(tmp_path, capsys, monkeypatch):
 
 
 def test_sections_of_the_benchmark_give_cases(monkeypatch):
-    setting = Setting(CPU, torch.float32, [64], [1, 2], False)
+    setting = Setting(CPU, torch.float32, [64], [1, 2], "none")
     assert set(SECTIONS) >= {"denoiser", "g", "restore", "data", "degradation", "train"}
     names = [name for _, _, name in setting.each()]
     assert names == ["1 x 64 x 64, float32", "2 x 64 x 64, float32"]

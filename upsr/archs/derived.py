@@ -29,6 +29,8 @@ class Derived(nn.Module, Generic[T]):
         if torch.is_grad_enabled():
             self.drop()
             return build()
+        if torch.compiler.is_compiling():  # a graph can ask no tensor for its version
+            return build()
         version = 0 if parameter.is_inference() else parameter._version
         key = (parameter.data_ptr(), version, parameter.dtype, parameter.device)
         if self._kept is None or self._kept[0] != key:
@@ -37,8 +39,7 @@ class Derived(nn.Module, Generic[T]):
 
     def drop(self) -> None:
         """Forget what is kept."""
-        if self._kept is not None:
-            self._kept = None
+        self._kept = None
 
     def train(self, mode: bool = True) -> Derived[T]:
         """Sets the mode and drops what is kept."""

@@ -93,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto)",
     )
     work.add_argument(
+        "--compile",
+        choices=["none", "default", "reduce-overhead", "max-autotune"],
+        default="none",
+        help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many (none)",
+    )
+    work.add_argument(
         "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
     )
     work.add_argument(
@@ -138,15 +144,18 @@ def _run(
     from upsr.provenance import digest_of, machine, versions
 
     device = run.device if len(devices) > 1 or devices == ["auto"] or run.world_size > 1 else devices[0]
-    pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=device, dtype=given.dtype)
+    pipe = UPSRPipeline.from_pretrained(
+        given.weights, g=given.g, device=device, dtype=given.dtype, compile=given.compile
+    )
     settings = run.from_main(pipe.settled(settings, run.world_size))
     facts = {
         "weights": given.weights, "weights_sha256": pipe.digest(), "config": pipe.config, "settings": asdict(settings),
-        "quality": handling.quality, "dtype": str(pipe.dtype), "versions": versions(), "machine": machine(pipe.device),
+        "quality": handling.quality, "dtype": str(pipe.dtype), "compile": pipe.compile,
+        "versions": versions(), "machine": machine(pipe.device),
     }  # fmt: skip
     journal = None
     if folder is not None:
-        key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype")}
+        key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype", "compile")}
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
     team = run if given.share == "tiles" and run.world_size > 1 else None
     mine = jobs if team else (jobs[n] for n in itertools.takewhile(lambda n: n < len(jobs), run.numbers("photos")))

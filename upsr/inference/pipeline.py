@@ -21,6 +21,7 @@ from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.inference.colour import COLOUR_FIXES
+from upsr.inference.compiled import MODES, compiled
 from upsr.inference.fidelity import at_fidelity
 from upsr.inference.hardware import dtype_for, usable_device
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
@@ -98,6 +99,10 @@ class UPSRPipeline:
         model: for restoring.
         config: describes the model, as in ``config.json``.
         device, dtype: where, and in what type the denoiser computes.
+        compile: whether the denoiser is compiled, and how.
+
+    Raises:
+        UpsrError: as :meth:`from_pretrained`.
     """
 
     def __init__(
@@ -106,8 +111,12 @@ class UPSRPipeline:
         config: dict[str, Any],
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
+        compile: str = "none",
     ) -> None:
+        if compile not in ("none", *MODES):
+            raise UpsrError(f"compile is '{compile}'; there are none, {', '.join(MODES)}")
         self.config = config
+        self.compile = compile
         self.model = model
         self.to(device, dtype)
 
@@ -119,6 +128,7 @@ class UPSRPipeline:
         g: str | Path | None = None,
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
+        compile: str = "none",
         **hub: Any,
     ) -> Self:
         """A pipeline from wherever a model may be.
@@ -131,6 +141,8 @@ class UPSRPipeline:
             device: "auto" (CUDA where there is one, else the CPU), or any torch device.
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
+            compile: "default", "reduce-overhead" or "max-autotune" of ``torch.compile`` for the denoiser; starting takes up to
+                minutes for each of the first sizes (see :func:`upsr.inference.compiled.compiled`).
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
@@ -139,7 +151,7 @@ class UPSRPipeline:
         device = usable_device(device)
         dtype = dtype_for(dtype, device)
         model, config = load_model(source, g, hub=hub)
-        return cls(model, config, device, dtype)
+        return cls(model, config, device, dtype, compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json``, ``denoiser.safetensors`` and ``g.safetensors``."""
@@ -170,6 +182,8 @@ class UPSRPipeline:
         if dtype is not None:
             self.dtype = dtype_for(dtype, self.device)
         self._working = self.model.computing_in(self.dtype)
+        if self.compile != "none":
+            self._working = self._working.with_denoiser(compiled(self._working.network_g, mode=self.compile))
         return self
 
     def digest(self) -> dict[str, str]:

@@ -257,10 +257,12 @@ class UPSRModel(RestorationModel):
     def computing_in(self, dtype: torch.dtype) -> Self:
         """The same model for inference, with a denoiser that computes in another type; g stays in float32, where it decides
         which pixels are of a kind."""
-        if dtype == torch.float32:
-            return self
+        return self if dtype == torch.float32 else self.with_denoiser(self.network_g.lowered(dtype))
+
+    def with_denoiser(self, network_g: DenoisingNetwork) -> Self:
+        """The same model but for its denoiser."""
         view = copy.copy(self)
-        view._modules = {**self._modules, "network_g": self.network_g.lowered(dtype)}
+        view._modules = {**self._modules, "network_g": network_g}
         return view
 
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
