@@ -22,9 +22,15 @@ from train_step import Ours, Plain
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config import load_options
+from upsr.config.schema import TileOptions
 from upsr.inference.compiled import compiled
+from upsr.inference.memory import OVERLAP
+from upsr.inference.restore import restore
+from upsr.inference.tiling import Canvas, tiles_of
 from upsr.models import UPSRModel, build_model
 from upsr.rng import torch_generator
+
+_TILE = 256
 
 
 @dataclass
@@ -140,6 +146,29 @@ def _restore(setting: Setting) -> Iterator[Case]:
         )
 
 
+def _tiled(setting: Setting) -> Iterator[Case]:
+    for batch, size, name in setting.each():
+        lq, noise = setting.photos(batch, size), setting.random(batch, 48, size, size)
+        names = [str(n) for n in range(batch)]
+        tile = TileOptions(size=_TILE, overlap=OVERLAP, blend="step")
+        yield Case(
+            f"{len(setting.model.timesteps)} steps with g, tiles of at most {_TILE}, {name}",
+            lambda lq=lq, names=names, tile=tile: restore(setting.working, lq, seed=0, names=names, tile=tile),
+            _quiet(lambda lq=lq, noise=noise: _in_plain_tiles(setting, lq, noise)),
+            setting.dtype,
+            same=False,  # ours meet after every step
+        )
+
+
+def _in_plain_tiles(setting: Setting, lq: Tensor, noise: Tensor) -> Tensor:
+    """Each tile for itself, and the results averaged, as the released code does."""
+    canvas = Canvas(lq, setting.model.scale)
+    for tile in tiles_of(*lq.shape[-2:], _TILE, OVERLAP):
+        here = tile.place()
+        canvas.add(plain_restore(setting.model, setting.unet, setting.g, lq[here], noise[here]), tile)
+    return canvas.result()
+
+
 def _traffic_of_restoring(setting: Setting, lq: Tensor) -> Traffic:
     inputs = setting.denoiser_inputs(len(lq), lq.shape[-1])
     return traffic_of(setting.g, lq) + traffic_of(setting.unet, *inputs) * len(setting.model.timesteps)
@@ -184,6 +213,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "denoiser": _denoiser,
     "g": _g,
     "restore": _restore,
+    "tiled": _tiled,
     "data": _data,
     "degradation": _degradation,
     "train": _train,

@@ -5,6 +5,7 @@ examples:
   python benchmarks/run.py denoiser g --sizes 64 128 --batches 1 4
   python benchmarks/run.py restore --dtype bfloat16 --json new.json
   python benchmarks/run.py restore --device cuda --batches 32 --dtype bfloat16 --compile max-autotune
+  python benchmarks/run.py tiled --sizes 1024 --rounds 1 --warmup 1
   python benchmarks/run.py degradation data train              # parts of a training step
   python benchmarks/check.py old.json new.json                 # what got slower
 

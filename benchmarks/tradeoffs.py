@@ -13,6 +13,7 @@ and SSIM are against the photo, on luma, 4 pixels at the borders left out.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -48,8 +49,10 @@ def main() -> int:
     pipe(pairs[0][1], tile=given.tile, steps=1)
     reference = upscaled(pipe, pairs, settings)
     print(f"{machine(pipe.device)}; {given.weights}, tile {given.tile}, {len(pairs)} photos\n")
-    print("| what | seconds | time saved | RMS (worst photo) | largest difference | within a level | PSNR | SSIM |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| what | seconds | time saved | RMS (worst photo) | PSNR to it | largest difference | within a level | PSNR | SSIM |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     print(line("float32, all steps", reference, reference, pairs))
     for bound in given.adaptive:
         found = upscaled(pipe, pairs, replace(settings, adaptive=bound))
@@ -93,7 +96,9 @@ def line(name: str, found: Result, reference: Result, pairs: list[tuple[np.ndarr
     seconds, images = found
     differences = torch.cat([(a - b).abs().flatten() for a, b in zip(images, reference[1], strict=True)])
     errors = [float((a - b).square().mean().sqrt()) for a, b in zip(images, reference[1], strict=True)]
-    error = f"{float(differences.square().mean().sqrt()):.4f} ({max(errors):.4f})"
+    overall = float(differences.square().mean())
+    alike = f"{-10 * math.log10(overall):.1f} dB" if overall else "-"
+    error = f"{math.sqrt(overall):.4f} ({max(errors):.4f})"
     within = float((differences < 1 / 255).float().mean())
     gts = [torch.from_numpy(hr.copy()).permute(2, 0, 1).float() / 255 for hr, _ in pairs]
     quality = [
@@ -101,7 +106,7 @@ def line(name: str, found: Result, reference: Result, pairs: list[tuple[np.ndarr
         for metric in (PSNR(crop_border=4), SSIM(crop_border=4))
     ]
     return (
-        f"| {name} | {seconds:.1f} | {1 - seconds / reference[0]:.0%} | {error} | {float(differences.max()):.4f} "
+        f"| {name} | {seconds:.1f} | {1 - seconds / reference[0]:.0%} | {error} | {alike} | {float(differences.max()):.4f} "
         f"| {within:.2%} | {quality[0]:.2f} | {quality[1]:.4f} |"
     )
 

@@ -285,7 +285,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(model):
     view = compiled(model.network_g, backend=backend)
     with (
         torch.inference_mode(),
-        pytest.raises(UpsrError, match=r"could not be compiled .*no compiler here\\).*--compile none"),
+        pytest.raises(UpsrError, match=r"could not be compiled .*no compiler here\).*--compile none"),
     ):
         view(noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32))
 
