@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--largest", type=int, default=2048, metavar="N", help="side to try without tiles (2048)")
     parser.add_argument("--tile", type=int, default=128, help="side of tiles in LR pixels (128)")
     parser.add_argument("--steps", type=int, default=1, help="network calls (1: more take time, not memory)")
+    parser.add_argument("--dtype", default="auto", help="as for upsr upscale, but for plain, which is float32 (auto)")
     parser.add_argument("--folder", type=Path, default=Path("/tmp"), help="where results are written (/tmp)")
     parser.add_argument("--alone", choices=sorted(FORMS), help="measure one form and one side in this process")
     given = parser.parse_args()
@@ -67,6 +68,8 @@ def measured(form: str, side: int, given: argparse.Namespace) -> list[str]:
         str(given.steps),
         "--folder",
         str(given.folder),
+        "--dtype",
+        given.dtype,
     ]
     command = [sys.executable, __file__, "--alone", form, "--sides", str(side), *same]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,16 +91,16 @@ def alone(given: argparse.Namespace) -> dict[str, float]:
 
 
 def _upscaling(given: argparse.Namespace, pixels: np.ndarray, tile: int | None) -> Callable[[], None]:
-    pipe = _pipeline(given.weights)
+    pipe = _pipeline(given)
     settings = Settings(tile=tile, steps=given.steps)
     return lambda: write_photo(given.folder / "memory.png", pipe.upscale(Photo((pixels,), "PNG"), settings))
 
 
-def _pipeline(weights: str) -> UPSRPipeline:
-    if weights != "full":
-        return UPSRPipeline.from_pretrained(weights, device="cpu")
+def _pipeline(given: argparse.Namespace) -> UPSRPipeline:
+    if given.weights != "full":
+        return UPSRPipeline.from_pretrained(given.weights, device="cpu", dtype=given.dtype)
     opt = load_options(FULL_SIZE, ["path.pretrain_network_aux=null", "path.allow_random_weights=true"])
-    return UPSRPipeline(build_model(opt, "test").eval(), config_of(opt), "cpu")
+    return UPSRPipeline(build_model(opt, "test").eval(), config_of(opt), "cpu", given.dtype)
 
 
 def _plain(given: argparse.Namespace, pixels: np.ndarray) -> Callable[[], object]:

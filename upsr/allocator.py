@@ -5,33 +5,39 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from threading import Lock
-from types import TracebackType
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _WORKING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 1 << 30}
 _USUAL = {_MMAP_MAX: 1 << 16, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 """Where glibc's own adjustment of its thresholds ends."""
 
+_MOST_PIXELS = 256 * 256
+"""LR pixels at once; the gaps between the buffers of larger images would nearly double the memory."""
+
 _lock = Lock()
 _users = 0
 
 
-class kept_buffers(ContextDecorator):  # noqa: N801 - used as a function, as contextlib's are
-    """While it lasts, the process keeps up to 1 GiB of what it has freed. Any number of threads may be inside.
+@contextmanager
+def kept_buffers(pixels: int) -> Iterator[None]:
+    """While it lasts, the process keeps up to 1 GiB of what it has freed; afterwards it manages its memory as usual.
 
-    Afterwards the process manages its memory as usual. Only glibc can be told; elsewhere nothing changes.
+    Any number of threads may be inside. Only glibc can be told; elsewhere nothing changes.
+
+    Args:
+        pixels: LR pixels that are restored at once; with more than 65,536 nothing is kept.
     """
-
-    def __enter__(self) -> None:
-        _count(1)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    if pixels > _MOST_PIXELS:
+        yield
+        return
+    _count(1)
+    try:
+        yield
+    finally:
         _count(-1)
 
 

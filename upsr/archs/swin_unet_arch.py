@@ -31,6 +31,12 @@ from upsr.compat import ARCH_REGISTRY
 from upsr.errors import UpsrError
 
 _GROUPS = 32
+
+_STRIP_VALUES = 1 << 26
+"""Values of an image's map at the HR size that are held at once; a larger image is upsampled strip by strip."""
+
+_TAIL_MARGIN = 2
+"""LR rows beside a strip that its HR pixels depend on."""
 _SHIFT_MASKS = {"released": released_shift_masks, "textbook": textbook_shift_masks}
 
 
@@ -449,16 +455,31 @@ class UNetModelSwin(DenoisingNetwork):
         h = self._run(self.middle_block, h, emb)
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        return self._run(self._tail, h)
+        return self._upsampled(h)
 
     def _run(self, part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
 
-    def _tail(self, h: Tensor) -> Tensor:
+    def _upsampled(self, h: Tensor) -> Tensor:
         """Upsampling from the LR size, (B, C, h, w) -> (B, out_channels, scale*h, scale*w)."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._run(lambda h: self._tail(self.conv_before_upsample(h)), h)
         h = self.conv_before_upsample(h)
+        height, values = h.shape[2], self.scale**2 * h.shape[1] * h.shape[3]
+        rows = max(_STRIP_VALUES // values, 4 * _TAIL_MARGIN)
+        if rows >= height:
+            return self._tail(h)
+        strips = []
+        for top in range(0, height, rows):
+            first, last = max(top - _TAIL_MARGIN, 0), min(top + rows + _TAIL_MARGIN, height)
+            inside = slice((top - first) * self.scale, (min(top + rows, height) - first) * self.scale)
+            strips.append(self._tail(h[:, :, first:last])[:, :, inside])
+        return torch.cat(strips, dim=2)
+
+    def _tail(self, h: Tensor) -> Tensor:
+        """What is wide and at the HR size, or on the way to it: (B, num_feat, h, w) -> (B, out_channels, scale*h, scale*w)."""
         for i in range(1, self.doublings + 1):
             h = self._activated(self.get_submodule(f"conv_up{i}")(h))
         return self.conv_last(self._activated(self.conv_hr(h)))

@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
 from upsr.inference.padding import pad_to_multiple, padded_size
 from upsr.inference.scratch import Scratch
@@ -105,7 +104,6 @@ class NoiseField:
                 plane.copy_(torch.randn(plane.shape, generator=generator))
 
 
-@kept_buffers()
 @torch.inference_mode()
 def restore(
     model: RestorationModel,

@@ -64,7 +64,6 @@ class Work:
     bound: float = 0.0
 
 
-@kept_buffers()
 @torch.inference_mode()
 def restore_stepwise(
     model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work, observe: Observer | None = None
@@ -79,7 +78,9 @@ def restore_stepwise(
     Returns:
         (B, C, s*h, s*w) in [0, 1], on the model's device or in a file of ``work.scratch``.
     """
-    return _Restoration(model, lq, fill_noise, work).run(observe)
+    restoration = _Restoration(model, lq, fill_noise, work)
+    with kept_buffers(restoration.pixels_at_once):
+        return restoration.run(observe)
 
 
 class _Restoration:
@@ -94,6 +95,12 @@ class _Restoration:
         self.total = len(self.rows) * len(self.columns) * (1 + len(model.timesteps))
         self.done = 0
         self.settled: set[Tile] = set()
+
+    @property
+    def pixels_at_once(self) -> int:
+        """LR pixels in one network call."""
+        tile = self._tiles()[0]
+        return len(self.lq) * self.work.tiles_at_once * (tile.bottom - tile.top) * (tile.right - tile.left)
 
     def run(self, observe: Observer | None) -> Tensor:
         model = self.model

@@ -203,13 +203,13 @@ class UPSRModel(RestorationModel):
         table = errors.new_zeros(2, self.process.num_timesteps)
         return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
 
-    @kept_buffers()
     def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """See :meth:`RestorationModel.restore`; the one clamp is at the end.
 
         Shown are ``g(y)``, ``uncertainty`` (1 is psi_max and more), ``x_T`` and the estimate of each step.
         """
-        return (self.generate(self.condition(lq), noise, observe).clamp(-1, 1) + 1) / 2
+        with kept_buffers(lq[:, 0].numel()):
+            return (self.generate(self.condition(lq), noise, observe).clamp(-1, 1) + 1) / 2
 
     def generate(self, cond: Condition, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """Sample x_0 under a condition; noise and observer as for :meth:`restore`.
