@@ -12,8 +12,8 @@ from threading import Lock
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _WORKING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 1 << 30}
-_USUAL = {_MMAP_MAX: 1 << 16, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
-"""Where glibc's own adjustment of its thresholds ends."""
+_USUAL = {_MMAP_MAX: 1 << 16, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 256 << 20}
+"""Where glibc's own adjustment of its thresholds ends, but for what small images need again and again."""
 
 _MOST_PIXELS = 256 * 256
 """LR pixels at once; the gaps between the buffers of larger images would nearly double the memory."""
@@ -24,7 +24,7 @@ _users = 0
 
 @contextmanager
 def kept_buffers(pixels: int) -> Iterator[None]:
-    """While it lasts, the process keeps up to 1 GiB of what it has freed; afterwards it manages its memory as usual.
+    """While it lasts, the process keeps up to 1 GiB of what it has freed; afterwards up to 256 MiB.
 
     Any number of threads may be inside. Only glibc can be told; elsewhere nothing changes.
 

@@ -17,7 +17,6 @@ from upsr.archs.winograd import TILE, band_of, winograd, winograd_weight
 _FEWEST_TILES = 64
 """Below, Winograd's algorithm reads more weights than it saves multiplications."""
 
-
 _ROWS = 32
 """Rows of an image that are multiplied at once."""
 

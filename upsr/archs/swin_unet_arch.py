@@ -31,13 +31,13 @@ from upsr.compat import ARCH_REGISTRY
 from upsr.errors import UpsrError
 
 _GROUPS = 32
+_SHIFT_MASKS = {"released": released_shift_masks, "textbook": textbook_shift_masks}
 
 _STRIP_VALUES = 1 << 26
 """Values of an image's map at the HR size that are held at once; a larger image is upsampled strip by strip."""
 
 _TAIL_MARGIN = 2
 """LR rows beside a strip that its HR pixels depend on."""
-_SHIFT_MASKS = {"released": released_shift_masks, "textbook": textbook_shift_masks}
 
 
 class GroupNorm32(nn.GroupNorm):
