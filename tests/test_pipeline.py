@@ -334,6 +334,17 @@ def test_a_config_that_was_tampered_with_is_refused(tmp_path, pipe):
         UPSRPipeline.from_pretrained(tmp_path, device="cpu")
 
 
+def test_the_denoiser_is_compiled_if_asked_for(monkeypatch):
+    modes = []
+    monkeypatch.setattr("upsr.inference.pipeline.compiled", lambda network, mode: modes.append(mode) or network)
+    pipe = UPSRPipeline.from_pretrained("tiny", device="cpu", compile="max-autotune")
+    pipe.to(dtype="float32")
+    assert modes == ["max-autotune"] * 2
+    with pytest.raises(UpsrError, match="compile is 'fast'; there are none, default, reduce-overhead, max-autotune"):
+        UPSRPipeline.from_pretrained("tiny", device="cpu", compile="fast")
+    assert modes == ["max-autotune"] * 2
+
+
 def test_devices_and_types_that_are_not_there_are_named():
     with pytest.raises(UpsrError, match="device 'nonsense'"):
         UPSRPipeline.from_pretrained("tiny", device="nonsense")

@@ -3,6 +3,9 @@
 Small maps of wide layers spend as long on the weights' layout as on the convolution itself, and products of fixed weights
 run through oneDNN instead of torch's default library, which on some processors uses half of the vector unit. What is
 computed is the same; elsewhere, or where gradients are needed, these are torch's layers.
+
+The operators are those that torch's own compiler uses for CPUs. They are no part of its documented interface: what depends on
+them is all in this file.
 """
 
 from __future__ import annotations
