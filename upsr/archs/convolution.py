@@ -37,9 +37,7 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, H / stride, W / stride)."""
         weight, stride = self.weight, self.stride[0]
-        if not packs(x, weight):
-            self.packed.drop()
-            self.transformed.drop()
+        if not packs(x, weight, self.packed, self.transformed):
             return super().forward(x)
         x = x.contiguous(memory_format=torch.channels_last)
         if self._needs_fewer_products(x):
@@ -72,14 +70,13 @@ class DoublingConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, 2H, 2W)."""
-        if torch.is_grad_enabled():
-            self.packed.drop()
-            return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
         weight = self.weight
-        if not packs(x, weight):
-            return F.conv_transpose2d(x, _of_doubled(weight).to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)
-        kept = self.packed(weight, lambda: packed.packed_transposed(_of_doubled(weight), x.shape))
-        return packed.conv_transposed(x, kept, self.bias)
+        if packs(x, weight, self.packed):
+            kept = self.packed(weight, lambda: packed.packed_transposed(_of_doubled(weight), x.shape))
+            return packed.conv_transposed(x, kept, self.bias)
+        if torch.is_grad_enabled():
+            return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return F.conv_transpose2d(x, _of_doubled(weight).to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)
 
 
 class ImageConv(nn.Conv2d):
@@ -99,8 +96,7 @@ class ImageConv(nn.Conv2d):
         """(B, Cin, H, W) -> (B, Cout, H, W)."""
         weight = self.weight
         batch, _, height, width = x.shape
-        if not packs(x.new_empty(0, dtype=weight.dtype), weight):
-            self.packed.drop()
+        if not packs(x.new_empty(0, dtype=weight.dtype), weight, self.packed):
             return super().forward(x.to(weight.dtype))
         kept = self.packed(weight, lambda: packed.packed_linear(_places(weight), _ROWS * width))
         out = weight.new_zeros(batch, height + 2, width + 2, self.out_channels)

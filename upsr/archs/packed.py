@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from upsr.archs.derived import Derived
 
 
-def packs(x: Tensor, weight: Tensor) -> bool:
-    """Whether a packed form of ``weight`` can be applied to ``x``.
+def packs(x: Tensor, weight: Tensor, *kept: Derived[Tensor]) -> bool:
+    """Whether a packed form of ``weight`` can be applied to ``x``; if not, what is kept of it is dropped.
 
     Weights that are themselves computed at each call (see :mod:`upsr.archs.precision`) are not packed: that would keep what
     they are there to save.
     """
-    return (
+    possible = (
         x.device.type == "cpu"
         and isinstance(weight, nn.Parameter)
         and x.dtype == weight.dtype
@@ -34,6 +34,10 @@ def packs(x: Tensor, weight: Tensor) -> bool:
         and bool(torch.backends.mkldnn.enabled)
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )
+    if not possible:
+        for derived in kept:
+            derived.drop()
+    return possible
 
 
 def packed_linear(weight: Tensor, rows: int) -> Tensor:
@@ -116,8 +120,7 @@ class PointwiseConv(nn.Conv2d):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, packed: Derived[Tensor]) -> Tensor:
     """(..., Cin) with (Cout, Cin, ...) -> (..., Cout); ``packed`` keeps the packed weight."""
-    if not packs(x, weight):
-        packed.drop()
+    if not packs(x, weight, packed):
         return F.linear(x, weight.flatten(1), bias)
     rows = x.numel() // x.shape[-1]
     return linear(x, packed(weight, lambda: packed_linear(weight.flatten(1), rows)), bias)
