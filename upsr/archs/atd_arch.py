@@ -33,6 +33,9 @@ from upsr.errors import UpsrError
 
 _MAX_LOGIT_SCALE = math.log(100.0)
 
+_PART = 256
+"""Tokens that are added up at once, or the largest part of it that divides their number."""
+
 
 class DictionaryCrossAttention(nn.Module):
     """Cosine attention from tokens (queries) to dictionary entries (keys and values), one head."""
@@ -186,8 +189,15 @@ class ATDLayer(nn.Module):
         if self.refines:
             attention = self.norm3(similarity.transpose(1, 2)).softmax(dim=-1)
             keep = self.sigma.sigmoid()
-            dictionary = keep * dictionary + (1 - keep) * (attention @ x.flatten(1, 2))
+            dictionary = keep * dictionary + (1 - keep) * _weighted_sums(attention, x.flatten(1, 2))
         return x, dictionary
+
+
+def _weighted_sums(weights: Tensor, tokens: Tensor) -> Tensor:
+    """(B, m, n) times (B, n, C), part by part: a library may split one long sum among its threads."""
+    part = math.gcd(tokens.shape[1], _PART)
+    products = weights.unflatten(2, (-1, part)).transpose(1, 2) @ tokens.unflatten(1, (-1, part))
+    return products.sum(1)
 
 
 class ResidualGroup(nn.Module):

@@ -10,6 +10,8 @@ them is all in this file.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,6 +82,31 @@ def conv_transposed(x: Tensor, packed: Tensor, bias: Tensor) -> Tensor:
     )
 
 
+def packed_stack(weights: Tensor, rows: int) -> Tensor:
+    """(n, Cout, Cin) in the form that suits :func:`stacked` products with (rows, n, Cin)."""
+    if _torchs_products_are_fastest():
+        return weights.transpose(1, 2).contiguous()
+    n, outputs, channels = weights.shape
+    return packed_conv(weights.reshape(n * outputs, channels, 1, 1), torch.Size([1, n * channels, rows, 1]), groups=n)
+
+
+def stacked(x: Tensor, packed: Tensor) -> Tensor:
+    """Products of n pairs of matrices in one call: (rows, n, Cin) with weights of :func:`packed_stack` -> (rows, n, Cout)."""
+    if not packed.is_mkldnn:
+        return torch.bmm(x.transpose(0, 1), packed).transpose(0, 1)
+    rows, n, _ = x.shape
+    grouped = x.reshape(1, rows, 1, -1).permute(0, 3, 1, 2)
+    return conv(grouped, packed, None, groups=n).permute(0, 2, 3, 1).view(rows, n, -1)
+
+
+@cache
+def _torchs_products_are_fastest() -> bool:
+    """Whether many small products are faster in torch's default library than as a convolution with groups: so on Intel's
+    processors, which the library is made for."""
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.backends.mkl.is_available() and str(found.get("cpu_name", "")).startswith("Intel")
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` with packed weights."""
 
@@ -122,5 +149,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor, packed: Derived[Tensor]) ->
     """(..., Cin) with (Cout, Cin, ...) -> (..., Cout); ``packed`` keeps the packed weight."""
     if not packs(x, weight, packed):
         return F.linear(x, weight.flatten(1), bias)
-    rows = x.numel() // x.shape[-1]
-    return linear(x, packed(weight, lambda: packed_linear(weight.flatten(1), rows)), bias)
+    rows = x[:1].numel() // x.shape[-1]
+    kept = packed(weight, lambda: packed_linear(weight.flatten(1), rows))
+    if x.dtype == torch.bfloat16 and len(x) > 1:
+        # Matrix units add up in an order that depends on the number of rows.
+        return torch.cat([linear(image, kept, bias) for image in x.split(1)])
+    return linear(x, kept, bias)

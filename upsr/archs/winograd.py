@@ -25,9 +25,8 @@ def winograd_weight(weight: Tensor, tiles: int) -> Tensor:
     """(Cout, Cin, 3, 3) transformed for :func:`winograd` and packed for about so many tiles at once."""
     _, kernel, _ = _transforms(weight.device)
     outputs, channels = weight.shape[:2]
-    products = (kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(_SPAN**2 * outputs, channels, 1, 1)
-    shape = torch.Size([1, _SPAN**2 * channels, tiles, 1])
-    return packed.packed_conv(products, shape, groups=_SPAN**2)
+    transformed = kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    return packed.packed_stack(transformed.view(_SPAN**2, outputs, channels), tiles)
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -58,10 +57,7 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
                 (count, columns, _SPAN, _SPAN, channels), (TILE * down, TILE * right, down, right, 1)
             )
             of_data = torch.matmul(data, windows.reshape(-1, _SPAN**2, channels))
-            # One group of channels for each of the 36 values of a tile: 36 products of matrices in one call.
-            grouped = of_data.view(1, count * columns, 1, -1).permute(0, 3, 1, 2)
-            products = packed.conv(grouped, weight, None, groups=_SPAN**2)
-            pixels = torch.matmul(result, products.permute(0, 2, 3, 1).reshape(-1, _SPAN**2, outputs))
+            pixels = torch.matmul(result, packed.stacked(of_data, weight))
             pixels = pixels.view(count, columns, TILE, TILE, -1).transpose(1, 2)
             torch.add(pixels, bias, out=target[top : top + count])
     return out.view(batch, rows * TILE, columns * TILE, -1)[:, :height, :width].permute(0, 3, 1, 2)
