@@ -221,14 +221,16 @@ def test_the_plain_restoration_is_ours(model):
         )
 
 
-def test_the_number_of_threads_does_not_change_a_bit(model):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_threads_does_not_change_a_bit(model, dtype):
     lq, field, before = torch.rand(1, 3, 64, 32), noise(1, 48, 64, 32), torch.get_num_threads()
+    working = model.computing_in(dtype)
     results = []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
             with torch.inference_mode():
-                results.append(model.restore(lq, lambda k: field))
+                results.append(working.restore(lq, lambda k: field))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*results)

@@ -59,7 +59,8 @@ class GroupNorm32(nn.GroupNorm):
         """The same, with sums whose order does not depend on the number of threads (torch's own do), in one pass."""
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
         count = pixels.shape[1] * pixels.shape[2] // self.num_groups
-        sums = torch.stack([pixels.sum(1, dtype=torch.float32), pixels.float().square().sum(1)])
+        values = pixels.float()
+        sums = torch.stack([values.sum(1), values.square().sum(1)])
         mean, square = sums.unflatten(2, (self.num_groups, -1)).sum(3, dtype=torch.float64) / count
         inverse = (square - mean.square()).clamp_min_(0).add_(self.eps).rsqrt()
         factor, offset = (self.weight.double(), self.bias.double())

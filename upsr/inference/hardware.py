@@ -54,6 +54,4 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
-    found = torch.cpu.get_capabilities()
-    # With AMX nobody has seen yet whether sums depend on the number of threads.
-    return bool(found.get("avx512_bf16")) and not found.get("amx_bf16")
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
