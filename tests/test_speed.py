@@ -221,6 +221,23 @@ def test_the_plain_restoration_is_ours(model):
         )
 
 
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3), (torch.int8, 1e-4)])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_what_depends_on_the_condition_alone_is_computed_once(model, dtype, close, gradients, monkeypatch):
+    network = model.computing_in(dtype).network_g
+    first, lq = network.input_blocks[0][0], noise(2, 96, 64, 32)
+    shares, share = [], first.share
+    monkeypatch.setattr(first, "share", lambda cond: shares.append(share(cond)) or shares[-1])
+    with torch.set_grad_enabled(gradients):
+        denoise = network.conditioned(lq)
+        for step in (4, 3):
+            x, t = noise(2, 48, 64, 32), torch.full((2,), step)
+            torch.testing.assert_close(denoise(x, t), network(x, t, lq), rtol=0, atol=close)
+    assert len(shares) == 1
+    with pytest.raises(UpsrError, match="multiples of"):
+        denoise(noise(2, 48, 63, 32), t)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_number_of_threads_does_not_change_a_bit(model, dtype):
     lq, field, before = torch.rand(1, 3, 64, 32), noise(1, 48, 64, 32), torch.get_num_threads()
@@ -281,6 +298,7 @@ def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatc
     with torch.inference_mode(), caplog.at_level("INFO", "upsr"):
         for _ in range(2):
             torch.testing.assert_close(view(*inputs), network(*inputs), rtol=0, atol=1e-4)
+        assert torch.equal(view.conditioned(inputs[2])(*inputs[:2]), view(*inputs))
         for batch in range(2, 5):
             many = [x.expand(batch, *x.shape[1:]) for x in inputs]
             torch.testing.assert_close(view(*many), network(*many), rtol=0, atol=1e-4)

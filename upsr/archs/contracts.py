@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.archs.precision import lower
@@ -45,6 +46,10 @@ class DenoisingNetwork(nn.Module):
     out_channels: int
     cond_channels: int
     size_multiple: int
+
+    def conditioned(self, lq: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """For many steps under one condition: what takes (x, t) and gives what the network gives for (x, t, lq)."""
+        return lambda x, t: self(x, t, lq)
 
     def lowered(self, dtype: torch.dtype) -> Self:
         """A copy for inference in another type, see :func:`upsr.archs.precision.lower`."""

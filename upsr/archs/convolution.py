@@ -55,6 +55,31 @@ class Conv3x3(nn.Conv2d):
         )
 
 
+class ConditionedConv(Conv3x3):
+    """A :class:`Conv3x3` of a state and a condition, whose channels follow each other.
+
+    The condition's share of the result can be computed once for many states.
+    """
+
+    def __init__(self, state_channels: int, cond_channels: int, out_channels: int) -> None:
+        super().__init__(state_channels + cond_channels, out_channels)
+        self.state_channels = state_channels
+        self.packed_state: Derived[Tensor] = Derived()
+
+    def share(self, cond: Tensor) -> Tensor:
+        """(B, cond_channels, H, W) -> (B, Cout, H, W), bias included."""
+        return F.conv2d(cond, self.weight[:, self.state_channels :], self.bias, padding=1)
+
+    def with_share(self, state: Tensor, share: Tensor) -> Tensor:
+        """(B, state_channels, H, W) and the condition's share -> the whole result, (B, Cout, H, W)."""
+        weight = self.weight
+        part = weight[:, : self.state_channels]
+        if not packs(state, weight, self.packed_state):
+            return F.conv2d(state, part, padding=1) + share
+        kept = self.packed_state(weight, lambda: packed.packed_conv(part, state.shape, padding=1))
+        return packed.conv(state, kept, None, padding=1) + share
+
+
 class DoublingConv(nn.Conv2d):
     """A 3 x 3 convolution with padding 1 of the image doubled by nearest neighbours.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from upsr.archs.contracts import DenoisingNetwork
-from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
+from upsr.archs.convolution import ConditionedConv, Conv3x3, DoublingConv, ImageConv
 from upsr.archs.derived import Derived
 from upsr.archs.packed import Linear, PointwiseConv
 from upsr.archs.window_attention import (
@@ -384,7 +384,7 @@ class UNetModelSwin(DenoisingNetwork):
             )
 
         channels = model_channels
-        self.input_blocks = nn.ModuleList([Block(Conv3x3(in_channels + self.cond_channels, channels))])
+        self.input_blocks = nn.ModuleList([Block(ConditionedConv(in_channels, self.cond_channels, channels))])
         skips = [channels]
         resolution = image_size
         for level, mult in enumerate(channel_mult):
@@ -440,17 +440,42 @@ class UNetModelSwin(DenoisingNetwork):
         Raises:
             UpsrError: h or w is no multiple of ``size_multiple``.
         """
+        self._check_sides(x)
+        emb = self._embedded(t)
+        return self._after_first(self._run(self.input_blocks[0], self._taken(torch.cat([x, lq], dim=1)), emb), emb)
+
+    def conditioned(self, lq: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """See :meth:`DenoisingNetwork.conditioned`; the first convolution's share in the condition is computed once."""
+        first = cast(ConditionedConv, self.input_blocks[0].get_submodule("0"))
+        share = first.share(self._taken(lq))
+
+        def estimate(x: Tensor, t: Tensor) -> Tensor:
+            self._check_sides(x)
+            return self._after_first(first.with_share(self._taken(x), share), self._embedded(t))
+
+        return estimate
+
+    def _check_sides(self, x: Tensor) -> None:
         if any(side % self.size_multiple for side in x.shape[-2:]):
             raise UpsrError(
                 f"the denoiser takes sides that are multiples of {self.size_multiple}, not {tuple(x.shape[-2:])}; "
                 "pad the image (upsr.inference.restore does)"
             )
-        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
-        h = torch.cat([x, lq], dim=1).to(self.conv_hr.bias.dtype)
-        if h.device.type == "cpu" and not torch.is_grad_enabled():
-            h = h.contiguous(memory_format=torch.channels_last)
-        skips = []
-        for block in self.input_blocks:
+
+    def _embedded(self, t: Tensor) -> Tensor:
+        return self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
+
+    def _taken(self, x: Tensor) -> Tensor:
+        """The input in the type, and where it is faster the layout, that the network computes in."""
+        x = x.to(self.conv_hr.bias.dtype)
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            return x.contiguous(memory_format=torch.channels_last)
+        return x
+
+    def _after_first(self, h: Tensor, emb: Tensor) -> Tensor:
+        """From the result of the first convolution to the image."""
+        skips = [h]
+        for block in self.input_blocks[1:]:
             h = self._run(block, h, emb)
             skips.append(h)
         h = self._run(self.middle_block, h, emb)

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -62,6 +63,8 @@ def compiled(network: Network, **options: Any) -> Network:
         return result
 
     view.forward = forward
+    # The condition goes into the graph with the rest.
+    view.conditioned = partial(DenoisingNetwork.conditioned, view)  # type: ignore[method-assign]
     return view
 
 

@@ -191,7 +191,9 @@ class UPSRModel(RestorationModel):
 
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1]."""
-        output = self.network_g(x, t, cond.features)
+        return self._completed(self.network_g(x, t, cond.features), cond)
+
+    def _completed(self, output: Tensor, cond: Condition) -> Tensor:
         if not self.residual:
             return output
         return output + (cond.y_hat if self.sr_condition else cond.y)
@@ -222,9 +224,10 @@ class UPSRModel(RestorationModel):
         show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
         if not self.timesteps:
             return cond.y_hat
+        denoise = self.network_g.conditioned(cond.features)
         x_0 = sample(
             self.process,
-            lambda x, t: self.codec.encode(self.estimate(x, t, cond)),
+            lambda x, t: self.codec.encode(self._completed(denoise(x, t), cond)),
             self.codec.encode(cond.y),
             weight=self.codec.encode(cond.weight),
             noise=noise,
