@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from tests import tiny
 from tests.training import tiny_options
+from upsr.archs.contracts import DenoisingNetwork
 from upsr.config import parse_options
 from upsr.inference import ModelRestorer
 from upsr.models import build_model
 
 
-class Silent(nn.Module):
+class Silent(DenoisingNetwork):
     """A denoiser that gives zeros."""
 
     scale, out_channels, cond_channels, size_multiple = 4, 3, 96, 8

@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.golden_recipe import arr, filled, key_shapes, vector
 from upsr.archs import ATD, UNetModelSwin
+from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.weights import load_network_weights
 from upsr.diffusion import (
     SAMPLERS,
@@ -110,7 +111,7 @@ def test_atd_layers_match(atd, name, group, layer):
     assert_close(dictionary, vector(file, "td_out"))
 
 
-class Damped(nn.Module):
+class Damped(DenoisingNetwork):
     """The golden pipeline wraps the network so that synthetic weights stay in an image's range."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,17 @@ class SRNetwork(nn.Module):
     carries_weights: bool = False
 
 
+@dataclass(frozen=True)
+class PreparedCondition:
+    """What a denoiser has computed from a condition.
+
+    Attributes:
+        share: the first convolution's result as far as the condition and the bias make it, (B, Cout, h, w).
+    """
+
+    share: Tensor
+
+
 class DenoisingNetwork(nn.Module):
     """Estimates the HR image: called as (x, t, lq), see :class:`upsr.archs.UNetModelSwin`.
 
@@ -47,9 +58,9 @@ class DenoisingNetwork(nn.Module):
     cond_channels: int
     size_multiple: int
 
-    def conditioned(self, lq: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """For many steps under one condition: what takes (x, t) and gives what the network gives for (x, t, lq)."""
-        return lambda x, t: self(x, t, lq)
+    def prepared(self, lq: Tensor | PreparedCondition) -> Tensor | PreparedCondition:
+        """What gives the same in the place of ``lq``, sooner: for many calls under one condition."""
+        return lq
 
     def lowered(self, dtype: torch.dtype) -> Self:
         """A copy for inference in another type, see :func:`upsr.archs.precision.lower`."""

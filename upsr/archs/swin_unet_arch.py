@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from upsr.archs.contracts import DenoisingNetwork
+from upsr.archs.contracts import DenoisingNetwork, PreparedCondition
 from upsr.archs.convolution import ConditionedConv, Conv3x3, DoublingConv, ImageConv
 from upsr.archs.derived import Derived
 from upsr.archs.packed import Linear, PointwiseConv
@@ -426,13 +426,13 @@ class UNetModelSwin(DenoisingNetwork):
         # The tail at full size, where the widest maps are: one, its activation, and what a convolution needs to make it.
         self.values_per_pixel = 4 * num_feat * scale**2 + sum(blocks) * model_channels
 
-    def forward(self, x: Tensor, t: Tensor, lq: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, lq: Tensor | PreparedCondition) -> Tensor:
         """Estimate the HR image.
 
         Args:
             x: scaled noisy state, (B, in_channels, h, w).
             t: raw step index, (B,).
-            lq: condition, (B, cond_channels, h, w).
+            lq: condition, (B, cond_channels, h, w), or what :meth:`prepared` made of it.
 
         Returns:
             (B, out_channels, scale*h, scale*w), not clamped.
@@ -440,30 +440,33 @@ class UNetModelSwin(DenoisingNetwork):
         Raises:
             UpsrError: h or w is no multiple of ``size_multiple``.
         """
-        self._check_sides(x)
-        emb = self._embedded(t)
-        return self._after_first(self._run(self.input_blocks[0], self._taken(torch.cat([x, lq], dim=1)), emb), emb)
-
-    def conditioned(self, lq: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """See :meth:`DenoisingNetwork.conditioned`; the first convolution's share in the condition is computed once."""
-        first = cast(ConditionedConv, self.input_blocks[0].get_submodule("0"))
-        share = first.share(self._taken(lq))
-
-        def estimate(x: Tensor, t: Tensor) -> Tensor:
-            self._check_sides(x)
-            return self._after_first(first.with_share(self._taken(x), share), self._embedded(t))
-
-        return estimate
-
-    def _check_sides(self, x: Tensor) -> None:
         if any(side % self.size_multiple for side in x.shape[-2:]):
             raise UpsrError(
                 f"the denoiser takes sides that are multiples of {self.size_multiple}, not {tuple(x.shape[-2:])}; "
                 "pad the image (upsr.inference.restore does)"
             )
+        emb = self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
+        first, *others = self.input_blocks
+        if isinstance(lq, PreparedCondition):
+            h = self._first_conv.with_share(self._taken(x), lq.share)
+        else:
+            h = self._run(first, self._taken(torch.cat([x, lq], dim=1)), emb)
+        skips = [h]
+        for block in others:
+            h = self._run(block, h, emb)
+            skips.append(h)
+        h = self._run(self.middle_block, h, emb)
+        for block in self.output_blocks:
+            h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
+        return self._upsampled(h)
 
-    def _embedded(self, t: Tensor) -> Tensor:
-        return self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
+    def prepared(self, lq: Tensor | PreparedCondition) -> PreparedCondition:
+        """See :meth:`DenoisingNetwork.prepared`."""
+        return lq if isinstance(lq, PreparedCondition) else PreparedCondition(self._first_conv.share(self._taken(lq)))
+
+    @property
+    def _first_conv(self) -> ConditionedConv:
+        return cast(ConditionedConv, self.input_blocks[0].get_submodule("0"))
 
     def _taken(self, x: Tensor) -> Tensor:
         """The input in the type, and where it is faster the layout, that the network computes in."""
@@ -471,17 +474,6 @@ class UNetModelSwin(DenoisingNetwork):
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             return x.contiguous(memory_format=torch.channels_last)
         return x
-
-    def _after_first(self, h: Tensor, emb: Tensor) -> Tensor:
-        """From the result of the first convolution to the image."""
-        skips = [h]
-        for block in self.input_blocks[1:]:
-            h = self._run(block, h, emb)
-            skips.append(h)
-        h = self._run(self.middle_block, h, emb)
-        for block in self.output_blocks:
-            h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        return self._upsampled(h)
 
     def _run(self, part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():

@@ -64,7 +64,7 @@ def compiled(network: Network, **options: Any) -> Network:
 
     view.forward = forward
     # The condition goes into the graph with the rest.
-    view.conditioned = partial(DenoisingNetwork.conditioned, view)  # type: ignore[method-assign]
+    view.prepared = partial(DenoisingNetwork.prepared, view)  # type: ignore[method-assign]
     return view
 
 

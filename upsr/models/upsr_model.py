@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from upsr.allocator import kept_buffers
-from upsr.archs.contracts import DenoisingNetwork, SRNetwork
+from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.diffusion import (
@@ -39,14 +39,15 @@ class Condition:
         y_hat: g's estimate, the same shape and range, not clamped.
         psi: uncertainty, the same shape.
         weight: noise weight w, the same shape, in [b_u, 1].
-        features: what the denoiser sees beside the state, (B, n*C*s*s, h, w): g(y) first (if it is used), then y.
+        features: what the denoiser sees beside the state, (B, n*C*s*s, h, w): g(y) first (if it is used), then y; or what
+            the denoiser has prepared of it.
     """
 
     y: Tensor
     y_hat: Tensor
     psi: Tensor
     weight: Tensor
-    features: Tensor
+    features: Tensor | PreparedCondition
 
 
 @MODEL_REGISTRY.register()
@@ -177,6 +178,10 @@ class UPSRModel(RestorationModel):
         images = [y_hat, y] if self.sr_condition else [y]
         return Condition(y, y_hat, psi, self.uncertainty.weight(psi), self.codec.encode(torch.cat(images, dim=1)))
 
+    def prepared(self, cond: Condition) -> Condition:
+        """The same for many estimates, with what the denoiser can compute from it once and for all."""
+        return replace(cond, features=self.network_g.prepared(cond.features))
+
     def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """One step of Algorithm 1; see :meth:`RestorationModel.forward`."""
         if self.losses is None:
@@ -191,9 +196,7 @@ class UPSRModel(RestorationModel):
 
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1]."""
-        return self._completed(self.network_g(x, t, cond.features), cond)
-
-    def _completed(self, output: Tensor, cond: Condition) -> Tensor:
+        output = self.network_g(x, t, cond.features)
         if not self.residual:
             return output
         return output + (cond.y_hat if self.sr_condition else cond.y)
@@ -224,10 +227,10 @@ class UPSRModel(RestorationModel):
         show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
         if not self.timesteps:
             return cond.y_hat
-        denoise = self.network_g.conditioned(cond.features)
+        cond = self.prepared(cond)
         x_0 = sample(
             self.process,
-            lambda x, t: self.codec.encode(self._completed(denoise(x, t), cond)),
+            lambda x, t: self.codec.encode(self.estimate(x, t, cond)),
             self.codec.encode(cond.y),
             weight=self.codec.encode(cond.weight),
             noise=noise,
