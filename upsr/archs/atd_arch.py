@@ -72,7 +72,7 @@ class CategoryAttention(nn.Module):
         """
         batch, n, channels = qkv.shape
         size = min(n, self.category_size)
-        order = similarity.argmax(dim=-1).sort(dim=-1, stable=True).indices
+        order = similarity.max(dim=-1).indices.sort(dim=-1, stable=True).indices
         order = (order + n * torch.arange(batch, device=order.device)[:, None]).flatten()
         back = inverse(order)
         tokens = reordered(qkv.flatten(0, 1), order, back).view_as(qkv)
