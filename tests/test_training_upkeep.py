@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -392,16 +393,12 @@ def test_options_for_speed_and_memory_train_the_same(tmp_path, photos, settings)
     assert max(float((v - other.params[n]).abs().max()) for n, v in plain.params.items()) < 1e-6
 
 
-def test_compiled_training_is_training(tmp_path, photos, monkeypatch):
-    """The graphs are recorded and differentiated as always, but run by torch: generating code for them takes minutes."""
-    modes, usual = [], nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda self, mode: modes.append(mode) or usual(self, backend="aot_eager", fullgraph=True)
-    )
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_training_is_training(tmp_path, photos):
+    small = {"channel_mult": [1], "attention_resolutions": []}  # compiling takes a second for every layer
     warm = {"total_iter": 2, "warmup_iter": 1000}
-    plain = state(run(tmp_path, photos, name="plain", train=warm), 2)
-    other = state(run(tmp_path, photos, name="compiled", train={**warm, "compile": "default"}), 2)
-    assert modes == ["default"]
+    plain = state(run(tmp_path, photos, name="plain", network_g=small, train=warm), 2)
+    other = state(run(tmp_path, photos, name="compiled", network_g=small, train={**warm, "compile": "default"}), 2)
     assert plain.params.keys() == other.params.keys()
     assert max(float((v - other.params[n]).abs().max()) for n, v in plain.params.items()) < 1e-5
 
