@@ -48,8 +48,10 @@ def image_like(*shape, seed=0):
     return noise(*shape, seed=seed).contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("on_intel", [True, False])
 @pytest.mark.parametrize("shape", [(1, 64, 32, 32), (2, 80, 33, 50), (1, 64, 5, 400), (3, 64, 4, 4)])
-def test_winograd_is_the_convolution(shape, monkeypatch):
+def test_winograd_is_the_convolution(shape, on_intel, monkeypatch):
+    monkeypatch.setattr("upsr.archs.packed._torchs_products_are_fastest", lambda: on_intel)
     layer, x = Conv3x3(shape[1], 72), image_like(*shape)
     expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
     with torch.no_grad():

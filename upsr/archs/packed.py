@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.archs.derived import Derived
+from upsr.processor import cpu_capabilities
 
 
 def packs(x: Tensor, weight: Tensor, *kept: Derived[Tensor]) -> bool:
@@ -103,8 +104,8 @@ def stacked(x: Tensor, packed: Tensor) -> Tensor:
 def _torchs_products_are_fastest() -> bool:
     """Whether many small products are faster in torch's default library than as a convolution with groups: so on Intel's
     processors, which the library is made for."""
-    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.backends.mkl.is_available() and str(found.get("cpu_name", "")).startswith("Intel")
+    name = str(cpu_capabilities().get("cpu_name", ""))
+    return torch.backends.mkl.is_available() and name.startswith("Intel")
 
 
 class Linear(nn.Linear):
@@ -116,9 +117,6 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        if x.dim() == 2 and packs(x, self.weight):
-            # A few rows add up in another order than one does, and no image may depend on the others of its batch.
-            return torch.cat([product(row, self.weight, self.bias, self.packed) for row in x.split(1)])
         return product(x, self.weight, self.bias, self.packed)
 
 
@@ -126,7 +124,8 @@ class PointwiseConv(nn.Conv2d):
     """A 1 x 1 convolution as a matrix product.
 
     On a CPU the 1 x 1 convolutions of oneDNN, and group norms of maps with channels last, add up in an order that depends
-    on the number of threads: two processes would not give the pixels of one. Matrix products do not, and take no longer.
+    on the number of threads: two processes would not give the pixels of one. Matrix products do not between one and two
+    threads, and take no longer.
     """
 
     bias: Tensor
@@ -146,12 +145,13 @@ class PointwiseConv(nn.Conv2d):
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor, packed: Derived[Tensor]) -> Tensor:
-    """(..., Cin) with (Cout, Cin, ...) -> (..., Cout); ``packed`` keeps the packed weight."""
+    """(B, ..., Cin) with (Cout, Cin, ...) -> (B, ..., Cout); ``packed`` keeps the packed weight."""
     if not packs(x, weight, packed):
         return F.linear(x, weight.flatten(1), bias)
     rows = x[:1].numel() // x.shape[-1]
     kept = packed(weight, lambda: packed_linear(weight.flatten(1), rows))
-    if x.dtype == torch.bfloat16 and len(x) > 1:
-        # Matrix units add up in an order that depends on the number of rows.
+    if len(x) > 1 and (x.dim() == 2 or x.dtype == torch.bfloat16):
+        # A few rows add up in another order than one does, and with matrix units it depends on how many there are; but no
+        # image may depend on the others of its batch.
         return torch.cat([linear(image, kept, bias) for image in x.split(1)])
     return linear(x, kept, bias)

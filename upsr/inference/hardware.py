@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from upsr.errors import UpsrError
+from upsr.processor import cpu_capabilities
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,9 +50,7 @@ def dtype_for(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is fast here, and gives the same result whatever the number of threads."""
+    """Whether bfloat16 is fast here."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return device.type == "cpu" and bool(cpu_capabilities().get("avx512_bf16"))

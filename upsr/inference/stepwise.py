@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -95,7 +95,6 @@ class _Restoration:
         self.total = len(self.rows) * len(self.columns) * (1 + len(model.timesteps))
         self.done = 0
         self.settled: set[Tile] = set()
-        self.last: tuple[tuple[Tile, ...], Condition] | None = None
 
     @property
     def pixels_at_once(self) -> int:
@@ -193,17 +192,15 @@ class _Restoration:
     def _denoised(self, x: Tensor, timestep: int, tiles: Sequence[Tile]) -> Tensor:
         """(n*B, C*s*s, h, w): the estimate of x_0 in some tiles."""
         model = self.model
-        cond = self._prepared_condition(tiles)
+        cond = self._of_whole if len(self._tiles()) == 1 else self._condition(tiles)
         x_t = self._cut(x, tiles)
         t = self._batched(timestep, len(x_t))
         return model.codec.encode(model.estimate(model.process.scale_input(x_t, t), t, cond))
 
-    def _prepared_condition(self, tiles: Sequence[Tile]) -> Condition:
-        """The last one is kept: an image that takes one call a step has no other."""
-        if self.last is None or self.last[0] != tuple(tiles):
-            self.last = None
-            self.last = tuple(tiles), self.model.prepared(self._condition(tiles))
-        return self.last[1]
+    @cached_property
+    def _of_whole(self) -> Condition:
+        """Prepared for all steps; of an image in several tiles it would take too much memory to keep them all."""
+        return self.model.prepared(self._condition(self._tiles()))
 
     def _condition(self, tiles: Sequence[Tile]) -> Condition:
         y = torch.cat([self._upsampled(tile) for tile in tiles])

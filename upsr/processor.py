@@ -1,0 +1,12 @@
+"""What kind of CPU this is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def cpu_capabilities() -> dict[str, Any]:
+    """Instruction sets and name as torch finds them; nothing where torch is too old to say."""
+    return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
