@@ -26,6 +26,8 @@ from upsr.evaluation.methods import METHODS, WrongWeightsError, describe, make_r
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
+from upsr.report.means import tables_of_means
+from upsr.report.numbers import head
 
 REPOSITORY = Path(__file__).parents[1]
 pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
@@ -333,12 +335,42 @@ def test_set_metrics_take_the_folders_and_need_the_images(place, monkeypatch):
 def test_protocols_name_metrics_that_exist(name):
     """Those whose weights cannot be had here are missing, with a reason; none is unknown."""
     protocol = PROTOCOLS.read(name)
-    offline = [m for m, c in protocol.metrics.items() if c.type != "PyIQA" or c.arguments["metric"] in ("psnr", "ssim")]
+    offline = [
+        m
+        for m, c in protocol.metrics.items()
+        if c.type not in ("PyIQA", "LPIPS") or c.arguments.get("metric") in ("psnr", "ssim")
+    ]
     instruments = build_instruments([protocol], CPU.device, offline)
     assert set(instruments.metrics) == {f"{name}/{metric}" for metric in offline}
     from pyiqa import list_models
 
     assert {c.arguments["metric"] for c in protocol.metrics.values() if c.type == "PyIQA"} <= set(list_models())
+
+
+def test_lpips_is_measured_where_its_backbone_is_and_missing_where_not(place, monkeypatch):
+    """The quality protocol with torch's hub folder empty and the network down, then with a backbone in that folder."""
+    import torchvision
+
+    monkeypatch.setattr("torch.hub._hub_dir", str(place / "hub"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
+    plan = {"methods": ("bicubic",), "protocols": ("quality",), "metrics": ("psnr", "lpips_squeeze")}
+    summary = run(place, **plan, folder=place / "without")
+    assert {key[1:] for key in means(summary)} == {("Tiny", "quality", "psnr")}
+    assert "squeezenet1_1-b8a52dc0.pth" in summary["missing_measures"]["quality/lpips_squeeze"]
+    (place / "hub/checkpoints").mkdir(parents=True)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), place / "hub/checkpoints/squeezenet1_1-b8a52dc0.pth")
+    summary = run(place, **plan, folder=place / "with")
+    assert {key[1:] for key in means(summary)} == {("Tiny", "quality", "psnr"), ("Tiny", "quality", "lpips_squeeze")}
+    (table,) = tables_of_means(summary)
+    assert [head.split()[0] for head in table.heads] == ["psnr", "lpips_squeeze"]
+
+
+def test_heads_of_lpips_name_its_backbone():
+    records = {name: PROTOCOLS.read(name).metrics for name in ("upsr", "quality")}
+    of_pyiqa = {**records["upsr"]["lpips"].model_dump(), "higher_is_better": False}
+    own = {**records["quality"]["lpips_squeeze"].model_dump(), "higher_is_better": False}
+    assert head("lpips", of_pyiqa).startswith("lpips (AlexNet) ")
+    assert head("lpips_squeeze", own) == "lpips_squeeze \N{DOWNWARDS ARROW}"
 
 
 @pytest.mark.parametrize("name", METHODS.names())

@@ -12,12 +12,12 @@ from upsr.compat import LOSS_REGISTRY, METRIC_REGISTRY
 from upsr.config import parse_options
 from upsr.config.components import build
 from upsr.config.schema import Component
-from upsr.data.image_io import to_tensor
+from upsr.data.image_io import decode_image, to_tensor
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.losses import LPIPSLoss, WaveletLoss
-from upsr.metrics import PSNR, SSIM, PyIQA
+from upsr.metrics import LPIPS, PSNR, SSIM, MetricUnavailableError, PyIQA
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,8 @@ def test_missing_backbone_names_the_file_and_its_place(tmp_path, backbone):
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
     monkeypatch.setattr("urllib.request.urlopen", _unreachable)
 
 
@@ -87,6 +89,107 @@ def test_unreachable_backbone_names_the_file_and_its_place(offline):
         UpsrError, match=r"vgg16-397923af\.pth.*could not be fetched.*backbone_path.*perceptual_opt: null"
     ):
         LPIPSLoss()
+
+
+def test_messages_name_the_component_that_was_given_the_file(tmp_path, backbone):
+    path = str(tmp_path / "absent.pth")
+    with pytest.raises(UpsrError, match=r"^LPIPSLoss\.backbone_path: no such file"):
+        LPIPSLoss(net="squeeze", backbone_path=path)
+    with pytest.raises(UpsrError, match=r"^LPIPS\.backbone_path: no such file: .*it is torchvision's squeezenet1_1"):
+        LPIPS(net="squeeze", backbone_path=path)
+    with pytest.raises(
+        UpsrError, match=r"^LPIPS\.backbone_path: .*alexnet\.pth: features\.0\.weight is missing or of ano"
+    ):
+        LPIPS(net="squeeze", backbone_path=backbone)
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(
+        UpsrError, match=r"^LPIPS\.backbone_path: .*text\.safetensors.*b8a52dc0\.pth is needed"
+    ) as error:
+        LPIPS(net="squeeze", backbone_path=str(tmp_path / "text.safetensors"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory):
+    """SqueezeNet with random weights, as a float32 .pth and as a .safetensors of the same values."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("squeezenet")
+    state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+    state = {name: value.half() if value.dim() > 1 else value for name, value in state.items()}
+    save_file(state, folder / "squeezenet1_1_imagenet.safetensors")
+    torch.save({name: value.float() for name, value in state.items()}, folder / "squeezenet.pth")
+    return folder
+
+
+def test_lpips_is_the_same_from_pth_and_safetensors_in_float16(squeezenet):
+    one = LPIPS("squeeze", str(squeezenet / "squeezenet.pth"))
+    other = LPIPS("squeeze", str(squeezenet / "squeezenet1_1_imagenet.safetensors"))
+    sr, gt = (x[:1] / 2 + 0.5 for x in (images(1), images(2)))
+    assert one(gt, gt) == 0
+    assert one(sr, gt) > 0
+    assert other(sr, gt) == one(sr, gt)
+    assert one.version == other.version
+    assert one.version.startswith("lpips 0.1")
+    assert one.version.split()[2] == "squeeze"
+    assert (one.needs_reference, one.higher_is_better) == (True, False)
+
+
+def test_the_metric_is_the_loss_in_its_correct_range(squeezenet):
+    path = str(squeezenet / "squeezenet.pth")
+    sr, gt = images(1)[:1], images(2)[:1]
+    loss = LPIPSLoss(net="squeeze", backbone_path=path, input_range="correct")
+    assert LPIPS("squeeze", path)(sr / 2 + 0.5, gt / 2 + 0.5) == pytest.approx(float(loss(sr, gt)), rel=1e-5)
+
+
+def test_other_backbone_weights_are_another_measure(squeezenet, tmp_path):
+    from upsr.evaluation.protocols import differences
+
+    path = squeezenet / "squeezenet.pth"
+    state = torch.load(path, weights_only=True)
+    state["features.0.bias"][0] += 1
+    torch.save(state, tmp_path / "other.pth")
+    records = [
+        {"version": LPIPS("squeeze", str(p)).version, "backbone_path": str(p)} for p in (path, tmp_path / "other.pth")
+    ]
+    assert len(differences(*records)) == 1
+    assert differences(records[0], {**records[0], "backbone_path": "elsewhere"}) == []
+
+
+def test_a_backbone_in_the_folder_of_metric_weights_is_found(offline, squeezenet):
+    from upsr.metrics.iqa import metric_weights_folder
+
+    given = LPIPS("squeeze", str(squeezenet / "squeezenet.pth"))
+    with pytest.raises(MetricUnavailableError, match=r"set LPIPS\.backbone_path to the file"):
+        LPIPS("squeeze")
+    metric_weights_folder(squeezenet)
+    assert LPIPS("squeeze").version == given.version
+
+
+def test_building_lpips_leaves_the_random_numbers_alone(squeezenet):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    LPIPS("squeeze", str(squeezenet / "squeezenet.pth"))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_lpips_of_an_image_too_small_is_missing_and_not_0(squeezenet):
+    small = torch.rand(1, 3, 8, 8)
+    with pytest.raises(MetricUnavailableError, match="not defined for this image"):
+        LPIPS("squeeze", str(squeezenet / "squeezenet.pth"))(small, small)
+
+
+def test_lpips_orders_real_restorations(shared_dir):
+    """With ImageNet's training, bicubic enlargement is further from the photo than a little noise is."""
+    metric = LPIPS("squeeze", str(shared_dir / "weights/squeezenet1_1_imagenet_torchvision.safetensors"))
+    folder = shared_dir / "data/benchmarks/Val_SR"
+    name = sorted(path.name for path in (folder / "gt").iterdir())[0]
+    lq, gt = (to_tensor(decode_image((folder / side / name).read_bytes(), 3, name))[None] for side in ("lq", "gt"))
+    noisy = gt + 0.02 * torch.randn(gt.shape, generator=torch.Generator().manual_seed(0))
+    enlarged = torch.nn.functional.interpolate(lq, scale_factor=4, mode="bicubic")
+    assert metric(noisy.clamp(0, 1), gt) < 0.2 < metric(enlarged.clamp(0, 1), gt) < 1
 
 
 def _unreachable(*args, **kwargs):

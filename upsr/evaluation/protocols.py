@@ -135,10 +135,10 @@ def _add(
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Why two measures' numbers are not to be set side by side: what their records say differently.
 
-    Two versions of pyiqa count as one where the metric did not change between them.
+    Two versions of pyiqa count as one where the metric did not change between them. Paths of weight files are not compared.
     """
     found = []
-    for key in sorted({*one, *other} - {"version", "weights_path"}):
+    for key in sorted({*one, *other} - {"version", "weights_path", "backbone_path"}):
         if one.get(key) != other.get(key):
             found.append(f"{key} {one.get(key)} and {other.get(key)}")
     versions = [str(record.get("version")) for record in (one, other)]

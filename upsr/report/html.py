@@ -23,7 +23,7 @@ from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.results import read_rows, read_summary
 from upsr.report.means import by_reason, tables_of_means
-from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
+from upsr.report.numbers import DIGITS, NO_DIGITS, head
 
 _CROP = 96
 _CROPS = 3
@@ -173,7 +173,7 @@ def _heat(grey: Pixels) -> Pixels:
 def _measures(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         measure: {
-            "title": f"{measure} {ARROWS[record['higher_is_better']]}",
+            "title": head(measure, record),
             "digits": DIGITS.get(measure.rpartition("/")[2], NO_DIGITS),
         }
         for measure, record in summary["measures"].items()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
+from upsr.report.numbers import DIGITS, NO_DIGITS, head
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def tables_of_means(summary: Mapping[str, Any]) -> Iterator[Means]:
                 if found:
                     rows.append((method, [found.get(metric, ("-", None)) for metric in metrics]))
             if rows:
-                heads = [f"{m} {ARROWS[summary['measures'][f'{protocol}/{m}']['higher_is_better']]}" for m in metrics]
+                heads = [head(m, summary["measures"][f"{protocol}/{m}"]) for m in metrics]
                 yield Means(
                     f"{dataset}, {facts['evaluated']} images, protocol {protocol}", heads, rows, facts["doubts"]
                 )

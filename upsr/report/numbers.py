@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 DIGITS = {
     "psnr": 2,
     "psnr_rgb": 2,
     "ssim": 4,
     "lpips": 4,
+    "lpips_squeeze": 4,
     "dists": 4,
     "clipiqa": 4,
     "musiq": 3,
@@ -19,3 +23,16 @@ NO_DIGITS = 4
 
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
 """By whether higher is better."""
+
+_BACKBONES = {"lpips": "AlexNet", "lpips-vgg": "VGG"}
+"""Of pyiqa's forms of LPIPS, whose names in protocols do not tell it."""
+
+
+def head(metric: str, record: Mapping[str, Any]) -> str:
+    """A column's head: the metric, the backbone that it does not name itself, the better direction.
+
+    Args:
+        record: of the measure, as a summary has it.
+    """
+    backbone = _BACKBONES.get(str(record.get("metric"))) if record.get("type") == "PyIQA" else None
+    return f"{metric}{f' ({backbone})' if backbone else ''} {ARROWS[record['higher_is_better']]}"
