@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from upsr.archs import ncnn
 from upsr.archs.contracts import SRNetwork
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.compat import ARCH_REGISTRY
@@ -20,7 +21,8 @@ class SpandrelSR(SRNetwork):
     """A network built from its weight file alone.
 
     Args:
-        path: checkpoint (.pth, .safetensors, ...) of a super-resolution network.
+        path: checkpoint (.pth, .safetensors, ...) of a super-resolution network, or ncnn's .param with its .bin beside it. It
+            computes in float32, whatever the file holds.
 
     Attributes:
         scale, channels: of the network.
@@ -47,12 +49,15 @@ class SpandrelSR(SRNetwork):
             and _OWN_KEY in select_weights(read_weight_file(path), None, path)[1]
         ):
             raise UpsrError(f"SpandrelSR.path: {path} is the released g; use network type ATD and its weights for it")
+        loader = spandrel.ModelLoader(device="cpu")
+        of_ncnn = ncnn.read_ncnn(path) if Path(path).suffix == ncnn.SUFFIX else None
         try:
-            descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
+            descriptor = loader.load_from_file(path) if of_ncnn is None else loader.load_from_state_dict(of_ncnn)
         except spandrel.UnsupportedModelError:
             raise UpsrError(f"SpandrelSR.path: spandrel recognises no network in {path}") from None
         except Exception as error:  # damaged files fail in many ways
-            raise UpsrError(f"SpandrelSR.path: {path} cannot be loaded ({type(error).__name__}: {error})") from None
+            reason = " ".join(str(error).split())[:160]
+            raise UpsrError(f"SpandrelSR.path: {path} cannot be loaded ({type(error).__name__}: {reason})") from None
         if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.purpose not in ("SR", "FaceSR"):
             raise UpsrError(
                 f"SpandrelSR.path: {path} holds a {descriptor.architecture.name}, which does not upscale images"

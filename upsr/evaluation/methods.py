@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from upsr.archs import ncnn
 from upsr.archs.spandrel_arch import SpandrelSR
 from upsr.compat import METHOD_REGISTRY
 from upsr.config.components import build, component_problems
@@ -29,7 +31,8 @@ from upsr.models.bicubic import Bicubic
 from upsr.provenance import digest_of, file_digest
 from upsr.weights import weight_files
 
-_CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt")
+_CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
+_IN_PACKAGE = "package:"
 
 
 class MissingWeightsError(UpsrError):
@@ -175,23 +178,25 @@ class Checkpoint:
     """A network that spandrel recognises from its checkpoint: ESRGAN, SwinIR, DAT, ...
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, see :class:`upsr.archs.SpandrelSR`; of several the first that is here. ``package:NAME/FILE`` is a
+            file inside an installed package.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str | list[str]) -> None:
+        self.paths = [path] if isinstance(path, str) else path
 
     def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
         """See :func:`make_ready`."""
-        if not Path(self.path).is_file():
-            raise MissingWeightsError(f"weights are not here ({self.path})")
+        path = next((found for name in self.paths if (found := _located(name)) and found.is_file()), None)
+        if path is None:
+            raise MissingWeightsError(f"weights are not here ({', '.join(self.paths)})")
         try:
-            network = SpandrelSR(self.path)
+            network = SpandrelSR(str(path))
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         model = AuxiliarySRModel(network, scale=network.scale, channels=network.channels)
-        facts = {"architecture": network.architecture}
-        return of_model(model, device, tile, weights=[Path(self.path)], facts=facts)
+        weights = [path, ncnn.bin_file(path)] if path.suffix == ncnn.SUFFIX else [path]
+        return of_model(model, device, tile, weights=weights, facts={"architecture": network.architecture})
 
 
 @METHOD_REGISTRY.register()
@@ -274,6 +279,16 @@ def of_model(
         weights=list(weights),
         facts=described,
     )
+
+
+def _located(name: str) -> Path | None:
+    """The path of a file, or of one inside a package, which is not imported: ncnn's packages open a GPU when they are."""
+    if not name.startswith(_IN_PACKAGE):
+        return Path(name)
+    package, _, file = name.removeprefix(_IN_PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]) / file if folders else None
 
 
 def _count(network: nn.Module | None) -> int:
