@@ -111,7 +111,7 @@ class ResidualShift:
         eta, eta_prev = self.eta(t), self.eta(t - 1 if t_prev is None else t_prev)
         mean = _like(eta_prev / eta, x_t) * x_t + _like((eta - eta_prev) / eta, x_t) * x_0
         variance = self.kappa**2 * eta_prev * (eta - eta_prev) / eta
-        first = self.eta(t.new_tensor(range(min(2, self.num_timesteps))))
+        first = self.eta(torch.arange(min(2, self.num_timesteps), device=t.device))
         floor = self.kappa**2 * first[0] * (first[-1] - first[0]) / first[-1]
         log_variance = torch.where(eta_prev > 0, variance, floor).log()
         if weight is None:

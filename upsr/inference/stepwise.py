@@ -132,7 +132,7 @@ class _Restoration:
     def _blend(self, image: Tensor, of_tiles: Callable[[Sequence[Tile]], Tensor]) -> None:
         """Write what ``of_tiles`` gives for each tile into ``image``, blended."""
         for rows in bands(self.height, _BAND):
-            image[..., rows, :] = 0
+            image[..., rows, :].zero_()
             self.work.scratch.release()
         for batches in self._rounds():
             # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.

@@ -1,0 +1,220 @@
+"""Restoration and training stay on the device: shown on a CUDA device that is not there, see tests/fake_device.py.
+
+The backward pass is not among it: autograd asks for a driver. Autocast is not either: without CUDA torch turns it off.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, unset_fake_temporarily
+
+from tests import tiny
+from tests.fake_device import FakeGenerator, fake_cuda, on_cuda, stays_on_the_device
+from upsr.archs import ATD, CompactSR, UNetModelSwin
+from upsr.config.schema import Component, TileOptions
+from upsr.config.schema_data import DegradationOptions
+from upsr.data import PairPool, RealESRGANDegradation
+from upsr.data.kernels import draw_kernels
+from upsr.diffusion import SAMPLERS, ResidualShift, UncertaintyWeight, exponential_sqrt_etas, respace
+from upsr.diffusion.sampling import deterministic_step
+from upsr.inference.restore import restore
+from upsr.models import AuxiliarySRModel, UPSRDistillationModel, UPSRModel
+from upsr.models.build import Losses
+from upsr.rng import stacked
+
+SCHEDULE = {"diffusion/residual_shift.py eta: cpu -> cuda": 1}
+"""The schedule is computed on the host; each process takes it to a device once."""
+
+NOISE = "inference/restore.py <lambda>: cpu -> cuda"
+"""A noise field is drawn on the host, so that it is the same on every device, and goes there whole."""
+
+PLANES = "inference/restore.py fill: cpu -> cuda"
+"""In restoring by steps, plane by plane: it may be too large to be there twice."""
+
+WINDOWS = "inference/stepwise.py axis_windows: cpu -> cuda"
+"""The weights of tiles along each side, at the start of a restoration."""
+
+CHANNELS = 48
+
+# Fake tensors all lie at address 0, which what is derived from parameters asks for.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory):
+    """The pixel loss and LPIPS on an untrained backbone."""
+    path = tmp_path_factory.mktemp("backbone") / "alexnet.pth"
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
+    perceptual = Component(type="LPIPSLoss", net="alex", backbone_path=str(path))
+    return Losses(Component(type="MSELoss"), perceptual)
+
+
+@pytest.fixture(autouse=True)
+def _device():
+    with fake_cuda():
+        yield
+
+
+def upsr(kind=UPSRModel, step=SAMPLERS["ddim"], losses=None, **settings):
+    return kind(
+        UNetModelSwin(**tiny.UNET),
+        ATD(**tiny.ATD),
+        ResidualShift(exponential_sqrt_etas(5, kappa=2.5), 2.5),
+        UncertaintyWeight(),
+        scale=4,
+        channels=3,
+        sr_condition=True,
+        losses=losses,
+        **{"timesteps": respace(5, 5), "step": step, "train_timesteps": (0, 5), **settings},
+    )
+
+
+def restoring(model, allowed, tile=None, observe=None):
+    model = on_cuda(model).eval()
+    lq = torch.empty(1, 3, 20, 12, device="cuda")
+    stays_on_the_device(lambda: restore(model, lq, seed=0, names=["one"], tile=tile, observe=observe), allowed)
+
+
+@pytest.mark.parametrize(("step", "draws"), [("ddim", 1), ("posterior", 5)])
+def test_restoring_copies_its_noise_to_the_device_and_nothing_else(step, draws):
+    restoring(upsr(step=SAMPLERS[step]), {**SCHEDULE, NOISE: draws})
+
+
+@pytest.mark.parametrize(("step", "draws"), [("ddim", 1), ("posterior", 5)])
+def test_restoring_in_tiles_that_meet_at_every_step_does_so_too(step, draws):
+    tile = TileOptions(size=16, overlap=4, blend="step")
+    allowed = {**SCHEDULE, PLANES: draws * CHANNELS, WINDOWS: 3 + 1}
+    restoring(upsr(step=SAMPLERS[step]), allowed, tile)
+
+
+def test_restoring_tile_after_tile_does_so_too():
+    restoring(upsr(), {**SCHEDULE, NOISE: 2}, TileOptions(size=16, overlap=4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn])
+def test_restoring_in_other_types_does_so_too(dtype):
+    model = upsr()
+    with unset_fake_temporarily():  # copies of fake tensors are of another kind
+        lowered = UNetModelSwin(**tiny.UNET).lowered(dtype)
+    restoring(model.with_denoiser(lowered), {**SCHEDULE, NOISE: 1})
+
+
+def test_what_observers_are_shown_is_on_the_device():
+    shown = {}
+    restoring(upsr(), {**SCHEDULE, NOISE: 1}, observe=lambda name, image: shown.setdefault(name, image.device.type))
+    assert set(shown.values()) == {"cuda"}
+    assert len(shown) == 8
+
+
+def training(model, allowed):
+    model = on_cuda(model).train()
+    lq, gt = (torch.empty(2, 3, side, side, device="cuda") for side in (16, 64))
+    generators = [FakeGenerator("cuda") for _ in range(2)]
+    stays_on_the_device(lambda: model(lq, gt, generators), allowed)
+    stays_on_the_device(lambda: model(lq, gt, generators), {})
+
+
+@pytest.mark.parametrize("network", [lambda: CompactSR(num_feat=8, num_block=1), lambda: ATD(**tiny.ATD)])
+def test_training_g_copies_nothing(network, losses):
+    training(AuxiliarySRModel(network(), scale=4, channels=3, losses=losses), {})
+
+
+def test_training_the_denoiser_copies_the_schedule_once(losses):
+    training(upsr(losses=losses), SCHEDULE)
+
+
+def test_training_with_activation_checkpointing_copies_it_once(losses):
+    model = upsr(losses=losses)
+    model.network_g.activation_checkpointing = True
+    training(model, SCHEDULE)
+
+
+def test_distillation_copies_the_schedules_of_student_and_teacher_once(losses):
+    student = upsr(UPSRDistillationModel, losses=losses, timesteps=[4], train_timesteps=(4, 5))
+    student.teacher = upsr()
+    (place,) = SCHEDULE
+    training(student, {place: 2})
+
+
+def test_degradation_and_pair_pool_copy_nothing(monkeypatch):
+    options = DegradationOptions()
+    degradation, pool = RealESRGANDegradation(options, 4), PairPool(2)
+    moved = []
+    monkeypatch.setattr(degradation._jpeg, "to", lambda device: moved.append(on_cuda(degradation._jpeg)))
+    gt = torch.empty(3, 3, 64, 64, device="cuda")
+    kernels = torch.stack([draw_kernels(options, i) for i in range(3)]).to("cuda")
+    degradation(gt, kernels, slots=range(3), keys=("first",))
+    monkeypatch.setattr(degradation._jpeg, "to", lambda device: moved.append(device.type))
+
+    def pairs():
+        result = []
+        for step in range(12):  # whose decisions differ
+            keys = (0, "train", step)
+            lq = degradation(gt, kernels, slots=range(3), keys=keys)
+            result += pool.exchange(lq, gt, ["a", "b", "c"], slots=range(3), keys=keys)[:2]
+        return result
+
+    stays_on_the_device(pairs, {})
+    assert moved[1:] == ["cuda"] * 12
+
+
+def test_a_planted_copy_to_the_host_is_found():
+    def step(process, **state):
+        return deterministic_step(process, **state).cpu().to("cuda")
+
+    with pytest.raises(AssertionError, match=r"diffusion/sampling.py sample: cuda -> cpu"):
+        restoring(upsr(step=step), {**SCHEDULE, NOISE: 1})
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_planted_constant_of_the_host_is_found(side, monkeypatch, losses):
+    model = upsr(losses=losses)
+    constant = torch.ones((1,) * side)
+    encode = model.codec.encode
+    monkeypatch.setattr(model.codec, "encode", lambda image: encode(image) * constant)
+    where = "cpu with cuda" if side == 0 else "two different devices|device"
+    with pytest.raises((AssertionError, RuntimeError), match=where):
+        restoring(model, {**SCHEDULE, NOISE: 1})
+    with pytest.raises((AssertionError, RuntimeError), match=where):
+        training(model, SCHEDULE)
+
+
+def test_a_planted_tensor_that_is_neither_parameter_nor_buffer_is_found():
+    class Shifted(nn.Module):
+        scale, channels, size_multiple = 4, 3, 1
+
+        def __init__(self):
+            super().__init__()
+            self.network, self.shift = CompactSR(num_feat=8, num_block=1), torch.zeros(())
+
+        def forward(self, lq):
+            return self.network(lq) + self.shift
+
+    with pytest.raises(AssertionError, match="cpu with cuda"):
+        restoring(AuxiliarySRModel(Shifted(), scale=4, channels=3), {})
+
+
+@pytest.mark.parametrize("read", [lambda x: float(x.max()), lambda x: x[x > 0], lambda x: x.max().tolist()])
+def test_a_planted_look_at_the_values_is_found(read, monkeypatch):
+    model = upsr()
+    decode = model.codec.decode
+    monkeypatch.setattr(
+        model, "codec", SimpleNamespace(encode=model.codec.encode, decode=lambda x: (read(x), decode(x))[1])
+    )
+    with pytest.raises(Exception, match="aten") as error:
+        restoring(model, {**SCHEDULE, NOISE: 1})
+    assert "Dynamic" in error.typename or error.type is DataDependentOutputException
+
+
+def test_a_generator_of_the_other_side_is_refused(losses, monkeypatch):
+    model = upsr(losses=losses)
+    monkeypatch.setattr(model, "_draw_timesteps", lambda generators: stacked("rand", (), [FakeGenerator()] * 2).long())
+    with pytest.raises(AssertionError, match=r"models/upsr_model.py forward: cpu -> cuda"):
+        training(model, SCHEDULE)
+    with pytest.raises(RuntimeError, match="Expected a 'cuda' generator, but found 'cpu'"):
+        torch.randn((2,), generator=FakeGenerator("cpu"), device="cuda")
