@@ -357,7 +357,7 @@ def test_lpips_is_measured_where_its_backbone_is_and_missing_where_not(place, mo
     summary = run(place, **plan, folder=place / "without")
     assert {key[1:] for key in means(summary)} == {("Tiny", "quality", "psnr")}
     assert "squeezenet1_1-b8a52dc0.pth" in summary["missing_measures"]["quality/lpips_squeeze"]
-    (place / "hub/checkpoints").mkdir(parents=True)
+    (place / "hub/checkpoints").mkdir(parents=True, exist_ok=True)  # torchvision has made it
     torch.save(torchvision.models.squeezenet1_1().state_dict(), place / "hub/checkpoints/squeezenet1_1-b8a52dc0.pth")
     summary = run(place, **plan, folder=place / "with")
     assert {key[1:] for key in means(summary)} == {("Tiny", "quality", "psnr"), ("Tiny", "quality", "lpips_squeeze")}
