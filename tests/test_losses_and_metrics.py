@@ -14,6 +14,7 @@ from upsr.config.components import build
 from upsr.config.schema import Component
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.engine.distributed import Runtime
+from upsr.engine.evaluate import build_metrics
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.losses import LPIPSLoss, WaveletLoss
@@ -165,6 +166,18 @@ def test_a_backbone_in_the_folder_of_metric_weights_is_found(offline, squeezenet
         LPIPS("squeeze")
     metric_weights_folder(squeezenet)
     assert LPIPS("squeeze").version == given.version
+
+
+def test_validation_measures_lpips_where_its_backbone_is_and_goes_on_where_not(tmp_path, offline, squeezenet):
+    metrics = {
+        "lpips_squeeze": {"type": "LPIPS", "net": "squeeze", "backbone_path": str(squeezenet / "squeezenet.pth")},
+        "lpips_alex": {"type": "LPIPS", "net": "alex"},
+    }
+    photos = tiny.save_pictures(tmp_path / "photos", 2)
+    opt = parse_options(tiny_options(tmp_path, photos, val={"metrics": metrics}), "test")
+    found, missing = build_metrics(opt, torch.device("cpu"))
+    assert set(found) == {"psnr", "ssim", "lpips_squeeze"}
+    assert "alexnet-owt-7be5be79.pth" in missing["lpips_alex"]
 
 
 def test_building_lpips_leaves_the_random_numbers_alone(squeezenet):
