@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from tests.evaluations import save_rrdb
+from tests.training import tiny_options
 from upsr.archs import SpandrelSR
 from upsr.archs.ncnn import read_ncnn
 from upsr.cli import main
+from upsr.config import parse_options
 from upsr.errors import UpsrError
 from upsr.evaluation.methods import Checkpoint, MissingWeightsError, WrongWeightsError, describe, make_ready
+from upsr.weights import weight_files
 
 CPU = torch.device("cpu")
 FLOAT16 = 0x01306B47
@@ -226,6 +229,12 @@ def test_a_param_can_be_named_as_a_method(param, capsys):
     param.with_suffix(".bin").unlink()
     assert main(["evaluate", "--methods", str(param), "--datasets", "Nowhere"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_both_files_count_as_weights_of_an_option_file(param, tmp_path):
+    options = tiny_options(tmp_path, tmp_path, network_aux={"type": "SpandrelSR", "path": str(param)})
+    files = weight_files(parse_options(options, "test"))
+    assert [path for key, path in files.items() if key.startswith("network_aux")] == [param, param.with_suffix(".bin")]
 
 
 def test_of_several_paths_the_first_that_is_here_is_taken(tmp_path):

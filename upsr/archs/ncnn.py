@@ -113,12 +113,7 @@ def read_ncnn(param: str | Path) -> dict[str, Tensor]:
             f"{param}: its layers are neither RRDBNet's (x4) nor SRVGGNetCompact's as ncnn's optimiser leaves them; "
             "of realesr-animevideov3 only the x4 file is the network alone"
         )
-    return _read_weights(bin_file(param), list(parts))
-
-
-def bin_file(param: str | Path) -> Path:
-    """The file of the weights."""
-    return Path(param).with_suffix(".bin")
+    return _read_weights(param.with_suffix(".bin"), list(parts))
 
 
 def _read_layers(param: Path) -> list[_Layer]:

@@ -29,7 +29,7 @@ from upsr.models.auxiliary_sr_model import AuxiliarySRModel
 from upsr.models.base import Observer, RestorationModel
 from upsr.models.bicubic import Bicubic
 from upsr.provenance import digest_of, file_digest
-from upsr.weights import weight_files
+from upsr.weights import files_of, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
@@ -195,8 +195,7 @@ class Checkpoint:
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         model = AuxiliarySRModel(network, scale=network.scale, channels=network.channels)
-        weights = [path, ncnn.bin_file(path)] if path.suffix == ncnn.SUFFIX else [path]
-        return of_model(model, device, tile, weights=weights, facts={"architecture": network.architecture})
+        return of_model(model, device, tile, weights=files_of(path), facts={"architecture": network.architecture})
 
 
 @METHOD_REGISTRY.register()

@@ -27,11 +27,17 @@ def find_weights(name: str, part: Part) -> Path:
     return _HERE / name / f"{part}.safetensors" if name in shipped_names() else Path(name)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that weights are in: ncnn's layers (.param) have theirs in a .bin."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
+
+
 def weight_files(opt: Options) -> dict[str, Path]:
     """The weight files that options name, by key; a network from elsewhere names its own."""
     parts: dict[str, Part] = {"pretrain_network_g": "denoiser" if opt.network_aux else "g", "pretrain_network_aux": "g"}
     named = {key: getattr(opt.path, key) for key in parts}
     found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items() if name is not None}
     if opt.network_aux is not None and "path" in opt.network_aux.arguments:
-        found["network_aux.path"] = Path(opt.network_aux.arguments["path"])
+        file, *more = files_of(Path(opt.network_aux.arguments["path"]))
+        found |= {"network_aux.path": file, **{f"network_aux.path ({other.suffix})": other for other in more}}
     return found
