@@ -21,7 +21,7 @@ from train_step import Ours, Plain
 
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
-from upsr.config import load_options
+from upsr.config import Options, load_options
 from upsr.config.schema import TileOptions
 from upsr.inference.compiled import compiled
 from upsr.inference.memory import OVERLAP
@@ -30,27 +30,36 @@ from upsr.inference.tiling import Canvas, tiles_of
 from upsr.models import UPSRModel, build_model
 from upsr.rng import torch_generator
 
-_TILE = 256
-
 
 @dataclass
 class Setting:
-    """What the command line chose, and the networks, built when they are first asked for."""
+    """What the command line chose, and the networks, built when they are first asked for.
+
+    Attributes:
+        compile: mode of ``torch.compile`` for the denoiser of ours; ``"none"`` leaves it as it is.
+        channels_last: layout of the weights of ours, which a GPU's convolutions take over for the maps.
+        option_file: describes the networks.
+        tile: side of tiles in LR pixels.
+    """
 
     device: torch.device
     dtype: torch.dtype
     sizes: list[int]
     batches: list[int]
     compile: str
+    channels_last: bool = True
+    option_file: Path = FULL_SIZE
+    tile: int = 256
 
     @cached_property
     def model(self) -> UPSRModel:
-        """Ours, full size."""
+        """Ours, with random weights."""
         changes = ["path.pretrain_network_aux=null", "path.allow_random_weights=true"]
-        model = build_model(load_options(FULL_SIZE, changes), "test")
+        model = build_model(load_options(self.option_file, changes), "test")
         for network in (model.network_g, model.network_aux.network):
             _stir(network)
-        return model.to(self.device).eval()
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device, memory_format=layout).eval()
 
     @cached_property
     def working(self) -> UPSRModel:
@@ -71,8 +80,8 @@ class Setting:
         return plain_of(PlainATD, self.model.network_aux.network, ATD, self._options.network_aux.arguments)
 
     @cached_property
-    def _options(self) -> Any:
-        return load_options(FULL_SIZE, ["path.allow_random_weights=true"])
+    def _options(self) -> Options:
+        return load_options(self.option_file, ["path.allow_random_weights=true"])
 
     def random(self, *shape: int) -> Tensor:
         """Standard normal, the same for the same shape."""
@@ -91,7 +100,14 @@ class Setting:
         """Batches and sizes, with their names."""
         for size in self.sizes:
             for batch in self.batches:
-                yield batch, size, f"{batch} x {size} x {size}, {str(self.dtype).removeprefix('torch.')}"
+                yield batch, size, f"{batch} x {size} x {size}, {self.form}"
+
+    @property
+    def form(self) -> str:
+        """Of ours, where it is not the usual one."""
+        form = str(self.dtype).removeprefix("torch.")
+        form += "" if self.channels_last else ", contiguous"
+        return form if self.compile == "none" else f"{form}, compiled ({self.compile})"
 
 
 def plain_of(kind: type[nn.Module], network: nn.Module, ours: type[nn.Module], given: dict[str, Any]) -> Any:
@@ -156,20 +172,20 @@ def _tiled(setting: Setting) -> Iterator[Case]:
     for batch, size, name in setting.each():
         lq, noise = setting.photos(batch, size), setting.random(batch, 48, size, size)
         names = [str(n) for n in range(batch)]
-        tile = TileOptions(size=_TILE, overlap=OVERLAP, blend="step")
+        tile = TileOptions(size=setting.tile, overlap=min(OVERLAP, setting.tile // 2), blend="step")
         yield Case(
-            f"{len(setting.model.timesteps)} steps with g, tiles of at most {_TILE}, {name}",
+            f"{len(setting.model.timesteps)} steps with g, tiles of at most {setting.tile}, {name}",
             lambda lq=lq, names=names, tile=tile: restore(setting.working, lq, seed=0, names=names, tile=tile),
-            _quiet(lambda lq=lq, noise=noise: _in_plain_tiles(setting, lq, noise)),
+            _quiet(lambda lq=lq, noise=noise, tile=tile: _in_plain_tiles(setting, lq, noise, tile)),
             setting.dtype,
             same=False,  # ours meet after every step
         )
 
 
-def _in_plain_tiles(setting: Setting, lq: Tensor, noise: Tensor) -> Tensor:
+def _in_plain_tiles(setting: Setting, lq: Tensor, noise: Tensor, tiles: TileOptions) -> Tensor:
     """Each tile for itself, and the results averaged, as the released code does."""
     canvas = Canvas(lq, setting.model.scale)
-    for tile in tiles_of(*lq.shape[-2:], _TILE, OVERLAP):
+    for tile in tiles_of(*lq.shape[-2:], tiles.size, tiles.overlap):
         here = tile.place()
         canvas.add(plain_restore(setting.model, setting.unet, setting.g, lq[here], noise[here]), tile)
     return canvas.result()
@@ -202,7 +218,7 @@ def _steps(setting: Setting) -> Iterator[tuple[int, Ours, Plain]]:
     for batch in setting.batches:
         with tempfile.TemporaryDirectory() as name:
             changes = [f"datasets.train.batch_size_per_gpu={batch}", f"train.amp={amp}"]
-            opt = training_options(Path(name), FULL_SIZE, changes, lpips=True)
+            opt = training_options(Path(name), setting.option_file, changes, lpips="vgg")
             yield (
                 batch,
                 Ours(opt, Path(name) / "ours", setting.device),

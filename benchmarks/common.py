@@ -39,12 +39,22 @@ def photos(folder: Path, count: int = 8) -> Path:
     return folder
 
 
-def training_options(folder: Path, option_file: Path, changes: Sequence[str], *, lpips: bool) -> Options:
-    """Options of a training on :func:`photos` with random weights, LPIPS's backbone among them."""
-    backbone = folder / "vgg.pth"
-    if lpips and not backbone.exists():
-        torch.save(torchvision.models.vgg16(weights=None).state_dict(), backbone)
-    perceptual = f"{{type: LPIPSLoss, loss_weight: 0.5, net: vgg, backbone_path: {backbone}}}" if lpips else "null"
+BACKBONES = {
+    "vgg": torchvision.models.vgg16,
+    "squeeze": torchvision.models.squeezenet1_1,
+}
+
+
+def training_options(folder: Path, option_file: Path, changes: Sequence[str], *, lpips: str | None) -> Options:
+    """Options of a training on :func:`photos` with random weights.
+
+    Args:
+        lpips: backbone of the perceptual loss, one of :data:`BACKBONES`; ``None`` trains without.
+    """
+    backbone = folder / f"{lpips}.pth"
+    if lpips is not None and not backbone.exists():
+        torch.save(BACKBONES[lpips](weights=None).state_dict(), backbone)
+    perceptual = f"{{type: LPIPSLoss, loss_weight: 0.5, net: {lpips}, backbone_path: {backbone}}}" if lpips else "null"
     return load_options(
         option_file,
         [

@@ -90,13 +90,17 @@ class Report:
     limits: dict[str, float]
     rows: list[Row] = field(default_factory=list)
 
-    def write(self, path: Path) -> None:
-        """As JSON, for check.py."""
+    def content(self) -> dict[str, Any]:
+        """What JSON can hold, for check.py."""
         content = asdict(self)
         for row, entry in zip(self.rows, content["rows"], strict=True):
             entry |= {"median": row.seconds, "ratio": statistics.median(row.ratios) if row.plain else None}
+        return content
+
+    def write(self, path: Path) -> None:
+        """:meth:`content` as a file."""
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
 
     def markdown(self) -> str:
         """As a table."""

@@ -43,9 +43,14 @@ def traffic_of(network: torch.nn.Module, *inputs: Tensor) -> Traffic:
 
 @dataclass
 class Limits:
-    """The ceilings of a device, measured when they are first asked for."""
+    """The ceilings of a device, measured when they are first asked for.
+
+    Attributes:
+        small: of operands that take no time, for trying things out: no ceilings then.
+    """
 
     device: torch.device
+    small: bool = False
 
     def seconds(self, traffic: Traffic, dtype: torch.dtype) -> float:
         """The least time for some traffic: its arithmetic, or moving what has to be moved once, whichever is longer."""
@@ -53,27 +58,25 @@ class Limits:
 
     def measured(self) -> dict[str, float]:
         """GFLOP/s of matrix products and GB/s of copies."""
-        return {
-            "float32 GFLOP/s": self._product(torch.float32) / 1e9,
-            "bfloat16 GFLOP/s": self._product(torch.bfloat16) / 1e9,
-            "copy GB/s": self._copy / 1e9,
-        }
+        # A CPU without float16 arithmetic takes minutes for its product.
+        dtypes = (torch.float32, torch.bfloat16, *([torch.float16] if self.device.type == "cuda" else []))
+        products = {f"{str(dtype).removeprefix('torch.')} GFLOP/s": self._product(dtype) / 1e9 for dtype in dtypes}
+        return {**products, "copy GB/s": self._copy / 1e9}
 
     def _product(self, dtype: torch.dtype) -> float:
+        if dtype not in self._products:
+            side = 128 if self.small else 8192 if self.device.type == "cuda" else 1536
+            a, b = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
+            self._products[dtype] = 2 * side**3 / self._fastest(lambda: a @ b)
         return self._products[dtype]
 
     @cached_property
     def _products(self) -> dict[torch.dtype, float]:
-        side = 8192 if self.device.type == "cuda" else 1536
-        found = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            a, b = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
-            found[dtype] = 2 * side**3 / self._fastest(lambda a=a, b=b: a @ b)
-        return found
+        return {}
 
     @cached_property
     def _copy(self) -> float:
-        values = 1 << (28 if self.device.type == "cuda" else 26)
+        values = 1 << (20 if self.small else 28 if self.device.type == "cuda" else 26)
         source = torch.randn(values, device=self.device)
         target = torch.empty_like(source)
         return 2 * 4 * values / self._fastest(lambda: target.copy_(source))

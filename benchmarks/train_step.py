@@ -19,7 +19,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from PIL import Image
 from plain_training import PlainAverage, PlainDegradation, PlainPool, blur_kernel, final_kernel
 from torch import Tensor
 
+from upsr.atomic import atomic_write
 from upsr.config import Options
 from upsr.data import SampleId
 from upsr.data.loader import collate
@@ -38,7 +39,7 @@ from upsr.engine.setup import configure_backends
 from upsr.engine.train_loop import Trainer
 from upsr.models.build import autocast_dtype
 from upsr.rng import torch_generator
-from upsr.timing import Timing, peak_gib, synchronise, timed
+from upsr.timing import Timing, peak_gib, reset_peak, synchronise, timed
 
 Parts = dict[str, Timing]
 DEVICE_PARTS = ("copy", "degrade", "g", "forward", "loss", "backward", "optimiser", "EMA")
@@ -297,31 +298,61 @@ def main() -> int:
         f"datasets.train.batch_size_per_gpu={given.batch or (16 if cuda else 1)}",
         f"train.amp={given.amp or ('bf16' if cuda else 'fp32')}",
     ]
-    results: dict[str, dict] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for kind, step_of, more in (("ours", Ours, given.set), ("plain", Plain, [])):
-            opt = training_options(folder, given.opt, [*changes, *more], lpips=not given.no_lpips)
-            if cuda:
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats(device)
-            step = step_of(opt, folder / kind, device)
-            whole = timed(step.whole(), device, given.repeats)
-            peak = peak_gib(device)
-            results[kind] = {"parts": step.parts(given.repeats), "whole": whole, "peak_gib": peak}
-            del step
+    results, opt = compared(
+        given.opt, device, changes, given.set, repeats=given.repeats, lpips=None if given.no_lpips else "vgg"
+    )
     print(report(results, opt, device, given.workers))
     if given.json:
-        content = {
-            kind: {
-                "whole_s": result["whole"].seconds,
-                "peak_gib": result["peak_gib"],
-                "parts_s": {part: timing.seconds for part, timing in result["parts"].items()},
-            }
-            for kind, result in results.items()
-        }
-        given.json.write_text(json.dumps({"machine": machine(device), **content}, indent=2) + "\n", encoding="utf-8")
+        with atomic_write(given.json) as path:
+            path.write_text(
+                json.dumps({"machine": machine(device), **content(results)}, indent=2) + "\n", encoding="utf-8"
+            )
     return 0
+
+
+def compared(
+    option_file: Path,
+    device: torch.device,
+    changes: Sequence[str],
+    own: Sequence[str],
+    *,
+    repeats: int,
+    lpips: str | None,
+) -> tuple[dict[str, dict[str, Any]], Options]:
+    """Measure both implementations.
+
+    Args:
+        changes: options of both.
+        own: more options, for ours.
+        lpips: backbone of the perceptual loss, if there is one.
+
+    Returns:
+        ``parts``, ``whole`` and ``peak_gib`` of ``"ours"`` and ``"plain"``, and the options of both.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind, step_of, more in (("ours", Ours, own), ("plain", Plain, [])):
+            opt = training_options(folder, option_file, [*changes, *more], lpips=lpips)
+            reset_peak(device)
+            step = step_of(opt, folder / kind, device)
+            whole = timed(step.whole(), device, repeats)
+            peak = peak_gib(device)
+            results[kind] = {"parts": step.parts(repeats), "whole": whole, "peak_gib": peak}
+            del step
+    return results, opt
+
+
+def content(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What JSON can hold of :func:`compared`."""
+    return {
+        kind: {
+            "whole_s": result["whole"].seconds,
+            "peak_gib": result["peak_gib"],
+            "parts_s": {part: timing.seconds for part, timing in result["parts"].items()},
+        }
+        for kind, result in results.items()
+    }
 
 
 def report(results: dict[str, dict], opt: Options, device: torch.device, workers: int) -> str:
