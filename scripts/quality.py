@@ -156,7 +156,8 @@ def tables(kept: Mapping[str, Any]) -> Iterator[str]:
         methods = [name for name in kept["methods"] if any(name in by_measure[measure] for measure in measures)]
         yield from (f"| {dataset}, {kept['datasets'][dataset]['evaluated']} images | {' | '.join(heads)} |", rule)
         for name in methods:
-            yield f"| {name} | {' | '.join(_mean(by_measure[m].get(name), m) for m in measures)} |"
+            images = kept["datasets"][dataset]["evaluated"]
+            yield f"| {name} | {' | '.join(_mean(by_measure[m].get(name), m, images) for m in measures)} |"
         pairs = list(itertools.combinations(methods, 2))
         if pairs:
             yield from ("", f"| {dataset}, image by image | {' | '.join(heads)} |", rule)
@@ -177,14 +178,15 @@ def _head(measure: str, record: Mapping[str, Any]) -> str:
     return head(metric, record) + ("" if protocol == PROTOCOLS[0] else f" ({protocol})")
 
 
-def _mean(values: Mapping[str, Mapping[str, float]] | None, measure: str) -> str:
-    """Mean and half the width of its interval; of how many images is said by the head."""
+def _mean(values: Mapping[str, Mapping[str, float]] | None, measure: str, images: int) -> str:
+    """Mean, half the width of its interval, and of how many images it is if not of all."""
     if values is None:
         return "-"
     sample = describe_sample(_by_seed(values))
     digits = DIGITS.get(measure.split("/")[1], NO_DIGITS)
     half = "" if sample.low is None or sample.high is None else f" ± {(sample.high - sample.low) / 2:.{digits}f}"
-    return f"{sample.mean:.{digits}f}{half}"
+    of = "" if sample.images == images else f" ({sample.images} of {images})"
+    return f"{sample.mean:.{digits}f}{half}{of}"
 
 
 def _difference(values: Mapping[str, Any], first: str, second: str, measure: str, record: Mapping[str, Any]) -> str:
