@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.golden_recipe import arr, filled, vector
+from tests.test_golden_networks import golden_pipeline
 from upsr.archs import ATD, UNetModelSwin
 
 TOLERANCE = 1e-4
@@ -41,3 +42,7 @@ def _outputs(device: torch.device, large: bool) -> Iterator[tuple[str, Tensor, T
     inputs = arr("in:unet.x2", (2, 48, 64, 128)), torch.tensor([0, 4]), 0.5 * arr("in:unet.lq2", (2, 96, 64, 128))
     out = unet(*(x.to(device) for x in inputs))
     yield "unet_64x128_t04.npz", out[:, :, ::4, ::4], vector("unet_64x128_t04.npz", "out_sub")
+    model = golden_pipeline(unet, atd)
+    noise = model.codec.encode(arr("in:pipe.noise", (1, 3, 256, 256))).to(device)
+    restored = model.restore(arr("in:atd.a13", (1, 3, 64, 64), "uniform").to(device), lambda k: noise)
+    yield "pipeline_64.npz", 2 * restored - 1, vector("pipeline_64.npz", "out_unclamped")

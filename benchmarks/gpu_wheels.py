@@ -33,6 +33,7 @@ MODULES = {
     "psutil": "psutil",
     "pydantic": "pydantic",
     "pydantic_core": "pydantic_core",
+    "pygments": "Pygments",
     "pytest": "pytest",
     "safetensors": "safetensors",
     "scipy": "scipy",

@@ -13,7 +13,6 @@ from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.weights import load_network_weights
 from upsr.diffusion import (
     SAMPLERS,
-    PixelUnshuffleCodec,
     ResidualShift,
     UncertaintyWeight,
     exponential_sqrt_etas,
@@ -123,9 +122,9 @@ class Damped(DenoisingNetwork):
         return 0.3 * torch.tanh(self.network(*inputs))
 
 
-def test_five_step_pipeline_matches(unet, atd):
-    codec = PixelUnshuffleCodec(4)
-    model = UPSRModel(
+def golden_pipeline(unet: nn.Module, atd: nn.Module) -> UPSRModel:
+    """Five steps of the released sampler, as the golden pipeline took them."""
+    return UPSRModel(
         Damped(unet),
         atd,
         ResidualShift(exponential_sqrt_etas(5, kappa=2.5), 2.5),
@@ -137,11 +136,15 @@ def test_five_step_pipeline_matches(unet, atd):
         step=SAMPLERS["ddim"],
         train_timesteps=(0, 5),
     ).eval()
+
+
+def test_five_step_pipeline_matches(unet, atd):
+    model = golden_pipeline(unet, atd)
     lq = arr("in:atd.a13", (1, 3, 64, 64), "uniform")
     cond = model.condition(lq)
     assert_close(cond.y[..., ::4, ::4], vector("pipeline_64.npz", "y_bicubic_sub"))
     assert_close(cond.y_hat[..., ::4, ::4], vector("pipeline_64.npz", "y_hat_sub"))
     assert_close(cond.weight[..., ::4, ::4], vector("pipeline_64.npz", "w_sub"))
-    noise = codec.encode(arr("in:pipe.noise", (1, 3, 256, 256)))
+    noise = model.codec.encode(arr("in:pipe.noise", (1, 3, 256, 256)))
     # The stub keeps the output within the final clamp, so nothing is hidden by it.
     assert_close(2 * model.restore(lq, lambda k: noise) - 1, vector("pipeline_64.npz", "out_unclamped"))
