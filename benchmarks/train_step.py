@@ -96,7 +96,7 @@ class Step:
 
         def loss(prediction: Tensor) -> Tensor:
             with self.autocast():
-                return self.model.losses(prediction, target)["total"]
+                return self.model.losses(prediction, target, self.generators())["total"]
 
         def each(kind: str) -> Iterator[float]:
             for _ in range(repeats + 2):
@@ -146,7 +146,7 @@ class Ours(Step):
         result |= self.network_parts(lq, gt, repeats, updater.backward)
         x, t, features, target = self.noised(lq, gt)
         with self.autocast():
-            loss = self.model.losses(self.model.network_g(x, t, features), target)["total"]
+            loss = self.model.losses(self.model.network_g(x, t, features), target, self.generators())["total"]
         updater.backward(loss)
         synchronise(self.device)
         gradients = {p: p.grad.clone() for p in updater.parameters}
@@ -244,7 +244,7 @@ class Plain(Step):
         def fresh_gradients() -> None:
             self.optimizer.zero_grad(set_to_none=True)
             with self.autocast():
-                loss = self.model.losses(self.model.network_g(x, t, features), target)["total"]
+                loss = self.model.losses(self.model.network_g(x, t, features), target, self.generators())["total"]
             self.backward(loss)
 
         def updates() -> Iterator[float]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from scripts.prepare.make_lmdb import make_lmdb
 from scripts.prepare.make_meta_info import make_meta_info
-from scripts.prepare.make_shards import make_index, make_shards
+from scripts.prepare.make_shards import make_shards
 from tests import tiny
 from tests.processes import train_here
 from tests.training import tiny_options
@@ -27,6 +27,7 @@ from upsr.data import GlobalBatchSampler, RealESRGANDataset, SampleId, batches_o
 from upsr.data.backends import open_backend
 from upsr.data.image_io import UnreadableImageError, decode_image, decode_region, image_size
 from upsr.data.packed_strings import PackedStrings
+from upsr.data.shards import index_shards
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
 
@@ -154,7 +155,7 @@ def test_damaged_shards_are_told(tmp_path, photos, monkeypatch):
     with pytest.raises(UpsrError, match="not a readable index of shards"):
         open_backend(index)
     with pytest.raises(UpsrError, match="no shards"):
-        make_index(photos)
+        index_shards(photos)
 
 
 def test_broken_images_stay_out_of_shards_and_lists(tmp_path, photos):

@@ -14,17 +14,13 @@ then, in the option file:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
-import tarfile
 from pathlib import Path
-from typing import Any
 
-from upsr.atomic import atomic_write
 from upsr.data.backends import open_backend
-from upsr.data.image_io import IMAGE_SUFFIXES
+from upsr.data.shards import index_shards
 from upsr.data.survey import survey
 from upsr.errors import UpsrError
 
@@ -58,40 +54,13 @@ def make_shards(source: Path, target: Path, megabytes: int = 512, workers: int =
                     continue
                 stem, suffix = os.path.splitext(found.key)
                 writer.write({"__key__": stem, suffix[1:]: backend.read(found.key)})
-        make_index(unfinished)
+        index_shards(unfinished)
         unfinished.rename(target)
     except OSError as error:
         raise UpsrError(f"{target}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return left_out
-
-
-def make_index(folder: Path) -> int:
-    """Write ``index.json`` of the tar files in a folder; returns the number of images.
-
-    Raises:
-        UpsrError: there are no shards, one is damaged, or two images have one name.
-    """
-    shards: list[dict[str, Any]] = []
-    names: set[str] = set()
-    for path in sorted(folder.glob("*.tar")):
-        try:
-            with tarfile.open(path) as tar:
-                members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
-        except (tarfile.TarError, OSError) as error:
-            raise UpsrError(f"{path}: not a readable shard ({error})") from None
-        images = [member for member in members if Path(member[0]).suffix.lower() in IMAGE_SUFFIXES]
-        for name, *_ in images:
-            if name in names:
-                raise UpsrError(f"{path}: '{name}' stands in the shards twice; names must be distinct")
-            names.add(name)
-        shards.append({"file": path.name, "images": images})
-    if not names:
-        raise UpsrError(f"{folder}: no shards (*.tar) with images in it")
-    with atomic_write(folder / "index.json") as path:
-        path.write_text(json.dumps({"format": 1, "shards": shards}), encoding="utf-8")
-    return len(names)
 
 
 def main() -> int:
@@ -106,7 +75,7 @@ def main() -> int:
         parser.error("give --input and --output, or --index-only")
     try:
         if arguments.index_only:
-            print(f"{make_index(arguments.index_only)} images in {arguments.index_only / 'index.json'}")
+            print(f"{index_shards(arguments.index_only)} images in {arguments.index_only / 'index.json'}")
             return 0
         left_out = make_shards(arguments.input, arguments.output, arguments.megabytes, arguments.workers)
     except UpsrError as error:

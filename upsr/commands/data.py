@@ -16,26 +16,34 @@ EXAMPLES = """examples:
   upsr data prepare RealSR --source ~/Downloads/RealSR_V3     a folder, zip or tar; makes datasets/RealSRV3/
   upsr data prepare ImageNet-Test --source /data/ILSVRC2012_img_val --seed 0
   upsr data check Set14 RealSR                                counts, sizes, pairs, damaged files, fingerprints
+  upsr data teach options/tiny2/teach.yml --out datasets/taught --workers 2
+                                                              degraded crops with a teacher's estimates; run again to resume
 
-A benchmark is described by datasets/NAME.yml; new ones need no more than such a file."""
+A benchmark is described by datasets/NAME.yml; new ones need no more than such a file. A teacher cache is described by a
+recipe (upsr/config/schema_teach.py); TaughtDataset trains on it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr data``."""
-    parser.add_argument("action", choices=["list", "check", "prepare"])
+    parser.add_argument("action", choices=["list", "check", "prepare", "teach"])
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="benchmarks; by default all (list) or those here (check)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="benchmarks; by default all (list) or those here (check); for teach the recipe, a YAML file",
     )
     parser.add_argument(
         "--datasets_root", type=Path, default=Path("datasets"), help="folder of the datasets (datasets)"
     )
     parser.add_argument("--source", type=Path, help="what was downloaded, for prepare: a folder, zip or tar")
+    parser.add_argument("--out", type=Path, help="folder of the shards, for teach")
+    parser.add_argument("--workers", type=int, default=1, help="processes of teach, of one thread each (1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of degradations that prepare draws (0)")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run it."""
-    return {"list": _list, "check": _check, "prepare": _prepare}[arguments.action](arguments)
+    return {"list": _list, "check": _check, "prepare": _prepare, "teach": _teach}[arguments.action](arguments)
 
 
 def _list(given: argparse.Namespace) -> int:
@@ -93,3 +101,15 @@ def _prepare(given: argparse.Namespace) -> int:
     images = prepare(benchmark, given.source, given.datasets_root, seed=given.seed)
     print(f"{benchmark.name}: {images} images in {benchmark.root(given.datasets_root)}")
     return _check(given)
+
+
+def _teach(given: argparse.Namespace) -> int:
+    if len(given.names) != 1 or given.out is None:
+        raise UpsrError("teach makes one cache from one recipe: upsr data teach RECIPE.yml --out FOLDER")
+    if given.workers < 1:
+        raise UpsrError(f"--workers: at least 1 process is needed, not {given.workers}")
+    from upsr.evaluation.teaching import read_recipe, teach  # here: the other actions need no teacher
+
+    crops = teach(read_recipe(given.names[0]), given.out, given.workers)
+    print(f"{crops} crops in {given.out / 'index.json'}")
+    return 0

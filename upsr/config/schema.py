@@ -171,6 +171,12 @@ class TrainOptions(Section):
     scheduler: SchedulerOptions = SchedulerOptions()
     pixel_opt: Component = Field(description="Pixel loss, a registered loss.")
     perceptual_opt: Component | None = Field(None, description="Perceptual loss (LPIPSLoss); null for none.")
+    perceptual_shift: int = Field(
+        1,
+        ge=1,
+        description="The perceptual loss sees each sample from a row and a column drawn below this; at 1 always the whole. "
+        "A strided backbone does not see a grid of its own period, which 4 shows it.",
+    )
 
 
 class TileOptions(Section):

@@ -6,6 +6,7 @@ from upsr.data.loader import batches_of, build_train_loader
 from upsr.data.pair_pool import PairPool
 from upsr.data.prefetch import DevicePrefetcher
 from upsr.data.sampler import GlobalBatchSampler, SampleId
+from upsr.data.taught import TaughtDataset, TaughtPairsDataset
 
 __all__ = [
     "BicubicFolderDataset",
@@ -17,6 +18,8 @@ __all__ = [
     "RealESRGANDataset",
     "RealESRGANDegradation",
     "SampleId",
+    "TaughtDataset",
+    "TaughtPairsDataset",
     "batches_of",
     "build_train_loader",
 ]

@@ -145,6 +145,17 @@ def list_keys(root: str | Path, meta_info: str | Path | None = None, backend: Im
     return keys
 
 
+def names_in(listing: str | Path) -> set[str]:
+    """The names in a text file, one a line, as :func:`list_keys` reads them.
+
+    Raises:
+        UpsrError: there is no such file.
+    """
+    if not Path(listing).is_file():
+        raise UpsrError(f"{listing}: no such list of names")
+    return set(_names(Path(listing)))
+
+
 def _names(meta_info: Path) -> list[str]:
     lines = meta_info.read_text(encoding="utf-8").splitlines()
     return [re.sub(r"\s+\(\d+,\s*\d+(,\s*\d+)?\)(\s+\d+)?$", "", line.strip()) for line in lines if line.strip()]

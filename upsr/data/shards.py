@@ -5,13 +5,15 @@ from __future__ import annotations
 import bisect
 import json
 import os
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from upsr.data.image_io import UnreadableImageError
+from upsr.atomic import atomic_write
+from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
 from upsr.data.packed_strings import PackedStrings
 from upsr.errors import UpsrError
 
@@ -76,6 +78,33 @@ class ShardBackend:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_open": {}, "_storage": None}
+
+
+def index_shards(folder: Path) -> int:
+    """Write ``index.json`` of the tar files in a folder; returns the number of images.
+
+    Raises:
+        UpsrError: there are no shards, one is damaged, or two images have one name.
+    """
+    shards: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for path in sorted(folder.glob("*.tar")):
+        try:
+            with tarfile.open(path) as tar:
+                members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
+        except (tarfile.TarError, OSError) as error:
+            raise UpsrError(f"{path}: not a readable shard ({error})") from None
+        images = [member for member in members if Path(member[0]).suffix.lower() in IMAGE_SUFFIXES]
+        for name, *_ in images:
+            if name in names:
+                raise UpsrError(f"{path}: '{name}' stands in the shards twice; names must be distinct")
+            names.add(name)
+        shards.append({"file": path.name, "images": images})
+    if not names:
+        raise UpsrError(f"{folder}: no shards (*.tar) with images in it")
+    with atomic_write(folder / "index.json") as path:
+        path.write_text(json.dumps({"format": 1, "shards": shards}), encoding="utf-8")
+    return len(names)
 
 
 def _read_index(index: str, remote: bool) -> list[dict[str, Any]]:

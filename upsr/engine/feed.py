@@ -46,7 +46,9 @@ class PairFeed:
         self.pool = PairPool(opt.pair_pool.pairs_per_slot)
         self.dataset = build(DATASET_REGISTRY, self.options)
         if not hasattr(self.dataset, "bind"):
-            raise UpsrError(f"datasets.train.type: {self.options.type} is no training set; use RealESRGANDataset")
+            raise UpsrError(
+                f"datasets.train.type: {self.options.type} is no training set; use RealESRGANDataset or TaughtDataset"
+            )
         self.dataset.bind(self.seed, opt.degradation)
         self._check(model, opt.scale)
         self._unreadable: set[str] = set()
@@ -83,7 +85,8 @@ class PairFeed:
         """The pairs that a raw batch brings out of degradation and pool."""
         keys = (self.seed, "train", iteration)
         gt = batch["gt"].float() / 255
-        lq = self.degradation(gt, batch["kernels"], slots=slots, keys=keys)
+        stored = "lq" in batch
+        lq = batch["lq"].float() / 255 if stored else self.degradation(gt, batch["kernels"], slots=slots, keys=keys)
         return self.pool.exchange(lq, gt, batch["key"], slots=slots, keys=keys)
 
     def list_unreadable(self, path: Path) -> None:
@@ -105,5 +108,8 @@ class PairFeed:
             raise UpsrError(
                 f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
             )
+        own_scale = getattr(self.dataset, "scale", scale)
+        if own_scale != scale:
+            raise UpsrError(f"datasets.train: its pairs are x{own_scale}, but scale is {scale}")
         if self.dataset.channels != model.channels:
             raise UpsrError(f"datasets.train.channels: {self.dataset.channels}, but the network has {model.channels}")

@@ -118,7 +118,7 @@ def _file_problems(opt: Options, purpose: Purpose) -> Iterator[Problem]:
     for phase, dataset in opt.datasets.items():
         if purpose == "train" or phase != "train":
             for key, value in dataset.arguments.items():
-                if key.startswith("dataroot") or key == "meta_info":
+                if key.startswith("dataroot") or key in ("meta_info", "index"):
                     files[f"datasets.{phase}.{key}"] = value
     for key, name in files.items():
         if name is not None and "://" not in name and not Path(name).exists():

@@ -48,10 +48,10 @@ class AuxiliarySRModel(RestorationModel):
         return cls(network_g, scale=opt.scale, channels=network_g.channels, losses=losses)
 
     def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """See :meth:`RestorationModel.forward`; nothing is drawn."""
+        """See :meth:`RestorationModel.forward`; only the place of the perceptual loss is drawn."""
         if self.losses is None:
             raise RuntimeError("the model was built for testing and has no losses")
-        return self.losses(2 * self.network_g(lq) - 1, 2 * gt - 1)
+        return self.losses(2 * self.network_g(lq) - 1, 2 * gt - 1, generators)
 
     def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """See :meth:`RestorationModel.restore`; no noise is used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from upsr.config.components import build
 from upsr.config.schema import Component, Options
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
-from upsr.rng import derive_seed
+from upsr.rng import derive_seed, numpy_generator
 from upsr.weights import Part, find_weights
 
 logger = logging.getLogger(__name__)
@@ -74,25 +75,55 @@ def load_or_refuse(
 
 
 class Losses(nn.Module):
-    """The pixel loss and, where asked for, the perceptual loss."""
+    """The pixel loss and, where asked for, the perceptual loss.
 
-    def __init__(self, pixel: Component, perceptual: Component | None) -> None:
+    Args:
+        perceptual_shift: the perceptual loss sees each sample cropped from a row and a column drawn from [0, shift), so that
+            no phase of its backbone's strides is preferred; 1 for the whole image.
+    """
+
+    def __init__(self, pixel: Component, perceptual: Component | None, perceptual_shift: int = 1) -> None:
         super().__init__()
+        self.perceptual_shift = perceptual_shift
         self.pixel = build(LOSS_REGISTRY, pixel)
         self.perceptual = build(LOSS_REGISTRY, perceptual) if perceptual else None
         if perceptual is None:
             logger.warning("train.perceptual_opt is not set: training without a perceptual loss")
 
-    def forward(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Weighted losses by name and their ``total``, for (B, C, H, W) images in [-1, 1]."""
+    def forward(self, prediction: Tensor, target: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Weighted losses by name and their ``total``, for (B, C, H, W) images in [-1, 1].
+
+        Args:
+            generators: one for each sample.
+        """
         losses = {"l_pix": self.pixel(prediction, target)}
         if self.perceptual is not None:
+            if self.perceptual_shift > 1:
+                prediction, target = _shifted(self.perceptual_shift, generators, prediction, target)
             losses["l_percep"] = self.perceptual(prediction, target)
         return {**losses, "total": sum(losses.values())}
+
+
+def _shifted(shift: int, generators: Sequence[torch.Generator], *images: Tensor) -> list[Tensor]:
+    """Batches of which each sample begins at a row and a column of its own, (B, C, H - shift + 1, W - shift + 1).
+
+    The places come from the generators' seeds, on the host: drawn on a GPU, they would make it wait.
+    """
+    starts = [numpy_generator(g.initial_seed(), "shift").integers(shift, size=2) for g in generators]
+    height, width = (side - shift + 1 for side in images[0].shape[-2:])
+    return [
+        torch.stack(
+            [
+                image[:, top : top + height, left : left + width]
+                for image, (top, left) in zip(batch, starts, strict=True)
+            ]
+        )
+        for batch in images
+    ]
 
 
 def build_losses(opt: Options) -> Losses:
     """The losses of ``train``."""
     if opt.train is None:
         raise UpsrError("train: this section is needed for training")
-    return Losses(opt.train.pixel_opt, opt.train.perceptual_opt)
+    return Losses(opt.train.pixel_opt, opt.train.perceptual_opt, opt.train.perceptual_shift)

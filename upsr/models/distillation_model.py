@@ -63,4 +63,4 @@ class UPSRDistillationModel(UPSRModel):
         weight = self.codec.encode(cond.weight)
         x_t = self.process.prior_sample(self.codec.encode(cond.y), t, weight=weight, noise=noise)
         prediction = self.estimate(self.process.scale_input(x_t, t), t, cond)
-        return {**self.losses(prediction, target), "by_timestep": self._by_timestep(prediction, target, t)}
+        return {**self.losses(prediction, target, generators), "by_timestep": self._by_timestep(prediction, target, t)}

@@ -192,7 +192,7 @@ class UPSRModel(RestorationModel):
         x_t = self.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         x_in = self.codec.encode(self.process.scale_input(x_t, t))
         prediction = self.estimate(x_in, t, cond)
-        return {**self.losses(prediction, x_0), "by_timestep": self._by_timestep(prediction, x_0, t)}
+        return {**self.losses(prediction, x_0, generators), "by_timestep": self._by_timestep(prediction, x_0, t)}
 
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1]."""

@@ -1,0 +1,254 @@
+"""Short trainings of the same budget that choose UPSR-tiny 2's recipe, and their table in docs/quality.md.
+
+Each variant changes an option file and is trained for iterations that take about the same processor time, from the same
+weights; what each really took is recorded. All are measured on the crops of photos that none of them was trained on
+(options/tiny2/kept_apart.txt), image by image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upsr.atomic import atomic_write
+from upsr.data import TaughtPairsDataset
+from upsr.engine.distributed import Runtime
+from upsr.engine.evaluate import ValidationSet, evaluate
+from upsr.engine.setup import checked_model_options
+from upsr.errors import UpsrError
+from upsr.evaluation.statistics import compare, describe_sample
+from upsr.inference import ModelRestorer
+from upsr.metrics import LPIPS, NIQE, PSNR
+from upsr.models import build_model
+from upsr.models.bicubic import Bicubic
+from upsr.provenance import machine, versions
+
+EXAMPLES = """examples:
+  upsr data teach options/tiny2/teach_kept_apart.yml --out experiments/tiny2/kept_apart
+  upsr data teach options/tiny2/teach.yml --out experiments/tiny2/taught
+  python -m scripts.recipes train g_old g_half --backbone squeezenet1_1-b8a52dc0.pth
+  python -m scripts.recipes evaluate report --backbone squeezenet1_1-b8a52dc0.pth"""
+
+OLD, NEW = Path("options/tiny"), Path("options/tiny2")
+KEPT_APART = Path("experiments/tiny2/kept_apart/index.json")
+RESULTS = Path("docs/quality/recipes.json")
+PAGE = Path("docs/quality.md")
+MARKS = ("<!-- begin: written by scripts/recipes.py -->", "<!-- end: recipes -->")
+RUNS = "recipe_"
+DIGITS = {"psnr": 2, "lpips_squeeze": 4, "niqe": 2}
+LOWER_IS_BETTER = {"lpips_squeeze", "niqe"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A short training.
+
+    Attributes:
+        options: option file that it changes.
+        iterations: about as many as the budget allows.
+        changes: of options.
+        g: variant whose network is the frozen g of stage two.
+        reference: variant that it is compared with.
+    """
+
+    about: str
+    options: Path
+    iterations: int
+    changes: tuple[str, ...] = ()
+    g: str | None = None
+    reference: str | None = None
+
+
+VARIANTS = {
+    "g_old": Variant("g: UPSR-tiny's recipe (mild degradation, L1)", OLD / "stage1.yml", 900),
+    "g_photos": Variant(
+        "g: full degradation, L1 + LPIPS, photos alone",
+        NEW / "stage1.yml", 450, ("datasets.train.teacher_share=0",), reference="g_old",
+    ),
+    "g_half": Variant("g: the same, half of the targets from the teacher", NEW / "stage1.yml", 450, reference="g_old"),
+    "g_teacher": Variant(
+        "g: the same, all targets from the teacher",
+        NEW / "stage1.yml", 450, ("datasets.train.teacher_share=1",), reference="g_old",
+    ),
+    "g_8_blocks": Variant(
+        "g: half of the targets, 8 blocks",
+        NEW / "stage1.yml", 520, ("network_g.num_block=8",), reference="g_old",
+    ),
+    "old": Variant("UPSR: UPSR-tiny's recipe for both stages", OLD / "stage2.yml", 450, g="g_old"),
+    "half": Variant(
+        "UPSR: new recipe, half of the targets from the teacher", NEW / "stage2.yml", 400, g="g_half", reference="old"
+    ),
+    "teacher": Variant(
+        "UPSR: new recipe, all targets from the teacher",
+        NEW / "stage2.yml", 400, ("datasets.train.teacher_share=1",), g="g_teacher", reference="old",
+    ),
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "do", nargs="+", metavar="train|evaluate|report|VARIANT", help=f"variants: {', '.join(VARIANTS)}"
+    )
+    parser.add_argument("--backbone", help="SqueezeNet's weights for LPIPS; by default fetched")
+    given = parser.parse_args()
+    actions = [word for word in given.do if word in ("train", "evaluate", "report")]
+    names = [word for word in given.do if word not in actions]
+    try:
+        for name in names:
+            if name not in VARIANTS:
+                raise UpsrError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
+        if "train" in actions:
+            for name in names or VARIANTS:
+                train(name, given.backbone)
+        if "evaluate" in actions:
+            evaluate_all(names or list(VARIANTS), given.backbone)
+        if "report" in actions:
+            report()
+    except UpsrError as error:
+        print(f"{error.label}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def weights(name: str) -> Path:
+    return Path("experiments") / f"{RUNS}{name}" / "models" / "net_g_latest.safetensors"
+
+
+def train(name: str, backbone: str | None) -> None:
+    """The training of a variant, as a run of train.py on one thread."""
+    variant = VARIANTS[name]
+    if weights(name).is_file():
+        return
+    n = variant.iterations
+    changes = [
+        f"name={RUNS}{name}",
+        f"train.total_iter={n}",
+        "train.warmup_iter=50",
+        f"train.scheduler.milestones=[{n // 2},{3 * n // 4},{9 * n // 10}]",
+        "train.ema_decay=0.99",
+        "logger.save_checkpoint_freq=200",
+        "logger.print_freq=50",
+        *variant.changes,
+    ]
+    changes += ["path.pretrain_network_g=tiny"] if variant.options.parent == OLD else []
+    if variant.g is not None:
+        changes.append(f"path.pretrain_network_aux={weights(variant.g)}")
+    if variant.options.parent == NEW and backbone:
+        changes.append(f"train.perceptual_opt.backbone_path={backbone}")
+    command = [sys.executable, "train.py", "-opt", str(variant.options), "--auto_resume", "--force_yml", *changes]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
+        raise UpsrError(f"the training of {name} did not end well; its messages are above")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with atomic_write(weights(name).with_name("processor_seconds.json")) as path:
+        path.write_text(json.dumps(round(seconds)), encoding="utf-8")
+
+
+def evaluate_all(names: list[str], backbone: str | None) -> None:
+    """Measure variants that are trained, and what they began with; :data:`RESULTS` keeps those measured before."""
+    data = ValidationSet("kept apart", TaughtPairsDataset(str(KEPT_APART)), 1, 0)
+    measures: dict[str, Any] = {"psnr": PSNR(), "lpips_squeeze": LPIPS("squeeze", backbone), "niqe": NIQE()}
+    kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"values": {}, "costs": {}}
+    models: dict[str, Any] = {
+        "bicubic": lambda: Bicubic(4),
+        "tiny": lambda: build_model(checked_model_options(str(OLD / "test.yml")), "test"),
+        **{name: lambda name=name: model_of(name) for name in names if weights(name).is_file()},
+    }
+    for name, make in models.items():
+        if name in kept["values"] and name not in VARIANTS:
+            continue
+        found = evaluate(ModelRestorer(make().eval(), 0), data, measures, Runtime(torch.device("cpu")))
+        print(f"{name}: {found}")
+        kept["values"][name] = {
+            key: {k: round(v, 6) for k, v in values.items()} for key, values in found.images.items()
+        }
+        if name in VARIANTS:
+            seconds = json.loads(weights(name).with_name("processor_seconds.json").read_text(encoding="utf-8"))
+            kept["costs"][name] = {"processor_seconds": seconds, "iterations": VARIANTS[name].iterations}
+    kept |= {"machine": machine(torch.device("cpu")), "versions": versions()}
+    kept["measures"] = {name: metric.version for name, metric in measures.items()}
+    with atomic_write(RESULTS) as path:
+        path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def model_of(name: str) -> torch.nn.Module:
+    """A trained variant."""
+    variant = VARIANTS[name]
+    changes = [f"path.pretrain_network_g={weights(name)}", "path.strict_load_g=true", "train=null", *variant.changes]
+    if variant.g is not None:
+        changes.append(f"path.pretrain_network_aux={weights(variant.g)}")
+    changes = [change for change in changes if not change.startswith("datasets.")]
+    return build_model(checked_model_options(str(variant.options), changes), "test")
+
+
+def report() -> None:
+    """Write the table into :data:`PAGE`, between its marks."""
+    try:
+        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UpsrError(f"{RESULTS}: no results; run `evaluate` first") from None
+    page = PAGE.read_text(encoding="utf-8")
+    if not all(mark in page for mark in MARKS):
+        raise UpsrError(f"{PAGE}: the marks {' and '.join(MARKS)} are not there")
+    head, rest = page.split(MARKS[0])
+    tail = rest.split(MARKS[1])[1]
+    with atomic_write(PAGE) as path:
+        path.write_text("\n".join([head + MARKS[0], *table(kept), MARKS[1] + tail]), encoding="utf-8")
+    print(PAGE)
+
+
+def table(kept: Mapping[str, Any]) -> Iterator[str]:
+    """Means, then paired differences from each variant's reference."""
+    values = kept["values"]
+    images = len(next(iter(values.values())))
+    arrows = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in DIGITS]
+    yield f"| {images} photos kept apart | {' | '.join(arrows)} | processor seconds |"
+    yield "|---" + "|---:" * (len(DIGITS) + 1) + "|"
+    about = {"bicubic": "bicubic", "tiny": "UPSR-tiny as it ships, where all begin"}
+    for name in ("bicubic", "tiny", *VARIANTS):
+        if name in values:
+            cells = []
+            for metric, digits in DIGITS.items():
+                found = describe_sample({0: of_metric(values[name], metric)})
+                cells.append(f"{found.mean:.{digits}f}")
+            cost = kept["costs"].get(name, {}).get("processor_seconds", "-")
+            yield f"| {VARIANTS[name].about if name in VARIANTS else about[name]} | {' | '.join(cells)} | {cost} |"
+    yield ""
+    yield f"| image by image | {' | '.join(arrows)} |"
+    yield "|---" + "|---:" * len(DIGITS) + "|"
+    for name, variant in VARIANTS.items():
+        if name in values and variant.reference in values:
+            cells = []
+            for metric, digits in DIGITS.items():
+                found = compare({0: of_metric(values[variant.reference], metric)}, {0: of_metric(values[name], metric)})
+                mark = ""
+                if found.low is not None and found.high is not None and found.low * found.high > 0:
+                    mark = " ▲" if (found.difference < 0) == (metric in LOWER_IS_BETTER) else " ▼"
+                cells.append(
+                    f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]{mark}"
+                )
+            yield f"| `{name}` minus `{variant.reference}` | {' | '.join(cells)} |"
+    yield ""
+    yield f"Measured on {kept['machine']['cpu']}; torch {kept['versions']['torch']}."
+
+
+def of_metric(images: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
+    return {image: values[metric] for image, values in images.items() if metric in values}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Datasets over a teacher cache (``upsr data teach``): stored LR crops, their ground truth, a teacher's estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from upsr.compat import DATASET_REGISTRY
+from upsr.config.schema_data import DegradationOptions
+from upsr.data.datasets import ImageFolder, Item
+from upsr.data.image_io import to_tensor
+from upsr.data.sampler import SampleId
+from upsr.errors import UpsrError
+from upsr.rng import numpy_generator
+
+KINDS = ("lq", "gt", "teacher")
+
+
+class TaughtCrops:
+    """The crops of a cache by number, each kind (H, W, 3) uint8."""
+
+    def __init__(self, index: str) -> None:
+        self._images = ImageFolder(index, 3)
+        endings = tuple(f".{kind}.png" for kind in KINDS)
+        self.keys = [key.removesuffix(endings[0]) for key in self._images.keys if key.endswith(endings[0])]
+        if len(self._images.keys) != len(KINDS) * len(self.keys):
+            raise UpsrError(f"{index}: not the index of a teacher cache; `upsr data teach` makes one")
+
+    def image(self, number: int, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """One image of a crop."""
+        return self._images.image(f"{self.keys[number]}.{kind}.png")
+
+
+@DATASET_REGISTRY.register()
+class TaughtDataset(Dataset[Item]):
+    """Stored pairs for training, whose target is the ground truth or a teacher's estimate.
+
+    Each sample's target is drawn anew in every epoch, so that over a training a loss is the mixture
+    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher) in expectation, for the cost of one of them.
+
+    Items: ``lq`` and ``gt`` (the target), (3, h, w) and (3, H, W) uint8, ``key``, ``unreadable`` (always empty).
+
+    Args:
+        index: ``index.json`` of a cache.
+        gt_size: side of the target crop, a multiple of the cache's scale; at most the cache's.
+        teacher_share: share of samples whose target is the teacher's estimate.
+        use_hflip, use_vflip, use_rot: flip and transpose, each for half of the samples.
+    """
+
+    channels = 3
+
+    def __init__(
+        self,
+        index: str,
+        gt_size: int = 256,
+        teacher_share: float = 0.5,
+        use_hflip: bool = True,
+        use_vflip: bool = True,
+        use_rot: bool = True,
+    ) -> None:
+        if not 0 <= teacher_share <= 1:
+            raise UpsrError(f"datasets.train.teacher_share: {teacher_share} is no share; give 0 to 1")
+        self.crops = TaughtCrops(index)
+        stored = self.crops.image(0, "gt").shape[0]
+        self.scale = stored // self.crops.image(0, "lq").shape[0]
+        if not 0 < gt_size <= stored or gt_size % self.scale:
+            raise UpsrError(
+                f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
+            )
+        self.gt_size, self.teacher_share = gt_size, teacher_share
+        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._seed = 0
+
+    def bind(self, seed: int, degradation: DegradationOptions) -> None:
+        """Tie the draws to a run's seed.
+
+        Raises:
+            UpsrError: the run has a degradation, which stored pairs have behind them.
+        """
+        if degradation != DegradationOptions():
+            raise UpsrError("degradation: TaughtDataset's pairs are degraded already; remove the section")
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self.crops.keys)
+
+    def __getitem__(self, sample: SampleId) -> Item:
+        rng = numpy_generator(self._seed, "sample", *sample)
+        hflip, vflip, transpose = rng.random(3) < 0.5
+        target = "teacher" if rng.random() < self.teacher_share else "gt"
+        side = self.gt_size // self.scale
+        lq, gt = self.crops.image(sample.image, "lq"), self.crops.image(sample.image, target)
+        top, left = (int(rng.integers(length - side + 1)) for length in lq.shape[:2])
+        images = []
+        for image, factor in ((lq, 1), (gt, self.scale)):
+            rows, columns = (slice(factor * start, factor * (start + side)) for start in (top, left))
+            crop = image[rows, columns]
+            if self.use_hflip and hflip:
+                crop = crop[:, ::-1]
+            if self.use_vflip and vflip:
+                crop = crop[::-1]
+            if self.use_rot and transpose:
+                crop = crop.transpose(1, 0, 2)
+            images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
+        return {"lq": images[0], "gt": images[1], "key": self.crops.keys[sample.image], "unreadable": []}
+
+
+@DATASET_REGISTRY.register()
+class TaughtPairsDataset(Dataset[Item]):
+    """Stored pairs for validation. Items: ``lq``, ``gt`` (3, H, W) in [0, 1], ``key``.
+
+    Args:
+        index: ``index.json`` of a cache.
+    """
+
+    channels = 3
+
+    def __init__(self, index: str) -> None:
+        self.crops = TaughtCrops(index)
+        self.keys = self.crops.keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Item:
+        lq, gt = (to_tensor(self.crops.image(index, kind)) for kind in ("lq", "gt"))
+        return {"lq": lq, "gt": gt, "key": self.keys[index]}
