@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv demo test lint clean-venv
+.PHONY: help venv demo test lint train-tiny clean-venv
 
 help:
 	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks for a minute or two"
 	@echo "make test        install into .venv if needed, run the test suite"
 	@echo "make lint        ruff and mypy"
+	@echo "make train-tiny  the long training of UPSR-tiny 2, begun or gone on with; state in experiments/tiny2/state.txt"
 	@echo "make venv        only install (about 3 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
 	@echo "make clean-venv  remove .venv"
 
@@ -44,6 +45,9 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy upsr
+
+train-tiny: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m scripts.train_tiny $(ARGS)
 
 clean-venv:
 	rm -rf $(VENV)

@@ -233,7 +233,7 @@ def train_tiny(scene: Scene) -> Result:
 def _train_tiny() -> list[str]:
     if not (REPOSITORY / "scripts" / "train_tiny.py").is_file():
         raise SystemExit("error: scripts/train_tiny.py is not in this checkout")
-    return [sys.executable, "-m", "scripts.train_tiny"]
+    return [sys.executable, "-m", "scripts.train_tiny", "--threads", str(os.cpu_count() or 1)]
 
 
 def _rehearsed_training(folder: Path) -> list[str]:

@@ -28,25 +28,25 @@ from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.inference import ModelRestorer
-from upsr.metrics import LPIPS, NIQE, PSNR
+from upsr.metrics import LPIPS, NIQE, PSNR, Grid
 from upsr.models import build_model
 from upsr.models.bicubic import Bicubic
 from upsr.provenance import machine, versions
 
 EXAMPLES = """examples:
-  upsr data teach options/tiny2/teach_kept_apart.yml --out experiments/tiny2/kept_apart
-  upsr data teach options/tiny2/teach.yml --out experiments/tiny2/taught
+  upsr data teach options/tiny2/teach_kept_apart.yml --out experiments/tiny2_cache/kept_apart
+  upsr data teach options/tiny2/teach.yml --out experiments/tiny2_cache/taught
   python -m scripts.recipes train g_old g_half --backbone squeezenet1_1-b8a52dc0.pth
   python -m scripts.recipes evaluate report --backbone squeezenet1_1-b8a52dc0.pth"""
 
 OLD, NEW = Path("options/tiny"), Path("options/tiny2")
-KEPT_APART = Path("experiments/tiny2/kept_apart/index.json")
+KEPT_APART = Path("experiments/tiny2_cache/kept_apart/index.json")
 RESULTS = Path("docs/quality/recipes.json")
 PAGE = Path("docs/quality.md")
 MARKS = ("<!-- begin: written by scripts/recipes.py -->", "<!-- end: recipes -->")
 RUNS = "recipe_"
-DIGITS = {"psnr": 2, "lpips_squeeze": 4, "niqe": 2}
-LOWER_IS_BETTER = {"lpips_squeeze", "niqe"}
+DIGITS = {"psnr": 2, "lpips_squeeze": 4, "niqe": 2, "grid": 1}
+LOWER_IS_BETTER = {"lpips_squeeze", "niqe", "grid"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ def train(name: str, backbone: str | None) -> None:
     n = variant.iterations
     changes = [
         f"name={RUNS}{name}",
+        "path.experiments_root=experiments",
         f"train.total_iter={n}",
         "train.warmup_iter=50",
         f"train.scheduler.milestones=[{n // 2},{3 * n // 4},{9 * n // 10}]",
@@ -161,7 +162,12 @@ def train(name: str, backbone: str | None) -> None:
 def evaluate_all(names: list[str], backbone: str | None) -> None:
     """Measure variants that are trained, and what they began with; :data:`RESULTS` keeps those measured before."""
     data = ValidationSet("kept apart", TaughtPairsDataset(str(KEPT_APART)), 1, 0)
-    measures: dict[str, Any] = {"psnr": PSNR(), "lpips_squeeze": LPIPS("squeeze", backbone), "niqe": NIQE()}
+    measures: dict[str, Any] = {
+        "psnr": PSNR(),
+        "lpips_squeeze": LPIPS("squeeze", backbone),
+        "niqe": NIQE(),
+        "grid": Grid(),
+    }
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"values": {}, "costs": {}}
     models: dict[str, Any] = {
         "bicubic": lambda: Bicubic(4),
@@ -172,7 +178,7 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
         if name in kept["values"] and name not in VARIANTS:
             continue
         found = evaluate(ModelRestorer(make().eval(), 0), data, measures, Runtime(torch.device("cpu")))
-        print(f"{name}: {found}")
+        print(f"{name}: {found}", flush=True)
         kept["values"][name] = {
             key: {k: round(v, 6) for k, v in values.items()} for key, values in found.images.items()
         }
@@ -223,8 +229,8 @@ def table(kept: Mapping[str, Any]) -> Iterator[str]:
         if name in values:
             cells = []
             for metric, digits in DIGITS.items():
-                found = describe_sample({0: of_metric(values[name], metric)})
-                cells.append(f"{found.mean:.{digits}f}")
+                sample = describe_sample({0: of_metric(values[name], metric)})
+                cells.append(f"{sample.mean:.{digits}f}")
             cost = kept["costs"].get(name, {}).get("processor_seconds", "-")
             yield f"| {VARIANTS[name].about if name in VARIANTS else about[name]} | {' | '.join(cells)} | {cost} |"
     yield ""

@@ -73,8 +73,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise UpsrError(f"{folder / RECORD}: not here; run this in the folder of the checkout") from None
 
 
-def halve(source: Path, target: Path) -> None:
+def halve(source: Path, target: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write weights as float16.
+
+    Args:
+        metadata: of the file.
 
     Raises:
         UpsrError: the source cannot be read, or holds a number that float16 does not.
@@ -86,7 +89,7 @@ def halve(source: Path, target: Path) -> None:
     if not all(bool(torch.isfinite(value).all()) for value in halved.values()):
         raise UpsrError(f"{source}: a weight is too large for float16")
     with atomic_write(target) as temporary:
-        save_file(halved, temporary, metadata={"format": "pt"})
+        save_file(halved, temporary, metadata={"format": "pt", **(metadata or {})})
 
 
 def describe_run(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from upsr.metrics.base import Metric, MetricUnavailableError, SetMetric
 from upsr.metrics.fidelity import PSNR, SSIM
+from upsr.metrics.grid import Grid
 from upsr.metrics.iqa import FID, NIQE, PyIQA
 from upsr.metrics.lpips import LPIPS
 
-__all__ = ["FID", "LPIPS", "NIQE", "PSNR", "SSIM", "Metric", "MetricUnavailableError", "PyIQA", "SetMetric"]
+__all__ = ["FID", "LPIPS", "NIQE", "PSNR", "SSIM", "Grid", "Metric", "MetricUnavailableError", "PyIQA", "SetMetric"]
