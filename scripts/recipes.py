@@ -72,25 +72,30 @@ class Variant:
 VARIANTS = {
     "g_old": Variant("g: UPSR-tiny's recipe (mild degradation, L1)", OLD / "stage1.yml", 900),
     "g_photos": Variant(
-        "g: full degradation, L1 + LPIPS, photos alone",
+        "g: full degradation, L1 + LPIPS, GridLoss, photos alone",
         NEW / "stage1.yml", 450, ("datasets.train.teacher_share=0",), reference="g_old",
     ),
-    "g_half": Variant("g: the same, half of the targets from the teacher", NEW / "stage1.yml", 450, reference="g_old"),
+    "g_half": Variant(
+        "g: the same without GridLoss, half of the targets from the teacher",
+        NEW / "stage1.yml", 450, ("train.grid_opt=null",), reference="g_old",
+    ),
+    "g_grid": Variant("g: with GridLoss, half of the targets from the teacher", NEW / "stage1.yml", 450, reference="g_old"),
     "g_teacher": Variant(
-        "g: the same, all targets from the teacher",
+        "g: with GridLoss, all targets from the teacher",
         NEW / "stage1.yml", 450, ("datasets.train.teacher_share=1",), reference="g_old",
     ),
     "g_8_blocks": Variant(
-        "g: half of the targets, 8 blocks",
+        "g: with GridLoss, half of the targets, 8 blocks",
         NEW / "stage1.yml", 520, ("network_g.num_block=8",), reference="g_old",
     ),
     "old": Variant("UPSR: UPSR-tiny's recipe for both stages", OLD / "stage2.yml", 450, g="g_old"),
     "half": Variant(
-        "UPSR: new recipe, half of the targets from the teacher", NEW / "stage2.yml", 400, g="g_half", reference="old"
+        "UPSR: new recipe, half of the targets from the teacher, LPIPS 0.2", NEW / "stage2.yml", 400, g="g_grid",
+        reference="old",
     ),
     "teacher": Variant(
-        "UPSR: new recipe, all targets from the teacher",
-        NEW / "stage2.yml", 400, ("datasets.train.teacher_share=1",), g="g_teacher", reference="old",
+        "UPSR: new recipe, all targets from the teacher, LPIPS 0.5", NEW / "stage2.yml", 400,
+        ("datasets.train.teacher_share=1", "train.perceptual_opt.loss_weight=0.5"), g="g_grid", reference="old",
     ),
 }  # fmt: skip
 
@@ -197,7 +202,7 @@ def model_of(name: str) -> torch.nn.Module:
     changes = [f"path.pretrain_network_g={weights(name)}", "path.strict_load_g=true", "train=null", *variant.changes]
     if variant.g is not None:
         changes.append(f"path.pretrain_network_aux={weights(variant.g)}")
-    changes = [change for change in changes if not change.startswith("datasets.")]
+    changes = [change for change in changes if not change.startswith(("datasets.", "train."))]
     return build_model(checked_model_options(str(variant.options), changes), "test")
 
 

@@ -57,3 +57,33 @@ def test_the_shipped_weights_leave_a_grid_below_a_grey_level():
         restored = restore(model, flat, seed=0, names=["flat"])
         height = (restored.mean(dim=1)[0].view(64, 4, 64, 4).mean(dim=(0, 2)) - restored.mean()).abs().max()
         assert float(height) < 1 / 255
+
+
+def test_the_loss_sees_a_grid_and_not_sharp_detail():
+    from upsr.losses import GridLoss
+
+    loss = GridLoss()
+    image = 2 * photo() - 1
+    grid = 0.02 * pattern(4, "both")
+    assert float(loss(image + grid, image)) > 0.8 * float((grid - grid.mean()).abs().mean())
+    blurred = torch.nn.functional.avg_pool2d(image, 5, 1, padding=2, count_include_pad=False)
+    assert float(loss(image, blurred)) < 0.4 * float((image - blurred).abs().mean())
+    assert float(loss(image + 0.3, image)) < 1e-6
+
+
+def test_the_loss_takes_a_grid_out_of_a_shuffle():
+    """A shuffle that begins with a grid has none after some steps, and the photo's detail stays."""
+    from upsr.losses import GridLoss
+
+    loss, target = GridLoss(), 2 * photo()[..., :64, :64] - 1
+    bias = torch.nn.Parameter(0.1 * torch.randn(48, generator=torch_generator("bias")))
+    start = bias.detach().clone()
+    optimizer = torch.optim.Adam([bias], lr=5e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(
+            target + torch.nn.functional.pixel_shuffle(bias.view(1, 48, 1, 1).expand(1, 48, 16, 16), 4), target
+        ).backward()
+        optimizer.step()
+    left = bias.detach().view(3, 16) - bias.detach().view(3, 16).mean(dim=1, keepdim=True)
+    assert left.abs().max() < 0.1 * start.abs().max()

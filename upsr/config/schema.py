@@ -171,6 +171,7 @@ class TrainOptions(Section):
     scheduler: SchedulerOptions = SchedulerOptions()
     pixel_opt: Component = Field(description="Pixel loss, a registered loss.")
     perceptual_opt: Component | None = Field(None, description="Perceptual loss (LPIPSLoss); null for none.")
+    grid_opt: Component | None = Field(None, description="Loss that keeps out a pixel shuffle's pattern (GridLoss).")
     perceptual_shift: int = Field(
         1,
         ge=1,

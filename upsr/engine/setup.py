@@ -94,8 +94,9 @@ def _component_problems(opt: Options) -> Iterator[Problem]:
         yield from component_problems(METRIC_REGISTRY, metric, f"val.metrics.{name}")
     if opt.train is not None:
         yield from component_problems(LOSS_REGISTRY, opt.train.pixel_opt, "train.pixel_opt")
-        if opt.train.perceptual_opt is not None:
-            yield from component_problems(LOSS_REGISTRY, opt.train.perceptual_opt, "train.perceptual_opt")
+        for key in ("perceptual_opt", "grid_opt"):
+            if (loss := getattr(opt.train, key)) is not None:
+                yield from component_problems(LOSS_REGISTRY, loss, f"train.{key}")
 
 
 def _is_ours(model: object) -> bool:

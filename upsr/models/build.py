@@ -75,18 +75,25 @@ def load_or_refuse(
 
 
 class Losses(nn.Module):
-    """The pixel loss and, where asked for, the perceptual loss.
+    """The pixel loss and, where asked for, the perceptual loss and that on a pixel shuffle's pattern.
 
     Args:
         perceptual_shift: the perceptual loss sees each sample cropped from a row and a column drawn from [0, shift), so that
             no phase of its backbone's strides is preferred; 1 for the whole image.
     """
 
-    def __init__(self, pixel: Component, perceptual: Component | None, perceptual_shift: int = 1) -> None:
+    def __init__(
+        self,
+        pixel: Component,
+        perceptual: Component | None,
+        perceptual_shift: int = 1,
+        grid: Component | None = None,
+    ) -> None:
         super().__init__()
         self.perceptual_shift = perceptual_shift
         self.pixel = build(LOSS_REGISTRY, pixel)
         self.perceptual = build(LOSS_REGISTRY, perceptual) if perceptual else None
+        self.grid = build(LOSS_REGISTRY, grid) if grid else None
         if perceptual is None:
             logger.warning("train.perceptual_opt is not set: training without a perceptual loss")
 
@@ -97,6 +104,8 @@ class Losses(nn.Module):
             generators: one for each sample.
         """
         losses = {"l_pix": self.pixel(prediction, target)}
+        if self.grid is not None:
+            losses["l_grid"] = self.grid(prediction, target)
         if self.perceptual is not None:
             if self.perceptual_shift > 1:
                 prediction, target = _shifted(self.perceptual_shift, generators, prediction, target)
@@ -126,4 +135,4 @@ def build_losses(opt: Options) -> Losses:
     """The losses of ``train``."""
     if opt.train is None:
         raise UpsrError("train: this section is needed for training")
-    return Losses(opt.train.pixel_opt, opt.train.perceptual_opt, opt.train.perceptual_shift)
+    return Losses(opt.train.pixel_opt, opt.train.perceptual_opt, opt.train.perceptual_shift, opt.train.grid_opt)
