@@ -34,8 +34,8 @@ from upsr.models.bicubic import Bicubic
 from upsr.provenance import machine, versions
 
 EXAMPLES = """examples:
-  upsr data teach options/tiny2/teach_kept_apart.yml --out experiments/tiny2_cache/kept_apart
-  upsr data teach options/tiny2/teach.yml --out experiments/tiny2_cache/taught
+  upsr data teach options/teaching/tiny2_kept_apart.yml --out experiments/tiny2_cache/kept_apart
+  upsr data teach options/teaching/tiny2.yml --out experiments/tiny2_cache/taught
   python -m scripts.recipes train g_old g_half --backbone squeezenet1_1-b8a52dc0.pth
   python -m scripts.recipes evaluate report --backbone squeezenet1_1-b8a52dc0.pth"""
 
@@ -58,6 +58,7 @@ class Variant:
         iterations: about as many as the budget allows.
         changes: of options.
         g: variant whose network is the frozen g of stage two.
+        weights_of: variant that this one is the same training of, tested otherwise.
         reference: variant that it is compared with.
     """
 
@@ -66,6 +67,7 @@ class Variant:
     iterations: int
     changes: tuple[str, ...] = ()
     g: str | None = None
+    weights_of: str | None = None
     reference: str | None = None
 
 
@@ -88,14 +90,18 @@ VARIANTS = {
         "g: with GridLoss, half of the targets, 8 blocks",
         NEW / "stage1.yml", 520, ("network_g.num_block=8",), reference="g_old",
     ),
-    "old": Variant("UPSR: UPSR-tiny's recipe for both stages", OLD / "stage2.yml", 450, g="g_old"),
+    "old": Variant(
+        "UPSR: UPSR-tiny's recipe for both stages, restored as it ships (b_u = 0.2)", OLD / "stage2.yml", 450,
+        ("uncertainty.b_u=0.2",), g="g_old", weights_of="old_0.4",
+    ),
+    "old_0.4": Variant("UPSR: the same, b_u = 0.4 as it is trained", OLD / "stage2.yml", 450, g="g_old"),
     "half": Variant(
-        "UPSR: new recipe, half of the targets from the teacher, LPIPS 0.2", NEW / "stage2.yml", 400, g="g_grid",
-        reference="old",
+        "UPSR: new recipe, half of the targets from the teacher, LPIPS 0.2", NEW / "stage2.yml", 400,
+        ("datasets.train.teacher_share=0.5", "train.perceptual_opt.loss_weight=0.2"), g="g_grid", reference="old",
     ),
     "teacher": Variant(
-        "UPSR: new recipe, all targets from the teacher, LPIPS 0.5", NEW / "stage2.yml", 400,
-        ("datasets.train.teacher_share=1", "train.perceptual_opt.loss_weight=0.5"), g="g_grid", reference="old",
+        "UPSR: new recipe, all targets from the teacher, LPIPS 0.5 (chosen)", NEW / "stage2.yml", 400, g="g_grid",
+        reference="old",
     ),
 }  # fmt: skip
 
@@ -117,7 +123,7 @@ def main() -> int:
                 raise UpsrError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
         if "train" in actions:
             for name in names or VARIANTS:
-                train(name, given.backbone)
+                train(VARIANTS[name].weights_of or name, given.backbone)
         if "evaluate" in actions:
             evaluate_all(names or list(VARIANTS), given.backbone)
         if "report" in actions:
@@ -129,7 +135,7 @@ def main() -> int:
 
 
 def weights(name: str) -> Path:
-    return Path("experiments") / f"{RUNS}{name}" / "models" / "net_g_latest.safetensors"
+    return Path("experiments") / f"{RUNS}{VARIANTS[name].weights_of or name}" / "models" / "net_g_latest.safetensors"
 
 
 def train(name: str, backbone: str | None) -> None:

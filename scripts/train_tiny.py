@@ -66,7 +66,11 @@ def main() -> int:
     )
     parser.add_argument(
         "--recipe", type=Path, default=Path("options/tiny2"), metavar="FOLDER",
-        help="teach.yml, stage1.yml and stage2.yml (options/tiny2)",
+        help="with stage1.yml and stage2.yml (options/tiny2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teaching", type=Path, default=Path("options/teaching/tiny2.yml"), metavar="RECIPE.yml",
+        help="of the teacher cache (options/teaching/tiny2.yml)",
     )  # fmt: skip
     parser.add_argument(
         "--shared", type=Path, default=Path("../shared"), metavar="FOLDER",
@@ -84,7 +88,7 @@ def main() -> int:
         if given.snapshot:
             write_snapshot(given.recipe)
             return 0
-        run(given.recipe, given.shared, max(1, given.threads))
+        run(given.recipe, given.teaching, given.shared, max(1, given.threads))
     except UpsrError as error:
         print(f"{error.label}: {error}", file=sys.stderr)
         return error.exit_code
@@ -94,7 +98,7 @@ def main() -> int:
     return 0
 
 
-def run(recipe: Path, shared: Path, threads: int) -> None:
+def run(recipe: Path, teaching: Path, shared: Path, threads: int) -> None:
     """Everything that is not finished."""
     changes = provide(shared)
     first = load_options(recipe / "stage1.yml", changes)
@@ -102,7 +106,7 @@ def run(recipe: Path, shared: Path, threads: int) -> None:
     with only_one(folder), State(folder) as state:
         state.stage = "teacher cache"
         cache = Path(first.datasets["train"].arguments["index"]).parent
-        options = read_recipe(recipe / "teach.yml")
+        options = read_recipe(teaching)
         state.progress = lambda: f"{len(list(cache.glob('crops-*.tar')))} of {options.shards} shards"
         if len(list(cache.glob("crops-*.tar"))) < options.shards or not (cache / "index.json").is_file():
             logger.info("%s: %s", cache, state.progress())

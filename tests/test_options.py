@@ -17,7 +17,7 @@ from upsr.models.build import build_network
 
 OPTIONS = Path(__file__).parents[1] / "options"
 FULL = OPTIONS / "000_UPSR_RealSR_x4.yml"
-ALL = sorted(p for p in OPTIONS.rglob("*.yml") if p.parent.name not in ("methods", "protocols"))
+ALL = sorted(p for p in OPTIONS.rglob("*.yml") if p.parent.name not in ("methods", "protocols", "teaching"))
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.relative_to(OPTIONS).as_posix())

@@ -65,6 +65,8 @@ def start(root: Path) -> subprocess.Popen[bytes]:
         "scripts.train_tiny",
         "--recipe",
         str(root),
+        "--teaching",
+        str(root / "teach.yml"),
         "--shared",
         str(root / "no_such"),
         "--nice",
@@ -188,9 +190,9 @@ def test_the_recipe_is_one_that_can_be_read():
     stage1, stage2 = (load_options(f"options/tiny2/{stage}.yml") for stage in train_tiny.STAGES)
     from upsr.evaluation.teaching import read_recipe
 
-    cache = read_recipe("options/tiny2/teach.yml")
+    cache = read_recipe("options/teaching/tiny2.yml")
     assert cache.crops >= 20000
-    assert read_recipe("options/tiny2/teach_kept_apart.yml").photos[0].only == cache.photos[1].leave_out
+    assert read_recipe("options/teaching/tiny2_kept_apart.yml").photos[0].only == cache.photos[1].leave_out
     assert (
         stage2.path.pretrain_network_aux
         == f"{stage1.path.experiments_root}/{stage1.name}/models/net_g_latest.safetensors"

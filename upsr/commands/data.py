@@ -16,7 +16,7 @@ EXAMPLES = """examples:
   upsr data prepare RealSR --source ~/Downloads/RealSR_V3     a folder, zip or tar; makes datasets/RealSRV3/
   upsr data prepare ImageNet-Test --source /data/ILSVRC2012_img_val --seed 0
   upsr data check Set14 RealSR                                counts, sizes, pairs, damaged files, fingerprints
-  upsr data teach options/tiny2/teach.yml --out datasets/taught --workers 2
+  upsr data teach options/teaching/tiny2.yml --out datasets/taught --workers 2
                                                               degraded crops with a teacher's estimates; run again to resume
 
 A benchmark is described by datasets/NAME.yml; new ones need no more than such a file. A teacher cache is described by a
