@@ -13,7 +13,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from typing import Any
 import torch
 
 from upsr.atomic import atomic_write
-from upsr.data import TaughtPairsDataset
+from upsr.data import GlobalBatchSampler, TaughtPairsDataset
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.statistics import compare, describe_sample
+from upsr.evaluation.teaching import Crops, read_recipe
 from upsr.inference import ModelRestorer
 from upsr.metrics import LPIPS, NIQE, PSNR, Grid
 from upsr.models import build_model
@@ -40,6 +41,7 @@ EXAMPLES = """examples:
   python -m scripts.recipes evaluate report --backbone squeezenet1_1-b8a52dc0.pth"""
 
 OLD, NEW = Path("options/tiny"), Path("options/tiny2")
+KEPT_APART_RECIPE = Path("options/teaching/tiny2_kept_apart.yml")
 KEPT_APART = Path("experiments/tiny2_cache/kept_apart/index.json")
 RESULTS = Path("docs/quality/recipes.json")
 PAGE = Path("docs/quality.md")
@@ -185,14 +187,15 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
         "tiny": lambda: build_model(checked_model_options(str(OLD / "test.yml")), "test"),
         **{name: lambda name=name: model_of(name) for name in names if weights(name).is_file()},
     }
+    kept["crops"] = crops_of(data.dataset.keys)
     for name, make in models.items():
-        if name in kept["values"] and name not in VARIANTS:
+        known = kept["values"].setdefault(name, {})
+        todo = [i for i, key in enumerate(data.dataset.keys) if key not in known]
+        if not todo:
             continue
-        found = evaluate(ModelRestorer(make().eval(), 0), data, measures, Runtime(torch.device("cpu")))
+        found = evaluate(ModelRestorer(make().eval(), 0), data, measures, Runtime(torch.device("cpu")), indices=todo)
         print(f"{name}: {found}", flush=True)
-        kept["values"][name] = {
-            key: {k: round(v, 6) for k, v in values.items()} for key, values in found.images.items()
-        }
+        known |= {key: {k: round(v, 6) for k, v in values.items()} for key, values in found.images.items()}
         if name in VARIANTS:
             seconds = json.loads(weights(name).with_name("processor_seconds.json").read_text(encoding="utf-8"))
             kept["costs"][name] = {"processor_seconds": seconds, "iterations": VARIANTS[name].iterations}
@@ -200,6 +203,14 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
     kept["measures"] = {name: metric.version for name, metric in measures.items()}
     with atomic_write(RESULTS) as path:
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def crops_of(keys: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Round and photo of each crop of the kept-apart cache: every round has one crop of each photo."""
+    recipe = read_recipe(KEPT_APART_RECIPE)
+    photos = Crops(recipe).photos
+    stream = GlobalBatchSampler(len(photos), seed=recipe.manual_seed, batch_size=1, stop=len(keys))
+    return {key: (sample.epoch, photos[sample.image][2]) for key, (sample,) in zip(keys, stream, strict=True)}
 
 
 def model_of(name: str) -> torch.nn.Module:
@@ -230,28 +241,28 @@ def report() -> None:
 
 def table(kept: Mapping[str, Any]) -> Iterator[str]:
     """Means, then paired differences from each variant's reference."""
-    values = kept["values"]
-    images = len(next(iter(values.values())))
+    values, crops = kept["values"], kept["crops"]
+    photos = len({photo for _, photo in crops.values()})
     arrows = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in DIGITS]
-    yield f"| {images} photos kept apart | {' | '.join(arrows)} | processor seconds |"
+    yield f"| {len(crops)} crops of {photos} photos kept apart | {' | '.join(arrows)} | processor seconds |"
     yield "|---" + "|---:" * (len(DIGITS) + 1) + "|"
     about = {"bicubic": "bicubic", "tiny": "UPSR-tiny as it ships, where all begin"}
     for name in ("bicubic", "tiny", *VARIANTS):
         if name in values:
             cells = []
             for metric, digits in DIGITS.items():
-                sample = describe_sample({0: of_metric(values[name], metric)})
+                sample = describe_sample(by_round(values[name], metric, crops))
                 cells.append(f"{sample.mean:.{digits}f}")
             cost = kept["costs"].get(name, {}).get("processor_seconds", "-")
             yield f"| {VARIANTS[name].about if name in VARIANTS else about[name]} | {' | '.join(cells)} | {cost} |"
     yield ""
-    yield f"| image by image | {' | '.join(arrows)} |"
+    yield f"| photo by photo | {' | '.join(arrows)} |"
     yield "|---" + "|---:" * len(DIGITS) + "|"
     for name, variant in VARIANTS.items():
         if name in values and variant.reference in values:
             cells = []
             for metric, digits in DIGITS.items():
-                found = compare({0: of_metric(values[variant.reference], metric)}, {0: of_metric(values[name], metric)})
+                found = compare(*(by_round(values[n], metric, crops) for n in (str(variant.reference), name)))
                 mark = ""
                 if found.low is not None and found.high is not None and found.low * found.high > 0:
                     mark = " ▲" if (found.difference < 0) == (metric in LOWER_IS_BETTER) else " ▼"
@@ -263,8 +274,16 @@ def table(kept: Mapping[str, Any]) -> Iterator[str]:
     yield f"Measured on {kept['machine']['cpu']}; torch {kept['versions']['torch']}."
 
 
-def of_metric(images: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:
-    return {image: values[metric] for image, values in images.items() if metric in values}
+def by_round(
+    values: Mapping[str, Mapping[str, float]], metric: str, crops: Mapping[str, Sequence[Any]]
+) -> dict[int, dict[str, float]]:
+    """Values by round and photo: the crops of a photo are averaged first, as several seeds of an image are."""
+    found: dict[int, dict[str, float]] = {}
+    for key, measured in values.items():
+        if metric in measured:
+            number, photo = crops[key]
+            found.setdefault(number, {})[photo] = measured[metric]
+    return found
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def read_recipe(path: str | Path) -> TeachOptions:
 
 
 def teach(recipe: TeachOptions, folder: Path, workers: int) -> int:
-    """Make the shards that are not there yet, and the index of all; returns the number of crops.
+    """Make the shards that are not there yet, and the index of all; returns the number of crops in it.
+
+    A cache that has more crops than the recipe asks for keeps them.
 
     Args:
         folder: holds ``crops-NNNNNN.tar``, ``index.json`` and ``recipe.json``.
@@ -88,8 +90,7 @@ def teach(recipe: TeachOptions, folder: Path, workers: int) -> int:
         for future in futures:
             future.add_done_callback(lambda done: bar.update(not done.cancelled()))
         _raise_first(futures)
-    index_shards(folder)
-    return recipe.shards * recipe.crops_per_shard
+    return index_shards(folder) // len(KINDS)
 
 
 class Crops:
