@@ -78,6 +78,15 @@ class ImageFolder:
         return [stem if times[stem] == 1 else key for stem, key in zip(stems, self.keys, strict=True)]
 
 
+def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) -> NDArray[np.uint8]:
+    """A view of an (H, W, C) image: flipped, then transposed, as asked for."""
+    if hflip:
+        image = image[:, ::-1]
+    if vflip:
+        image = image[::-1]
+    return image.transpose(1, 0, 2) if transpose else image
+
+
 def partner_name(key: str, template: str) -> str:
     """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem."""
     folder, _, stem = key.rpartition("/")
@@ -152,11 +161,7 @@ class RealESRGANDataset(Dataset[Item]):
         crop = self.folder.crop(
             key, self.gt_size, lambda *sides: tuple(int(rng.integers(side - self.gt_size + 1)) for side in sides)
         )
-        if self.use_hflip and hflip:
-            crop = crop[:, ::-1]
-        if self.use_vflip and vflip:
-            crop = crop[::-1]
-        return crop.transpose(1, 0, 2) if self.use_rot and transpose else crop
+        return turned(crop, self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose)
 
 
 @DATASET_REGISTRY.register()

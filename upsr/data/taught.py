@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.schema_data import DegradationOptions
-from upsr.data.datasets import ImageFolder, Item
+from upsr.data.datasets import ImageFolder, Item, turned
 from upsr.data.image_io import to_tensor
 from upsr.data.sampler import SampleId
 from upsr.errors import UpsrError
@@ -97,13 +97,9 @@ class TaughtDataset(Dataset[Item]):
         images = []
         for image, factor in ((lq, 1), (gt, self.scale)):
             rows, columns = (slice(factor * start, factor * (start + side)) for start in (top, left))
-            crop = image[rows, columns]
-            if self.use_hflip and hflip:
-                crop = crop[:, ::-1]
-            if self.use_vflip and vflip:
-                crop = crop[::-1]
-            if self.use_rot and transpose:
-                crop = crop.transpose(1, 0, 2)
+            crop = turned(
+                image[rows, columns], self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose
+            )
             images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
         return {"lq": images[0], "gt": images[1], "key": self.crops.keys[sample.image], "unreadable": []}
 
