@@ -221,7 +221,7 @@ def test_cancel_stops_the_work_itself(page, fake, tmp_path):
     fake.slow = True
     page.click("#run")
     assert fake.started.wait(PATIENCE / 1000)
-    page.wait_for_selector("#status .progress-bar, #status .progress-text")
+    page.wait_for_selector("#progress .progress-bar, #progress .progress-text")
     page.click("#cancel")
     wait_for_status(page, "Cancelled.")
     assert fake.ended.is_set()
@@ -239,7 +239,7 @@ def test_one_who_waits_can_cancel_and_the_other_goes_on(page, browser, server, f
             wait_for_status(visitor, "40 x 40 pixels")
             visitor.click("#run")
             assert fake.started.wait(PATIENCE / 1000)
-        other.wait_for_function("document.querySelector('#status').innerText.includes('queue')")
+        other.wait_for_function("document.querySelector('#progress').innerText.includes('queue')")
         other.click("#cancel")
         wait_for_status(other, "Cancelled.")
     assert fake.started.is_set()
@@ -282,7 +282,7 @@ def test_a_full_queue_is_said(browser, fake, tmp_path):
         for visitor in visitors[:2]:
             visitor.click("#run")
             assert fake.started.wait(PATIENCE / 1000)
-        visitors[1].wait_for_function("document.querySelector('#status').innerText.includes('queue')")
+        visitors[1].wait_for_function("document.querySelector('#progress').innerText.includes('queue')")
         visitors[2].click("#run")
         visitors[2].wait_for_selector("[data-testid=toast-body]")
         assert "busy" in visitors[2].locator("[data-testid=toast-body]").inner_text()

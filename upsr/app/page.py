@@ -54,8 +54,7 @@ CSS = """
 .upsr-status { padding: 10px 14px; border-radius: 8px; border-left: 4px solid var(--neutral-400);
   background: var(--background-fill-secondary); font-size: 15px; }
 .upsr-status.done { border-color: #16a34a; } .upsr-status.error { border-color: #dc2626; color: #dc2626; }
-/* Gradio lays its progress over the line. */
-#status:has([data-testid="status-tracker"]:not(.hide)) .upsr-status { visibility: hidden; }
+#progress:has([data-testid="status-tracker"]:not(.hide)) { min-height: 46px; }
 .upsr-legend { display: flex; gap: 10px; align-items: center; font-size: 14px; color: var(--body-text-color-subdued); }
 .upsr-bar { flex: 0 0 220px; height: 12px; border-radius: 6px; }
 .upsr-sides { display: flex; justify-content: space-between; font-size: 14px; color: var(--body-text-color-subdued); }
@@ -192,6 +191,7 @@ def _results() -> dict[str, Any]:
         parts["cancel"] = gr.Button("Cancel", elem_id="cancel", min_width=100)
         parts["download"] = gr.DownloadButton("Download PNG", interactive=False, elem_id="download", min_width=190)
     parts["status"] = gr.HTML(status_line("Drop a photo to begin."), elem_id="status")
+    parts["progress"] = gr.HTML("", elem_id="progress")
     with gr.Tabs():
         with gr.Tab("Before / after"):
             parts["pair"] = gr.ImageSlider(
@@ -221,7 +221,11 @@ def _results() -> dict[str, Any]:
 def _connect(app: gr.Blocks, parts: dict[str, Any], handlers: Handlers) -> None:
     region = [parts[name] for name in ("upload", "choice", "side", "x", "y")]
     shown = [parts[name] for name in ("upload", "preview", "choice", "crop_box", "side", "x", "y", "status")]
-    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    # Gradio 6.31 reads a component, waits and writes it back when progress on it changes: a text that arrives in between
+    # is lost, as "Cancelled." was once in about a hundred times. So nothing shows its progress on the status.
+    quick: dict[str, Any] = {
+        "queue": False, "api_visibility": "private", "show_progress": "hidden", "show_progress_on": parts["cancel"],
+    }  # fmt: skip
     # Raw: what is said of the file should be ours, not Gradio's.
     parts["photo"].upload(handlers.load, parts["photo"], shown, preprocess=False, **quick)
     parts["photo"].clear(handlers.clear, None, shown, **quick)
@@ -234,7 +238,7 @@ def _connect(app: gr.Blocks, parts: dict[str, Any], handlers: Handlers) -> None:
         handlers.upscale,
         [*region, *(parts[name] for name in ("scale", "steps", "seed", "fidelity"))],
         [parts[name] for name in ("pair", "heat", "gallery", "download", "status")],
-        api_visibility="private", show_progress_on=parts["status"], concurrency_limit=1,
+        api_visibility="private", show_progress_on=parts["progress"], concurrency_limit=1,
     )  # fmt: skip
     parts["cancel"].click(handlers.cancel, None, parts["status"], cancels=[running], **quick)
     app.unload(handlers.leave)
