@@ -102,8 +102,24 @@ VARIANTS = {
         ("datasets.train.teacher_share=0.5", "train.perceptual_opt.loss_weight=0.2"), g="g_grid", reference="old",
     ),
     "teacher": Variant(
-        "UPSR: new recipe, all targets from the teacher, LPIPS 0.5 (chosen)", NEW / "stage2.yml", 400, g="g_grid",
-        reference="old",
+        "UPSR: new recipe, all targets from the teacher, LPIPS 0.5, b_u = 0.4", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.4",),
+        g="g_grid", reference="old",
+    ),
+    "teacher_0.5": Variant(
+        "UPSR: the same, restored with b_u = 0.5", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.5",), g="g_grid",
+        weights_of="teacher", reference="old",
+    ),
+    "teacher_0.6": Variant(
+        "UPSR: the same, restored with b_u = 0.6 (chosen)", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.6",), g="g_grid",
+        weights_of="teacher", reference="old",
+    ),
+    "b_u_0.6": Variant(
+        "UPSR: the same, trained and restored with b_u = 0.6", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.6",),
+        g="g_grid", reference="old",
+    ),
+    "b_u_1": Variant(
+        "UPSR: the same, trained and restored with b_u = 1", NEW / "stage2.yml", 400, ("uncertainty.b_u=1",),
+        g="g_grid", reference="old",
     ),
 }  # fmt: skip
 
