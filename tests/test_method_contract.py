@@ -1,0 +1,196 @@
+"""What every method promises, whichever it is: the same tests over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests import tiny
+from tests.training import tiny_options
+from upsr.config.load import merged, parse_options
+from upsr.config.schema import Options, TileOptions
+from upsr.engine.distributed import Runtime
+from upsr.engine.train_loop import train
+from upsr.inference import ModelRestorer
+from upsr.models import RestorationModel, build_model
+from upsr.models.bicubic import Bicubic
+from upsr.rng import torch_generator
+
+CPU = Runtime(torch.device("cpu"))
+END_TO_END = TileOptions(size=16, overlap=8, blend="end")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on tiny networks.
+
+    Attributes:
+        changes: of the options of :func:`tests.training.tiny_options`; ``None`` for a method that has none and is not trained.
+    """
+
+    draws: bool
+    changes: Callable[[Path], dict[str, Any]] | None
+
+
+def _upsr(_: Path) -> dict[str, Any]:
+    return {}
+
+
+def _posterior(_: Path) -> dict[str, Any]:
+    return {"diffusion": {"sampler": {"type": "posterior"}}}
+
+
+def _one_step(root: Path) -> dict[str, Any]:
+    return {"model_type": "UPSRDistillationModel", "path": {"pretrain_network_g": str(root / "start.safetensors")}}
+
+
+def _sr(_: Path) -> dict[str, Any]:
+    return {
+        "model_type": "AuxiliarySRModel",
+        "network_g": {"type": "CompactSR", "num_feat": 8, "num_block": 1},
+        "network_aux": None,
+        "path": {"pretrain_network_aux": None},
+    }
+
+
+CASES = {
+    "upsr": Case(True, _upsr),
+    "upsr, posterior": Case(True, _posterior),
+    "upsr in one step": Case(True, _one_step),
+    "sr": Case(False, _sr),
+    "bicubic": Case(False, None),
+}
+TRAINED = [name for name, case in CASES.items() if case.changes is not None]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, and weights of a denoiser that are not those of its initialisation."""
+    from safetensors.torch import save_file
+
+    from upsr.archs import UNetModelSwin
+
+    root = tmp_path_factory.mktemp("methods")
+    tiny.save_pictures(root / "photos", 3)
+    save_file(tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict(), root / "start.safetensors")
+    return root
+
+
+def options(root: Path, case: str, **changes: Any) -> Options:
+    make = CASES[case].changes
+    assert make is not None
+    data = merged(tiny_options(root, root / "photos", **make(root)), changes)
+    data["path"]["allow_random_weights"] = True
+    return parse_options(data, "test")
+
+
+@pytest.fixture(params=CASES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(root: Path, name: str) -> RestorationModel:
+    """The method, with weights that no initialiser leaves at zero."""
+    if CASES[name].changes is None:
+        return Bicubic(4).eval()
+    model = build_model(options(root, name), "test")
+    tiny.random_weights(model.network_g)
+    return model.eval()
+
+
+def photos(height: int, width: int, batch: int = 1) -> torch.Tensor:
+    images = [torch.from_numpy(tiny.picture(height, width, seed)) for seed in range(batch)]
+    return torch.stack(images).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 40), (16, 24), (33, 17)])
+def test_any_size_is_restored(model, size):
+    out = ModelRestorer(model, seed=0)(photos(*size), ["a"])
+    assert out.shape == (1, 3, 4 * size[0], 4 * size[1])
+    assert 0 <= float(out.min()) <= float(out.max()) <= 1
+    assert torch.isfinite(out).all()
+
+
+def test_a_photo_is_a_function_of_seed_and_name(model, name):
+    def restored(seed: int, title: str) -> torch.Tensor:
+        return ModelRestorer(model, seed)(photos(16, 24), [title])
+
+    assert torch.equal(restored(0, "a"), restored(0, "a"))
+    for other in (restored(1, "a"), restored(0, "b")):
+        assert torch.equal(other, restored(0, "a")) != CASES[name].draws
+    assert model.draws == CASES[name].draws
+
+
+def test_a_batch_changes_no_photo(model):
+    lq = photos(16, 24, 3)
+    batch = ModelRestorer(model, seed=0)(lq, ["a", "b", "c"])
+    assert torch.equal(batch[1:2], ModelRestorer(model, seed=0)(lq[1:2], ["b"]))
+    assert not torch.equal(batch[0], batch[1])
+
+
+def test_one_tile_is_the_photo_and_tiles_depend_on_no_batch(model):
+    lq = photos(40, 24, 2)
+    whole = ModelRestorer(model, seed=0, tile=TileOptions(size=64, overlap=8, blend="end"))(lq, ["a", "b"])
+    assert torch.equal(whole, ModelRestorer(model, seed=0)(lq, ["a", "b"]))
+    tiled = ModelRestorer(model, seed=0, tile=END_TO_END)
+    assert torch.equal(tiled(lq, ["a", "b"])[1:], tiled(lq[1:], ["b"]))
+
+
+def test_what_is_shown_is_a_picture_of_the_result_s_size(model):
+    seen: dict[str, torch.Tensor] = {}
+    out = ModelRestorer(model, seed=0)(photos(16, 24), ["a"], seen.__setitem__)
+    for title, image in seen.items():
+        assert image.shape[-2:] == out.shape[-2:], title
+        assert 0 <= float(image.min()) <= float(image.max()) <= 1, title
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_only_what_is_trained_has_gradients(root, name):
+    model = build_model(options(root, name), "train").train()
+    lq, gt = photos(16, 16, 2), torch.nn.functional.interpolate(photos(16, 16, 2), scale_factor=4)
+    model(lq, gt, [torch_generator(0, slot) for slot in range(2)])["total"].backward()
+    trained = {f"network_g.{key}" for key, _ in model.network_g.named_parameters()}
+    assert {key for key, p in model.named_parameters() if p.requires_grad} == trained
+    assert {key for key, p in model.named_parameters() if p.grad is not None} == trained
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_loss_is_a_function_of_its_generators(root, name):
+    model = build_model(options(root, name), "train").train()
+    lq, gt = photos(16, 16, 2), torch.nn.functional.interpolate(photos(16, 16, 2), scale_factor=4)
+
+    def total(seed: int) -> float:
+        return float(model(lq, gt, [torch_generator(seed, slot) for slot in range(2)])["total"].detach())
+
+    assert total(0) == total(0)
+    assert (total(0) != total(1)) == CASES[name].draws
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_iterations_and_two_more_are_four(root, name):
+    def run(title: str, iterations: int) -> dict[str, Any]:
+        changes = {"total_iter": iterations, "warmup_iter": 1, "ema_decay": 0.9}
+        folder = train(options(root, name, name=f"{name} {title}", auto_resume=True, train=changes), CPU)
+        return torch.load(folder / "training_states" / f"{iterations}.state", weights_only=True)
+
+    whole = run("at once", 4)
+    half = run("in two", 2)
+    assert not _equal(half["params"], whole["params"])
+    two_halves = run("in two", 4)
+    assert [key for key in ("params", "params_ema", "optimizer") if not _equal(two_halves[key], whole[key])] == []
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
