@@ -110,6 +110,11 @@ def status_line(text: str, kind: str = "") -> str:
     return f'<div class="upsr-status {kind}" role="status" aria-live="polite">{html.escape(text)}</div>'
 
 
+def _greeting(limits: Limits) -> str:
+    megabytes, megapixels = limits.upload_bytes / 1e6, limits.upload_pixels / 1e6
+    return f"Drop a photo to begin: up to {megabytes:g} MB and {megapixels:g} megapixels."
+
+
 def build_app(
     pipe: Pipeline, limits: Limits | None = None, folder: Path | None = None, jobs: Jobs | None = None
 ) -> gr.Blocks:
@@ -125,21 +130,18 @@ def build_app(
         gr.Markdown(_TITLE, elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=340):
-                parts = _controls(pipe, limits)
+                parts = _controls(pipe)
             with gr.Column(scale=3, min_width=420):
-                parts |= _results()
+                parts |= _results(limits)
         _connect(app, parts, handlers)
     app.queue(max_size=limits.queue, default_concurrency_limit=1)
     return app
 
 
-def _controls(pipe: Pipeline, limits: Limits) -> dict[str, Any]:
-    megabytes, megapixels = limits.upload_bytes / 1e6, limits.upload_pixels / 1e6
+def _controls(pipe: Pipeline) -> dict[str, Any]:
     parts: dict[str, Any] = {"upload": gr.State(None)}
-    parts["photo"] = gr.File(
-        label=f"Photo (up to {megabytes:g} MB, {megapixels:g} megapixels)",
-        file_types=["image"], height=140, elem_id="photo",
-    )  # fmt: skip
+    # Of any type: what Gradio says of a wrong one covers the buttons and leaves the status as it was.
+    parts["photo"] = gr.File(label="Photo", height=140, elem_id="photo")
     parts["preview"] = gr.Image(
         show_label=False, interactive=False, visible=False, height=250, buttons=[], elem_id="preview"
     )
@@ -184,13 +186,13 @@ def _settings(pipe: Pipeline) -> dict[str, Any]:
     return parts
 
 
-def _results() -> dict[str, Any]:
+def _results(limits: Limits) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Row():
         parts["run"] = gr.Button("Upscale", variant="primary", elem_id="run", scale=3)
         parts["cancel"] = gr.Button("Cancel", elem_id="cancel", min_width=100)
         parts["download"] = gr.DownloadButton("Download PNG", interactive=False, elem_id="download", min_width=190)
-    parts["status"] = gr.HTML(status_line("Drop a photo to begin."), elem_id="status")
+    parts["status"] = gr.HTML(status_line(_greeting(limits)), elem_id="status")
     parts["progress"] = gr.HTML("", elem_id="progress")
     with gr.Tabs():
         with gr.Tab("Before / after"):
@@ -302,7 +304,7 @@ class Handlers:
 
     def clear(self) -> list[Any]:
         """The photo was taken away."""
-        return [*self._nothing(), status_line("Drop a photo to begin.")]
+        return [*self._nothing(), status_line(_greeting(self._limits))]
 
     def redraw(self, upload: Upload | None, choice: str, side: int, x: float, y: float) -> list[Any]:
         """The region was changed."""
