@@ -112,6 +112,14 @@ def test_fidelity_moves_from_noise_to_g(pipe, scene):
     assert np.array_equal(results[0.5], array(pipe(part).images[0]))
 
 
+def test_no_value_of_the_fidelity_covers_a_flat_photo_with_a_mesh(pipe):
+    flat = np.full((64, 64, 3), 150, np.uint8)
+    roughness = {
+        f: np.abs(np.diff(array(pipe(flat, fidelity=f).images[0]).astype(float), axis=1)).mean() for f in (0, 0.5)
+    }
+    assert roughness[0.5] < roughness[0] < 3, "full noise everywhere leaves 14 grey levels from pixel to pixel"
+
+
 def test_steps_and_what_is_shown(pipe):
     out = pipe(small(), steps=2, return_intermediates=True)
     assert list(out.intermediates[0]) == ["g(y)", "x_T", "t=4", "t=0"]
