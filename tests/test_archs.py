@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tests import tiny
 from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
-from upsr.archs.swin_unet_arch import PointwiseConv
+from upsr.archs.swin_unet_arch import GroupNorm32, PointwiseConv
 from upsr.archs.weights import load_network_weights
 from upsr.archs.window_attention import (
     masked_bias,
@@ -247,6 +247,32 @@ def test_g_takes_any_size(size):
     out = atd(torch.rand(1, 3, *size))
     assert out.shape == (1, 3, 4 * size[0], 4 * size[1])
     assert out.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "error"), [(0, 1, 2e-6), (100, 1, 2e-6), (1000, 1, 2e-6), (1e4, 1, 2e-5), (-100, 0.1, 2e-6)]
+)
+@pytest.mark.parametrize("size", [(64, 64), (7, 33), (256, 4)])
+def test_group_norm_is_exact_however_far_from_zero_the_map_is(mean, std, error, size):
+    norm = tiny.random_weights(GroupNorm32(64))
+    x = mean + std * torch.randn(2, 64, *size, generator=torch.Generator().manual_seed(0))
+    scale, shift = torch.rand(2, 64) + 0.5, torch.rand(2, 64)
+    weight, bias = norm.weight.double(), norm.bias.double()
+    expected = (
+        F.group_norm(x.double(), 32, weight, bias, norm.eps) * scale.double()[..., None, None] + shift[..., None, None]
+    )
+    with torch.inference_mode():
+        given = norm(x.contiguous(memory_format=torch.channels_last), scale, shift)
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given.double(), expected, atol=error, rtol=error)
+
+
+def test_group_norm_of_a_map_whose_first_pixels_are_not_like_the_others():
+    x = torch.randn(1, 64, 128, 128, generator=torch.Generator().manual_seed(0))
+    x[..., 0] += 100
+    with torch.inference_mode():
+        given = GroupNorm32(64)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(given.double(), F.group_norm(x.double(), 32), atol=2e-6, rtol=0)
 
 
 def test_category_groups_that_do_not_come_out_even_are_filled():

@@ -28,8 +28,8 @@ The noise of a photo is a function of --seed and its pixels: names, order, batch
 Colour profile, EXIF (its orientation applied), alpha, grey, 16 bit and the frames of animations are kept where the format can.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
---fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1). Towards 1 it
-falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
+--fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1).
+Towards 1 it falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
 
 Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices, 
 nothing was done; 4 another process of the run was lost; 130 interrupted, and --resume goes on."""

@@ -10,8 +10,8 @@ from upsr.models.upsr_model import UPSRModel
 
 _STRETCH = 4.0
 _MORE_NOISE = 0.25
-"""Share of what b_u lacks to 1 that fidelity 0 adds. UPSR-tiny, restored with b_u = 0.2, is then at the 0.4 of its training: NIQE of
-eight photos of RealSet80 5.65 instead of 6.33, with some grain. At 0.6 specks cover flat parts, at 1 a mesh does."""
+"""Share of what b_u lacks to 1 that fidelity 0 adds. UPSR-tiny, restored with b_u = 0.2, is then at the 0.4 of its training: NIQE
+of eight photos of RealSet80 5.65 instead of 6.33, with some grain. At 0.6 specks cover flat parts, at 1 a mesh does."""
 
 
 def at_fidelity(model: UPSRModel, fidelity: float | None, steps: int | None = None) -> UPSRModel:

@@ -53,7 +53,8 @@ class Settings:
     Attributes:
         seed: of the noise; a photo's noise is a function of the seed and its pixels.
         steps: network calls; ``None`` for what the model or ``fidelity`` says, 0 for g(y) alone.
-        fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the model's own.
+        fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the
+            model's own.
         outscale: size of the result over that of the photo; ``None`` for the model's scale.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
