@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from tests import tiny
 from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
-from upsr.archs.swin_unet_arch import PointwiseConv
+from upsr.archs.swin_unet_arch import GroupNorm32, PointwiseConv
 from upsr.archs.weights import load_network_weights
 from upsr.archs.window_attention import (
     masked_bias,
@@ -19,6 +20,7 @@ from upsr.archs.window_attention import (
     window_attention,
 )
 from upsr.errors import UpsrError
+from upsr.provenance import weights_digest
 
 
 def inputs(network: UNetModelSwin, batch: int = 2, height: int = 16, width: int = 16) -> tuple[torch.Tensor, ...]:
@@ -247,6 +249,32 @@ def test_g_takes_any_size(size):
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "error"), [(0, 1, 2e-6), (100, 1, 2e-6), (1000, 1, 2e-6), (1e4, 1, 2e-5), (-100, 0.1, 2e-6)]
+)
+@pytest.mark.parametrize("size", [(64, 64), (7, 33), (256, 4)])
+def test_group_norm_is_exact_however_far_from_zero_the_map_is(mean, std, error, size):
+    norm = tiny.random_weights(GroupNorm32(64))
+    x = mean + std * torch.randn(2, 64, *size, generator=torch.Generator().manual_seed(0))
+    scale, shift = torch.rand(2, 64) + 0.5, torch.rand(2, 64)
+    weight, bias = norm.weight.double(), norm.bias.double()
+    expected = (
+        F.group_norm(x.double(), 32, weight, bias, norm.eps) * scale.double()[..., None, None] + shift[..., None, None]
+    )
+    with torch.inference_mode():
+        given = norm(x.contiguous(memory_format=torch.channels_last), scale, shift)
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given.double(), expected, atol=error, rtol=error)
+
+
+def test_group_norm_of_a_map_whose_first_pixels_are_not_like_the_others():
+    x = torch.randn(1, 64, 128, 128, generator=torch.Generator().manual_seed(0))
+    x[..., 0] += 100
+    with torch.inference_mode():
+        given = GroupNorm32(64)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(given.double(), F.group_norm(x.double(), 32), atol=2e-6, rtol=0)
+
+
 def test_category_groups_that_do_not_come_out_even_are_filled():
     atd = tiny.random_weights(ATD(**{**tiny.ATD, "category_size": 24}))  # 64 tokens: two groups and a third of 16
     out = atd(torch.rand(1, 3, 8, 8))
@@ -274,10 +302,87 @@ def test_files_that_hold_code_are_not_run(tmp_path):
         def __reduce__(self):
             return (tmp_path.joinpath("ran").touch, ())
 
-    torch.save({"params": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(UpsrError, match="more than tensors"):
-        load_network_weights(ATD(**tiny.ATD), tmp_path / "trap.pth")
+    for name in ("trap.pth", "trap.safetensors", "trap.PT"):
+        torch.save({"params": Trap()}, tmp_path / name)
+        with pytest.raises(UpsrError, match="more than tensors") as error:
+            load_network_weights(ATD(**tiny.ATD), tmp_path / name)
+        assert "weights_only" not in str(error.value), "torch's advice to run what is inside"
+        with pytest.raises(UpsrError, match="more than tensors"):
+            SpandrelSR(str(tmp_path / name))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"no weights at all" * 9, b"PK\x03\x04" + bytes(99), b"\x09" + bytes(7) + b"{...}"]
+)
+def test_what_is_no_weight_file_costs_one_line(tmp_path, content):
+    (tmp_path / "odd.pth").write_bytes(content)
+    with pytest.raises(UpsrError, match=r"odd\.pth: not a readable weight file") as error:
+        load_network_weights(CompactSR(num_feat=8, num_block=1), tmp_path / "odd.pth")
+    assert "weights_only" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module._orig_mod._orig_mod."],
+)
+def test_names_are_read_without_what_wrappers_add(tmp_path, prefix):
+    source, target = (tiny.random_weights(CompactSR(num_feat=8, num_block=1), seed) for seed in (1, 2))
+    torch.save({"params": {prefix + name: value for name, value in source.state_dict().items()}}, tmp_path / "g.pth")
+    load_network_weights(target, tmp_path / "g.pth")
+    assert weights_digest(target) == weights_digest(source)
+
+
+def test_names_of_a_network_of_which_a_part_was_compiled_are_read(tmp_path):
+    source, target = (tiny.random_weights(CompactSR(num_feat=8, num_block=1), seed) for seed in (1, 2))
+    weights = {name.replace("body.", "body._orig_mod."): value for name, value in source.state_dict().items()}
+    assert any("_orig_mod" in name for name in weights)
+    torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "g.ckpt")
+    load_network_weights(target, tmp_path / "g.ckpt")
+    assert weights_digest(target) == weights_digest(source)
+    name = next(iter(weights))
+    torch.save({**weights, f"module.{name}": weights[name]}, tmp_path / "twice.pth")
+    with pytest.raises(UpsrError, match=rf"twice\.pth: holds '{name}' twice"):
+        load_network_weights(target, tmp_path / "twice.pth")
+
+
+@pytest.mark.parametrize("name", ["g.pth", "g.SAFETENSORS", "g.safetensors", "g", "g.bin"])
+def test_what_a_file_is_called_does_not_decide_how_it_is_read(tmp_path, name):
+    from safetensors.torch import save_file
+
+    source = tiny.random_weights(CompactSR(num_feat=8, num_block=1))
+    for save in (save_file, torch.save):
+        save(source.state_dict(), tmp_path / name)
+        target = CompactSR(num_feat=8, num_block=1)
+        load_network_weights(target, tmp_path / name)
+        assert weights_digest(target) == weights_digest(source)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(math.nan, torch.float32), (math.inf, torch.float16), (-math.inf, torch.bfloat16)]
+)
+def test_weights_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path, value, dtype):
+    from basicsr.archs.srvgg_arch import SRVGGNetCompact
+
+    g = CompactSR(num_feat=8, num_block=1)
+    foreign = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=16, num_conv=2, upscale=4)
+    for network, load in (
+        (g, lambda path: load_network_weights(g, path)),
+        (foreign, lambda path: SpandrelSR(str(path))),
+    ):
+        weights = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
+        name = list(weights)[1]
+        weights[name].view(-1)[-1] = value
+        torch.save({"params": weights}, tmp_path / "broken.pth")
+        with pytest.raises(UpsrError, match=rf"broken\.pth: 1 of \d+ tensors .* not finite \({name}\)"):
+            load(tmp_path / "broken.pth")
+
+
+def test_weights_as_large_as_their_type_holds_are_finite(tmp_path):
+    network = CompactSR(num_feat=8, num_block=1)
+    torch.save({name: torch.full_like(value, 3e38) for name, value in network.state_dict().items()}, tmp_path / "g.pth")
+    assert load_network_weights(network, tmp_path / "g.pth") == "root"
 
 
 def test_safetensors_load(tmp_path):

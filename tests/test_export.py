@@ -16,8 +16,7 @@ from PIL import Image
 
 from tests import tiny
 from upsr import cli
-from upsr.archs import ATD, CompactSR, UNetModelSwin
-from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
+from upsr.archs import ATD, CompactSR
 from upsr.diffusion.sampling import deterministic_step, stochastic_step
 from upsr.errors import UpsrError
 from upsr.inference import export
@@ -32,21 +31,7 @@ PAGE = Path(__file__).parents[1] / "docs/export.md"
 
 
 def model_of(g: torch.nn.Module) -> UPSRModel:
-    unet = tiny.random_weights(UNetModelSwin(**{**tiny.UNET, "attention_resolutions": [16]}))
-    model = UPSRModel(
-        unet,
-        tiny.random_weights(g),
-        ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0),
-        UncertaintyWeight(0.05, 0.4),
-        scale=4,
-        channels=3,
-        sr_condition=True,
-        residual=True,
-        timesteps=[4, 3, 2, 1, 0],
-        step=deterministic_step,
-        train_timesteps=(0, 5),
-    )
-    return model.eval()
+    return tiny.model(tiny.random_weights(g), unet={**tiny.UNET, "attention_resolutions": [16]})
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,16 @@ def test_missing_backbone_names_the_file_and_its_place(tmp_path, backbone):
         LPIPSLoss(net="vgg", backbone_path=backbone)
 
 
+def test_backbones_that_are_not_finite_are_refused_by_file_and_tensor(tmp_path, backbone):
+    weights = torch.load(backbone, weights_only=True)
+    weights["features.0.bias"][3] = torch.nan
+    torch.save(weights, tmp_path / "broken.pth")
+    with pytest.raises(
+        UpsrError, match=r"LPIPSLoss\.backbone_path: .*broken\.pth: .* not finite \(features\.0\.bias\)"
+    ):
+        LPIPSLoss(net="alex", backbone_path=str(tmp_path / "broken.pth"))
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import tiny
+from upsr.archs import CompactSR
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.inference.colour import COLOUR_FIXES
@@ -107,6 +110,14 @@ def test_fidelity_moves_from_noise_to_g(pipe, scene):
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-9
     assert np.array_equal(results[0.5], array(pipe(part).images[0]))
+
+
+def test_no_value_of_the_fidelity_covers_a_flat_photo_with_a_mesh(pipe):
+    flat = np.full((64, 64, 3), 150, np.uint8)
+    roughness = {
+        f: np.abs(np.diff(array(pipe(flat, fidelity=f).images[0]).astype(float), axis=1)).mean() for f in (0, 0.5)
+    }
+    assert roughness[0.5] < roughness[0] < 3, "full noise everywhere leaves 14 grey levels from pixel to pixel"
 
 
 def test_steps_and_what_is_shown(pipe):
@@ -225,6 +236,36 @@ def test_weights_of_tiles_add_up_to_one():
                 assert len(window) <= 128
                 total[start : start + len(window)] += window
             torch.testing.assert_close(total, torch.ones(len(total)))
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4, 8, 12, 16, 32, 64])
+def test_tiles_of_any_multiple_cover_each_pixel_once(multiple):
+    draw = np.random.default_rng(multiple)
+    for _ in range(1000):
+        length = multiple * int(draw.integers(1, max(640 // multiple, 4)))
+        size = int(draw.integers(8, 300))
+        tile = TileOptions(size=size, overlap=int(draw.integers(size)))
+        total = np.zeros(length)
+        for start, window in axis_windows(length, tile, multiple, torch.device("cpu")).items():
+            assert (len(window) % multiple, start % math.gcd(8, multiple)) == (0, 0)
+            assert len(window) <= max(size, multiple)
+            total[start : start + len(window)] += window.numpy()
+        assert abs(total - 1).max() < 1e-6, (length, tile)
+
+
+@pytest.mark.parametrize("side", [12, 20, 36])
+def test_tiles_of_a_network_of_a_small_multiple_are_the_photo(side):
+    unet = {**tiny.UNET, "image_size": 8, "channel_mult": [1], "window_size": 4, "attention_resolutions": [8]}
+    model = tiny.model(tiny.random_weights(CompactSR(num_feat=8, num_block=1)), unet=unet)
+    assert model.size_multiple == 4
+    lq = torch.from_numpy(tiny.picture(side, side)).permute(2, 0, 1)[None].float() / 255
+    tiled, whole = (
+        restore(model, lq, seed=0, names=["x"], tile=TileOptions(size=size, overlap=0, blend="step"))
+        for size in (8, 64)
+    )
+    assert tiled.shape == (1, 3, 4 * side, 4 * side)
+    assert not (tiled == 0.5).all(dim=1).any(), "pixels that belong to no tile"
+    assert (tiled - whole).abs().mean() < 0.1
 
 
 def test_tiles_make_no_more_work_than_they_must():

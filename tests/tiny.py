@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from upsr.archs import UNetModelSwin
+from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
+from upsr.diffusion.sampling import deterministic_step
+from upsr.models import UPSRModel
+
 UNET: dict[str, Any] = {
     "image_size": 16,
     "model_channels": 32,
@@ -55,3 +60,20 @@ def random_weights(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return network.eval()
+
+
+def model(g: torch.nn.Module, unet: dict[str, Any] = UNET) -> UPSRModel:
+    """A diffusion model of five steps with random weights, for restoring."""
+    return UPSRModel(
+        random_weights(UNetModelSwin(**unet)),
+        g,
+        ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0),
+        UncertaintyWeight(0.05, 0.4),
+        scale=4,
+        channels=3,
+        sr_condition=True,
+        residual=True,
+        timesteps=[4, 3, 2, 1, 0],
+        step=deterministic_step,
+        train_timesteps=(0, 5),
+    ).eval()

@@ -177,7 +177,7 @@ def _settings(pipe: Pipeline) -> dict[str, Any]:
         with gr.Row():
             parts["fidelity"] = gr.Slider(
                 0, 1, 0.5, step=0.05, label="Fidelity", min_width=150, elem_id="fidelity",
-                info="1: closest to the photo.",
+                info="1: smooth, closest to the photo. 0: more detail, and grain.",
             )  # fmt: skip
             parts["seed"] = gr.Number(
                 0, label="Seed", precision=0, minimum=0, maximum=_LARGEST_SEED, min_width=150, elem_id="seed",

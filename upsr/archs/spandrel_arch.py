@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from upsr.archs import ncnn
 from upsr.archs.contracts import SRNetwork
-from upsr.archs.weights import read_weight_file, select_weights
+from upsr.archs.weights import check_finite, read_weight_file, select_weights
 from upsr.compat import ARCH_REGISTRY
 from upsr.errors import UpsrError
 
 _OWN_KEY = "layers.0.patch_embed.norm.weight"
 """A key that the released g has and no published ATD; spandrel, shown such a file without it, would run it wrongly."""
+
+_GENERATOR = "netG."
+"""What trainers of adversarial networks put before all names."""
 
 
 @ARCH_REGISTRY.register()
@@ -21,8 +26,8 @@ class SpandrelSR(SRNetwork):
     """A network built from its weight file alone.
 
     Args:
-        path: checkpoint (.pth, .safetensors, ...) of a super-resolution network, or ncnn's .param with its .bin beside it. It
-            computes in float32, whatever the file holds.
+        path: checkpoint of a super-resolution network (safetensors or torch's, whatever its name), TorchScript (.pt), or
+            ncnn's .param with its .bin beside it. It computes in float32, whatever the file holds.
 
     Attributes:
         scale, channels: of the network.
@@ -44,15 +49,12 @@ class SpandrelSR(SRNetwork):
             raise UpsrError("SpandrelSR needs the package spandrel: pip install spandrel") from None
         if not Path(path).is_file():
             raise UpsrError(f"SpandrelSR.path: no such file: {path}")
-        if (
-            Path(path).suffix in (".pth", ".safetensors")
-            and _OWN_KEY in select_weights(read_weight_file(path), None, path)[1]
-        ):
+        weights = ncnn.read_ncnn(path) if Path(path).suffix == ncnn.SUFFIX else _read(path)
+        check_finite(weights, f"SpandrelSR.path: {path}")
+        if _OWN_KEY in weights:
             raise UpsrError(f"SpandrelSR.path: {path} is the released g; use network type ATD and its weights for it")
-        loader = spandrel.ModelLoader(device="cpu")
-        of_ncnn = ncnn.read_ncnn(path) if Path(path).suffix == ncnn.SUFFIX else None
         try:
-            descriptor = loader.load_from_file(path) if of_ncnn is None else loader.load_from_state_dict(of_ncnn)
+            descriptor = spandrel.ModelLoader(device="cpu").load_from_state_dict(weights)
         except spandrel.UnsupportedModelError:
             raise UpsrError(f"SpandrelSR.path: spandrel recognises no network in {path}") from None
         except Exception as error:  # damaged files fail in many ways
@@ -76,3 +78,19 @@ class SpandrelSR(SRNetwork):
     def forward(self, lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] -> (B, C, scale*h, scale*w) in [0, 1]."""
         return self._descriptor(lq)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    """The weights in a file, under the names that spandrel knows."""
+    if Path(path).suffix.lower() == ".pt" and _is_torchscript(path):
+        return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    weights = select_weights(read_weight_file(path), None, path)[1]
+    if all(name.startswith(_GENERATOR) for name in weights):
+        return {name.removeprefix(_GENERATOR): value for name, value in weights.items()}
+    return weights
+
+
+def _is_torchscript(path: str) -> bool:
+    return zipfile.is_zipfile(path) and any(
+        name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()
+    )

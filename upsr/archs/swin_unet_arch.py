@@ -31,6 +31,9 @@ from upsr.compat import ARCH_REGISTRY
 from upsr.errors import UpsrError
 
 _GROUPS = 32
+_GUESSED = 256
+"""Pixels, about, that the mean of a map is guessed from."""
+
 _SHIFT_MASKS = {"released": released_shift_masks, "textbook": textbook_shift_masks}
 
 _STRIP_VALUES = 1 << 26
@@ -56,20 +59,28 @@ class GroupNorm32(nn.GroupNorm):
         return torch.addcmul(shift.to(x.dtype)[..., None, None], normed, scale.to(x.dtype)[..., None, None])
 
     def _channels_last(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """The same, with sums whose order does not depend on the number of threads (torch's own do), in one pass."""
+        """The same, with sums whose order does not depend on the number of threads (torch's own do)."""
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        count = pixels.shape[1] * pixels.shape[2] // self.num_groups
-        values = pixels.float()
-        sums = torch.stack([values.sum(1), values.square().sum(1)])
-        mean, square = sums.unflatten(2, (self.num_groups, -1)).sum(3, dtype=torch.float64) / count
+        # E[x^2] - E[x]^2 of a map far from 0 is the difference of two large numbers: a guess of the mean, that of some of the
+        # pixels, is taken off first. An odd step meets all columns.
+        some = pixels[:, :: pixels.shape[1] // _GUESSED | 1].float()
+        guess = self._mean_of_groups(some.sum(1), some.shape[1]).float()
+        values = pixels - guess[:, None]
+        mean = self._mean_of_groups(values.sum(1), values.shape[1])
+        square = self._mean_of_groups(values.square().sum(1), values.shape[1])
         inverse = (square - mean.square()).clamp_min_(0).add_(self.eps).rsqrt()
-        factor, offset = (self.weight.double(), self.bias.double())
-        factor = factor * inverse.repeat_interleave(len(self.weight) // self.num_groups, dim=1)
-        offset = offset - factor * mean.repeat_interleave(len(self.weight) // self.num_groups, dim=1)
+        factor = self.weight.double() * inverse
+        offset = self.bias.double() - factor * mean
         if scale is not None and shift is not None:
             factor, offset = factor * scale, offset * scale + shift
-        normed = torch.addcmul(offset[:, None].to(x.dtype), pixels, factor[:, None].to(x.dtype))
-        return normed.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+        normed = torch.addcmul(offset[:, None].float(), values, factor[:, None].float(), out=values)
+        return normed.to(x.dtype).view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def _mean_of_groups(self, sums: Tensor, pixels: int) -> Tensor:
+        """(B, C) sums over so many pixels -> (B, C) float64: the mean of each channel's group."""
+        groups = sums.unflatten(1, (self.num_groups, -1))
+        mean = groups.sum(2, dtype=torch.float64) / (pixels * groups.shape[2])
+        return mean.repeat_interleave(groups.shape[2], dim=1)
 
 
 def _is_channels_last(x: Tensor) -> bool:

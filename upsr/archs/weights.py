@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,15 @@ from torch import Tensor, nn
 from upsr.errors import UpsrError
 
 _SHOWN = 3
+_WRAPPERS = ("module", "_orig_mod")
+"""What torch's data-parallel wrappers and torch.compile put before the names of the network inside."""
+_UNWRAPPED = ("params_ema", "params", "params-ema", "state_dict", "model_state_dict", "model", "net")
+"""Keys that the state dict stands under in files of this field, the first that is there counts."""
+_LARGEST_HEADER = 100 << 20  # bytes; what the safetensors library takes
 
 
 def read_weight_file(path: str | Path) -> dict[str, Any]:
-    """The content of a ``.safetensors`` or torch file; only tensors and plain values are unpickled.
+    """The content of a safetensors or torch file, whichever it is by its bytes; only tensors and plain values are unpickled.
 
     Raises:
         UpsrError: the file is missing, damaged, or holds anything else.
@@ -24,19 +31,46 @@ def read_weight_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UpsrError(f"{path}: no such weight file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _content(path)
     except Exception as error:  # damaged files fail in many ways inside the readers
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else ""
-        raise UpsrError(
-            f"{path}: not a readable weight file, or one that holds more than tensors ({type(error).__name__}: {reason})"
-        ) from None
+        raise UpsrError(f"{path}: {_complaint(error)}") from None
     if not isinstance(content, dict):
         raise UpsrError(f"{path}: a weight file holds a dictionary of tensors, not a {type(content).__name__}")
     return content
+
+
+def _content(path: Path) -> Any:
+    if _is_safetensors(path):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about how foreign files were pickled
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the file begins as a safetensors file does: the length of its header, and the header's first character."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LARGEST_HEADER
+
+
+def _complaint(error: Exception) -> str:
+    """Why a file cannot be read, without torch's own advice, which is to run what is inside."""
+    text = " ".join(str(error).split())
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return (
+            f"holds more than tensors and plain values ({found[1]}), which would be run as a program and is not read; "
+            "ask its author for the state dict alone, best as .safetensors"
+        )
+    if "TorchScript" in text:
+        return "a TorchScript program and not weights; save its state dict instead"
+    reason = "" if "weights_only" in text else text[:160]
+    return (
+        "not a readable weight file: damaged, not fully downloaded, or neither safetensors nor torch's"
+        f" ({': '.join(filter(None, [type(error).__name__, reason]))})"
+    )
 
 
 def select_weights(
@@ -44,15 +78,68 @@ def select_weights(
 ) -> tuple[str, dict[str, Tensor]]:
     """The state dict inside a file's content, and the key it stood under (``"root"`` for the content itself).
 
-    Without ``param_key``: ``params_ema``, else ``params``, else the content. A leading ``module.`` is removed.
+    Without ``param_key``: ``params_ema``, else ``params`` or another usual key, else the content. What wrappers and
+    ``torch.compile`` add to the names is removed.
+
+    Raises:
+        UpsrError: there is no state dict, or one of its values is not finite.
     """
-    key = param_key or next((key for key in ("params_ema", "params") if key in content), "root")
+    key = param_key or next((key for key in _UNWRAPPED if isinstance(content.get(key), Mapping)), "root")
     if key != "root" and key not in content:
         raise UpsrError(f"{source}: no weights under '{key}'; the file has {', '.join(map(str, list(content)[:5]))}")
     weights = content if key == "root" else content[key]
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UpsrError(f"{source}: what stands under '{key}' is no state dict")
-    return key, {name.removeprefix("module."): value for name, value in weights.items()}
+    check_finite(weights, source)
+    return key, unwrapped(weights, source)
+
+
+def unwrapped(weights: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """The weights under the names of the network inside all wrappers, in whatever order these are.
+
+    Raises:
+        UpsrError: two of them would have one name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        bare = _unwrapped_name(name)
+        if bare in found:
+            raise UpsrError(
+                f"{source}: holds '{bare}' twice, with and without the prefix of a wrapper, such as '{name}'"
+            )
+        found[bare] = value
+    return found
+
+
+def _unwrapped_name(name: str) -> str:
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in _WRAPPERS:
+        parts = parts[1:]
+    # A part of a network may have been compiled alone.
+    return ".".join(part for part in parts if part != "_orig_mod")
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights that would make every result black or empty.
+
+    Raises:
+        UpsrError: a value is NaN or infinite; the message names file and tensor.
+    """
+    bad = [name for name, value in weights.items() if not _is_finite(value)]
+    if bad:
+        names = ", ".join(bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
+        raise UpsrError(
+            f"{source}: {len(bad)} of {len(weights)} tensors hold values that are not finite ({names}): the training "
+            "diverged or the file is damaged; take an earlier checkpoint or fetch it again"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if not value.is_floating_point():
+        return True
+    value = value.float()
+    # A sum takes one pass and no memory; it may overflow where the values do not.
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:

@@ -18,7 +18,7 @@ EXAMPLES = """examples:
   upsr upscale holiday/ -o large/ --skip-existing         all photos of a folder and those below it
   upsr upscale 'scans/*.tif' -o large/ --outscale 2       twice as large, 16 bit stays 16 bit
   upsr upscale photo.jpg -o large.png --width 3840        so wide; the height follows
-  upsr upscale a.png -o out/ --fidelity 0.8               smoother and closer to the photo; 0 for most detail
+  upsr upscale a.png -o out/ --fidelity 0.8               smoother and closer to the photo; 0 for more detail and grain
   upsr upscale a.png -o out/ --save-uncertainty           also where the model was unsure, and how much noise that meant
   upsr upscale - -o - < small.png > large.png             in a pipe
   upsr upscale shots/ -o large/ --weights upsr.pth --g atd_real.pth --devices cuda:0,cuda:1
@@ -28,8 +28,8 @@ The noise of a photo is a function of --seed and its pixels: names, order, batch
 Colour profile, EXIF (its orientation applied), alpha, grey, 16 bit and the frames of animations are kept where the format can.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
---fidelity: 0.5 is the model's own setting. Towards 0 the noise where g is sure grows to the full amount (b_u to 1). Towards 1 it
-falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
+--fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1).
+Towards 1 it falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
 
 Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices, 
 nothing was done; 4 another process of the run was lost; 130 interrupted, and --resume goes on."""
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
     look.add_argument("--steps", type=int, metavar="N", help="network calls (all that the model has); 0 for g alone")
     look.add_argument(
-        "--fidelity", type=float, metavar="0..1", help="0 most detail, 0.5 the model's own, 1 g's estimate"
+        "--fidelity", type=float, metavar="0..1", help="0 more detail and grain, 0.5 the model's own, 1 g's estimate"
     )
     look.add_argument("--colour-fix", choices=["none", "adain", "wavelet"], default="none", help="(none)")
     files = parser.add_argument_group("files")

@@ -41,6 +41,7 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
+_LEAST_TILE = 8
 MAPS = ("uncertainty", "weight")
 """What an observer is shown that is a map and not a picture."""
 
@@ -52,7 +53,8 @@ class Settings:
     Attributes:
         seed: of the noise; a photo's noise is a function of the seed and its pixels.
         steps: network calls; ``None`` for what the model or ``fidelity`` says, 0 for g(y) alone.
-        fidelity: 0 (most detail) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the model's own.
+        fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the
+            model's own.
         outscale: size of the result over that of the photo; ``None`` for the model's scale.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
@@ -315,9 +317,10 @@ class UPSRPipeline:
         self._tiles_at_once(settings)
         if settings.tile == "auto":
             return replace(settings, tile=choose_tile(self.model, self.device, processes))
-        if settings.tile is not None and settings.tile < self.model.size_multiple:
+        least = max(self.model.size_multiple, _LEAST_TILE)
+        if settings.tile is not None and settings.tile < least:
             raise UpsrError(
-                f"tile is {settings.tile}; give at least {self.model.size_multiple} LR pixels, a multiple of which is used"
+                f"tile is {settings.tile}; give at least {least} LR pixels: multiples of {self.model.size_multiple} are used"
             )
         return settings
 
@@ -340,7 +343,7 @@ class UPSRPipeline:
     def _tile(self, shape: Sequence[int], settings: Settings) -> TileOptions:
         """The tiles of a (height, width) photo."""
         if settings.tile is None:
-            return TileOptions(size=max(*shape, 8) + self.model.size_multiple, overlap=0, blend="step")
+            return TileOptions(size=max(*shape, _LEAST_TILE) + self.model.size_multiple, overlap=0, blend="step")
         size = int(settings.tile)
         return TileOptions(size=size, overlap=min(OVERLAP, size // 2), blend="step")
 

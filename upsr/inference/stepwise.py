@@ -8,11 +8,14 @@ itself and only the results are averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from upsr.allocator import kept_buffers
@@ -36,7 +39,8 @@ many times what the step changed (but for the first, which says nothing): root m
 docs/performance.md."""
 
 _ALIGNMENT = 8
-"""Tiles start at multiples of it: attention windows of the first level are where they are in the whole image."""
+"""Tiles start at multiples of it, as far as the network's own multiple goes: attention windows of the first level are where they
+are in the whole image."""
 
 _BAND = 64
 _MARGIN = 2
@@ -291,6 +295,10 @@ def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.de
 
     Equally large and evenly spread, and of what number makes the least work. The weights are a Gaussian of an eighth of the tile
     as its standard deviation; those of all tiles at a pixel add up to 1.
+
+    Args:
+        length: a multiple of ``multiple``.
+        multiple: what sizes are multiples of; starts are multiples of it too, or of 8 if that is less.
     """
     most = min(max(tile.size // multiple, 1) * multiple, length)
     overlap = min(tile.overlap, most // 2)
@@ -301,14 +309,24 @@ def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.de
 
     count = min((n for n in range(fewest, fewest + 3) if size_of(n) <= most), key=lambda n: n * size_of(n))
     size = size_of(count)
-    middle = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    window = torch.exp(-0.5 * (middle / (size / 8)).square())
+    window = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2)
     apart = (length - size) / max(count - 1, 1)
-    starts = [round(i * apart / _ALIGNMENT) * _ALIGNMENT for i in range(count)]
-    total = torch.zeros(length, dtype=torch.float64)
-    for start in starts:
-        total[start : start + size] += window
-    return {start: (window / total[start : start + size]).float().to(device) for start in starts}
+    # Both length and size are multiples of it: the last tile ends where the image does.
+    alignment = math.gcd(_ALIGNMENT, multiple)
+    # Tiles of little more than their overlap may round to one place.
+    starts = sorted({round(i * apart / alignment) * alignment for i in range(count)})
+    total = _added(dict.fromkeys(starts, window), length)
+    windows = {start: (window / total[start : start + size]).astype(np.float32) for start in starts}
+    assert abs(_added(windows, length) - 1).max() < 1e-6, f"{length} pixels in tiles of {size} at {starts}"
+    return {start: torch.tensor(weights, device=device) for start, weights in windows.items()}
+
+
+def _added(windows: Mapping[int, NDArray[Any]], length: int) -> NDArray[np.float64]:
+    """The sum of all tiles' weights at each of ``length`` pixels; the tiles by where they start."""
+    total = np.zeros(length)
+    for start, weights in windows.items():
+        total[start : start + len(weights)] += weights
+    return total
 
 
 def _size(image: Tensor) -> float:
