@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -20,6 +19,7 @@ from upsr.archs.weights import misfits
 from upsr.atomic import atomic_write, writable_folder
 from upsr.config.difference import option_differences
 from upsr.config.schema import Options, TrainOptions
+from upsr.config.yaml_text import dump_yaml
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime, job_id, restarts
@@ -423,7 +423,7 @@ class Trainer:
     def _announce(self, sampler: GlobalBatchSampler) -> None:
         if self.run.is_main:
             with atomic_write(self.folder / "options.yml") as path:
-                path.write_text(yaml.safe_dump(self.opt.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+                path.write_text(dump_yaml(self.opt.model_dump(mode="json")), encoding="utf-8")
             self._warn_of_little_space()
         trained = sum(p.numel() for p in self.network.parameters())
         logger.info(
