@@ -301,7 +301,9 @@ def test_null_is_nothing_where_nothing_is_a_value():
 
 def test_numbers_that_only_a_constructor_can_refuse_cost_one_line():
     with pytest.raises(UpsrError, match=r"UNetModelSwin: cannot be built from these options: \w+Error"):
-        build_network(load_options(FULL, ["network_g.channel_mult=[]"]).network_g, "network_g", scale=4)
+        build_network(
+            load_options(OPTIONS / "tiny/stage2.yml", ["network_g.channel_mult=[]"]).network_g, "network_g", scale=4
+        )
 
 
 def test_missing_option_file(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -72,10 +71,11 @@ class ImageFolder:
         return image[top : top + side, left : left + side]
 
     def names(self) -> list[str]:
-        """Keys without suffix, where that leaves them distinct."""
-        stems = [str(Path(key).with_suffix("")) for key in self.keys]
-        times = Counter(stems)
-        return [stem if times[stem] == 1 else key for stem, key in zip(stems, self.keys, strict=True)]
+        """The images' names, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names would not be distinct."""
+        names = {key: self._backend.name(key) for key in self.keys}
+        while ambiguous := {name for name, times in Counter(names.values()).items() if times > 1}:
+            names = {key: key if name in ambiguous else name for key, name in names.items()}
+        return [names[key] for key in self.keys]
 
 
 def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) -> NDArray[np.uint8]:
@@ -88,9 +88,17 @@ def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) 
 
 
 def partner_name(key: str, template: str) -> str:
-    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem."""
+    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem.
+
+    Raises:
+        UpsrError: the template gives every image the same partner.
+    """
+    if "{}" not in template:
+        raise UpsrError(
+            f"filename_tmpl: '{template}' has no {{}}, which stands for an image's name; for example '{{}}x4'"
+        )
     folder, _, stem = key.rpartition("/")
-    return "/".join(filter(None, [folder, template.format(stem)]))
+    return "/".join(filter(None, [folder, template.replace("{}", stem)]))
 
 
 @DATASET_REGISTRY.register()
