@@ -200,12 +200,28 @@ def test_pool_survives_a_checkpoint(tmp_path):
         pool.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))
     torch.save(pool.state_dict(), tmp_path / "pool.pth")
     restored = PairPool(3)
-    restored.load_state_dict(
-        torch.load(tmp_path / "pool.pth", weights_only=True), slots=[0, 1], device=torch.device("cpu")
-    )
+    assert load_pool(restored, torch.load(tmp_path / "pool.pth", weights_only=True)) == 0
     for step in range(5, 12):
         a, b = (p.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))[0] for p in (pool, restored))
         assert torch.equal(a, b)
+
+
+def load_pool(pool: PairPool, state, *, lq: int = 2, gt: int = 4) -> int:
+    return pool.load_state_dict(
+        state, slots=[0, 1], device=torch.device("cpu"), lq_shape=(1, lq, lq), gt_shape=(1, gt, gt)
+    )
+
+
+def test_pool_takes_over_only_what_fits():
+    pool = PairPool(3)
+    for step in range(3):
+        pool.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))
+    state = pool.state_dict()
+    smaller, larger, other, none = PairPool(2), PairPool(5), PairPool(3), PairPool(0)
+    assert [load_pool(p, state) for p in (smaller, larger, none)] == [1, 0, 3]
+    assert [[p.state_dict()[0]["names"]] for p in (smaller, larger)] == [[["0", "1"]], [["0", "1", "2"]]]
+    assert load_pool(other, state, lq=4, gt=8) == 3
+    assert other.state_dict() == none.state_dict() == {}
 
 
 def test_pool_of_nothing_passes_pairs_through():

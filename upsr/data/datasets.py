@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
@@ -120,7 +121,7 @@ class RealESRGANDataset(Dataset[Item]):
         self,
         dataroot_gt: str,
         meta_info: str | None = None,
-        gt_size: int = 256,
+        gt_size: Annotated[int, Field(ge=1)] = 256,
         channels: Literal[1, 3] = 3,
         use_hflip: bool = True,
         use_vflip: bool = True,
@@ -136,6 +137,11 @@ class RealESRGANDataset(Dataset[Item]):
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
         """Tie the draws to a run's seed and the kernels to its degradation."""
         self._seed, self._degradation = seed, degradation
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Of the images, in the order of their numbers."""
+        return self.folder.keys
 
     def __len__(self) -> int:
         return len(self.folder.keys)
@@ -193,6 +199,7 @@ class PairedFolderDataset(Dataset[Item]):
         meta_info: str | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
+        self.channels = channels
         self.gt = ImageFolder(dataroot_gt, channels, meta_info)
         self.lq = ImageFolder(dataroot_lq, channels)
         self.keys = self.gt.names()
@@ -229,6 +236,7 @@ class FolderDataset(Dataset[Item]):
     """
 
     def __init__(self, dataroot_lq: str, meta_info: str | None = None, channels: Literal[1, 3] = 3) -> None:
+        self.channels = channels
         self.lq = ImageFolder(dataroot_lq, channels, meta_info)
         self.keys = self.lq.names()
 
@@ -264,6 +272,7 @@ class BicubicFolderDataset(Dataset[Item]):
         meta_info: str | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
+        self.channels = channels
         self.gt = ImageFolder(dataroot_gt, channels, meta_info)
         self.scale = scale
         self.keys = self.gt.names()
