@@ -48,7 +48,7 @@ class PairFeed:
         self.pool = PairPool(opt.pair_pool.pairs_per_slot)
         self.dataset = build(DATASET_REGISTRY, self.options)
         self.dataset.bind(self.seed, opt.degradation)
-        self._check(model, opt.scale)
+        self._check(model, opt.scale, opt.train.perceptual_shift if opt.train else 1)
         self._unreadable: set[str] = set()
         self._batches: DevicePrefetcher | None = None
 
@@ -110,12 +110,16 @@ class PairFeed:
             self._unreadable.add(message)
             logger.warning("skipped, %d unreadable so far: %s", len(self._unreadable), message)
 
-    def _check(self, model: RestorationModel, scale: int) -> None:
+    def _check(self, model: RestorationModel, scale: int, perceptual_shift: int) -> None:
         size = self.dataset.gt_size
         multiple = model.size_multiple * scale
         if size % multiple:
             raise UpsrError(
                 f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
+            )
+        if perceptual_shift > size:
+            raise UpsrError(
+                f"train.perceptual_shift: {perceptual_shift} leaves nothing of crops of {size} (datasets.train.gt_size)"
             )
         own_scale = getattr(self.dataset, "scale", scale)
         if own_scale != scale:
