@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from scripts.prepare.make_lmdb import make_lmdb
+from scripts.prepare.make_shards import make_shards
 from tests import tiny
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import (
@@ -18,6 +23,7 @@ from upsr.data import (
     SampleId,
     build_train_loader,
 )
+from upsr.data.backends import list_keys, names_in
 from upsr.errors import UpsrError
 
 
@@ -104,6 +110,92 @@ def test_names_that_differ_in_suffix_alone_stay_apart(tmp_path):
         Image.fromarray(tiny.picture(16, 16)).save(tmp_path / f"a.{suffix}")
     Image.fromarray(tiny.picture(16, 16)).save(tmp_path / "b.png")
     assert FolderDataset(str(tmp_path)).keys == ["a.jpg", "a.png", "b"]
+    Image.fromarray(tiny.picture(16, 16)).save(tmp_path / "a.jpg.png")
+    assert FolderDataset(str(tmp_path)).keys == ["a.jpg", "a.jpg.png", "a.png", "b"]
+
+
+def kept_in_every_way(folder: Path) -> dict[str, str]:
+    """A folder, an lmdb and shards of the same images."""
+    make_lmdb(folder, folder.with_name(f"{folder.name}.lmdb"))
+    make_shards(folder, folder.with_name(f"{folder.name} shards"))
+    return {
+        "folder": str(folder),
+        "lmdb": str(folder.with_name(f"{folder.name}.lmdb")),
+        "shards": str(folder.with_name(f"{folder.name} shards") / "index.json"),
+    }
+
+
+def test_an_image_has_one_name_wherever_it_is_kept(tmp_path):
+    """The name is the seed of its noise and the name of its result."""
+    for name in ("img_0.5", "a.1", "b..2", "v1.0/c.png"):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiny.picture(16, 16)).save(path)
+    for root in kept_in_every_way(tmp_path / "photos").values():
+        assert FolderDataset(root).keys == ["a.1", "b..2", "img_0.5", "v1.0/c.png"]
+
+
+def test_pairs_are_the_same_wherever_they_are_kept(tmp_path):
+    """An LR image "a" beside "a.1" is no partner of the HR image "a.1"."""
+    sides = {}
+    for side, size, names in (("gt", 64, ("a.1", "b.2")), ("lq", 16, ("a", "a.1", "b.2"))):
+        (tmp_path / side).mkdir()
+        for i, name in enumerate(names):
+            Image.fromarray(tiny.picture(size, size, i)).save(tmp_path / side / f"{name}.png")
+        sides[side] = kept_in_every_way(tmp_path / side)
+    expected = [read_image(tmp_path / "lq" / f"{name}.png") for name in ("a.1", "b.2")]
+    for gt in sides["gt"].values():
+        for lq in sides["lq"].values():
+            pairs = PairedFolderDataset(gt, lq)
+            assert pairs.keys == ["a.1", "b.2"]
+            assert all(torch.equal(pairs[i]["lq"], expected[i]) for i in range(2))
+
+
+def read_image(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(Image.open(path)).transpose(2, 0, 1).copy()).float() / 255
+
+
+def test_a_template_that_names_no_image_is_refused(tmp_path):
+    folder = str(tiny.save_pictures(tmp_path / "photos", 2))
+    with pytest.raises(UpsrError, match=r"filename_tmpl: 'x4' has no \{\}"):
+        PairedFolderDataset(folder, folder, filename_tmpl="x4")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_list_of_images_in_any_unicode_encoding_is_read(tmp_path, encoding):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("写 真.png", "sub/a.png", "b.png"):
+        Image.fromarray(tiny.picture(16, 16)).save(folder / name)
+    listing = tmp_path / "list.txt"
+    listing.write_bytes("写 真.png (16,16,3) 1\r\nsub\\a.png\r\n./b.png\r\n".encode(encoding))
+    assert list_keys(folder, listing) == ["写 真.png", "sub/a.png", "b.png"]
+    assert names_in(listing) == {"写 真.png", "sub\\a.png", "./b.png"}
+
+
+@pytest.mark.parametrize("content", ["a.png\né.png\n".encode("latin-1"), b"a.png\0\n"])
+def test_a_list_that_is_no_text_costs_one_line(tmp_path, content):
+    folder = tiny.save_pictures(tmp_path / "photos", 1)
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(UpsrError, match=r"list\.txt: not a text"):
+        list_keys(folder, tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("listed", ["photo 0.5", "photo 0.png.png", "photo 0", ".", "/", "photo 0.tga"])
+def test_a_list_that_names_no_image_of_the_folder_is_refused(tmp_path, listed):
+    folder = tiny.save_pictures(tmp_path / "photos", 1)
+    (tmp_path / "list.txt").write_text(f"photo 0.png\n{listed}\n")
+    with pytest.raises(UpsrError, match=r"list\.txt, entry 2: no image"):
+        list_keys(folder, tmp_path / "list.txt")
+
+
+def test_a_name_that_is_no_utf8_works_in_training_and_validation(tmp_path):
+    folder = tiny.save_pictures(tmp_path / "photos", 1)
+    (folder / "photo 0.png").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    assert make_dataset(folder)[SampleId(0, 0)]["key"] == r"caf\xe9.png"
+    data = FolderDataset(str(folder))
+    assert data.keys == [r"caf\xe9"]
+    assert data[0]["lq"].shape == (3, 96, 96)
 
 
 def test_reduced_set_crops_and_reduces(tmp_path):

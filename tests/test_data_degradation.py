@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tests import tiny
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
+from upsr.data.degradation import _blur
 from upsr.data.image_io import to_tensor
 from upsr.data.kernels import COLUMNS, draw_kernels, render_kernels
 from upsr.data.noise import gaussian_noise, poisson_noise
@@ -54,6 +55,24 @@ def test_scale_and_channels(scale, channels):
     assert lq.shape == (2, channels, 64 // scale, 64 // scale)
     assert torch.equal(lq, (lq * 255).round() / 255)
     assert 0 <= lq.min() <= lq.max() <= 1
+
+
+@pytest.mark.parametrize(("size", "scale"), [(4, 4), (8, 8), (16, 4), (32, 2)])
+def test_crops_smaller_than_the_kernels_are_degraded(size, scale):
+    """A kernel of 21 pixels on an image of one: what it would reach of it is cut off, and it still sums to 1."""
+    options = DegradationOptions.model_validate(
+        {"first": {"resize_range": [0.01, 1.5], "resize_prob": [0, 1, 0]}, "second": {"resize_range": [0.01, 1.2]}}
+    )
+    data = batch(2, size)
+    for step in range(12):
+        lq = degrade(data, range(2), (0, "step", step), scale, options)
+        assert lq.shape == (2, 3, size // scale, size // scale)
+        assert torch.isfinite(lq).all()
+
+
+def test_a_cut_kernel_leaves_a_flat_image_as_it_is():
+    flat = torch.full((2, 3, 4, 4), 0.25)
+    torch.testing.assert_close(_blur(flat, torch.rand(2, 21, 21)), flat)
 
 
 def test_many_steps_are_finite_and_still_show_the_image():
@@ -200,12 +219,28 @@ def test_pool_survives_a_checkpoint(tmp_path):
         pool.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))
     torch.save(pool.state_dict(), tmp_path / "pool.pth")
     restored = PairPool(3)
-    restored.load_state_dict(
-        torch.load(tmp_path / "pool.pth", weights_only=True), slots=[0, 1], device=torch.device("cpu")
-    )
+    assert load_pool(restored, torch.load(tmp_path / "pool.pth", weights_only=True)) == 0
     for step in range(5, 12):
         a, b = (p.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))[0] for p in (pool, restored))
         assert torch.equal(a, b)
+
+
+def load_pool(pool: PairPool, state, *, lq: int = 2, gt: int = 4) -> int:
+    return pool.load_state_dict(
+        state, slots=[0, 1], device=torch.device("cpu"), lq_shape=(1, lq, lq), gt_shape=(1, gt, gt)
+    )
+
+
+def test_pool_takes_over_only_what_fits():
+    pool = PairPool(3)
+    for step in range(3):
+        pool.exchange(*pair(step), [str(step)], slots=[0], keys=(step,))
+    state = pool.state_dict()
+    smaller, larger, other, none = PairPool(2), PairPool(5), PairPool(3), PairPool(0)
+    assert [load_pool(p, state) for p in (smaller, larger, none)] == [1, 0, 3]
+    assert [[p.state_dict()[0]["names"]] for p in (smaller, larger)] == [[["0", "1"]], [["0", "1", "2"]]]
+    assert load_pool(other, state, lq=4, gt=8) == 3
+    assert other.state_dict() == none.state_dict() == {}
 
 
 def test_pool_of_nothing_passes_pairs_through():

@@ -116,6 +116,20 @@ def test_reverse_steps_keep_the_forward_marginals():
     assert deterministic.std() == pytest.approx(2.5 * eta**0.5 * 0.6, rel=0.03)
 
 
+@pytest.mark.parametrize("steps", STEPS)
+def test_the_posterior_is_finite_at_every_step(steps):
+    process, (x_0, y, weight) = make_process(steps), images(1)
+    variances = []
+    for t in range(steps):
+        posterior = process.posterior(x_0, y, torch.tensor([t]), weight=weight)
+        assert all(torch.isfinite(part).all() for part in (posterior.mean, posterior.variance, posterior.log_variance))
+        variances.append((posterior.log_variance - 2 * weight.log()).exp().mean())
+    if steps == 1:  # kappa^2 eta_0
+        assert variances[0] == pytest.approx(2.5**2 * 0.99**2)
+    else:
+        assert variances[0] == pytest.approx(variances[1])
+
+
 @pytest.mark.parametrize(
     ("t", "x", "x_0", "y"),
     [

@@ -12,6 +12,7 @@ from upsr.config.load import parse_options
 from upsr.diffusion.schedule import respace
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
+from upsr.errors import UpsrError
 from upsr.models import UPSRDistillationModel, UPSRModel, build_model
 from upsr.rng import stacked, torch_generator
 
@@ -48,6 +49,11 @@ def test_the_target_is_where_the_teacher_ends_with_the_same_noise(tmp_path):
     student = model.eval().generate(model.condition(lq), lambda k: noise)
     assert float(loss) == pytest.approx(float((student - target).square().mean()), rel=1e-4)
     assert float(model.train()(lq, 1 - gt, generators())["total"]) == pytest.approx(float(loss))  # gt is not looked at
+
+
+def test_a_teacher_that_draws_is_refused(tmp_path):
+    with pytest.raises(UpsrError, match=r"diffusion\.sampler\.type: posterior; .* the teacher needs ddim"):
+        build_model(options(tmp_path, diffusion={"sampler": {"type": "posterior"}}), "train")
 
 
 def test_only_the_student_learns_and_it_nears_its_teacher(tmp_path):

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from upsr.archs import ATD
 from upsr.compat import ARCH_REGISTRY
 from upsr.config import load_options
 from upsr.config.components import build, component_problems
-from upsr.engine.setup import _component_problems, checked_options
+from upsr.config.yaml_text import dump_yaml, load_yaml
+from upsr.engine.setup import checked_options, component_problems_in
 from upsr.errors import UpsrError
 from upsr.models.build import build_network
 
@@ -23,7 +25,7 @@ ALL = sorted(p for p in OPTIONS.rglob("*.yml") if p.parent.name not in ("methods
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.relative_to(OPTIONS).as_posix())
 def test_every_option_file_is_valid_and_its_networks_fit(path):
     opt = load_options(path)
-    assert list(_component_problems(opt)) == []
+    assert list(component_problems_in(opt.model_dump())) == []
     with torch.device("meta"):
         network = build_network(opt.network_g, "network_g", scale=opt.scale)
     if opt.model_type == "UPSRModel":
@@ -83,6 +85,32 @@ def test_defaults_are_the_released_training():
         ("diffusion.sampler.steps=9", r"sampler\.steps is 9, but the schedule has 5"),
         ("name=../elsewhere", r"name: .*becomes a folder.s name"),
         ("degradation.first.resize_prob=[0,0,0]", r"degradation\.first: resize_prob are weights"),
+        ("degradation.first.resize_range=[0.1,0.9]", r"first\.resize_range: .* must be above 0 and hold 1"),
+        (
+            "degradation.first.blur.betag_range=[2,4]",
+            r"blur\.betag_range: the range \[2.0, 4.0\] must be above 0 and hold 1",
+        ),
+        ("degradation.second.blur.betap_range=[0.3,0.8]", r"blur\.betap_range: .* must be above 0 and hold 1"),
+        ("degradation.first.blur.blur_sigma=[0,0]", r"blur_sigma: .* does not lie within 0\.01 to 100"),
+        ("degradation.second.noise_range=[-30,-1]", r"noise_range: .* does not lie within 0 to 255"),
+        ("degradation.first.poisson_scale_range=[-3,1]", r"poisson_scale_range: .* within 0 to 100"),
+        ("degradation.second.jpeg_range=[-5,0]", r"jpeg_range: .* does not lie within 1 to 100"),
+        ("degradation.first.blur.kernel_prob=[]", r"kernel_prob are weights"),
+        ("train.optim_g.betas=[0.9,2]", r"betas\.1: input should be less than 1"),
+        ("train.scheduler.milestones=[-1]", r"milestones\.0: .* greater than or equal to 1"),
+        (
+            "diffusion={min_noise_level: 5, kappa: 1, sqrt_eta_cap: null}",
+            r"diffusion: sqrt\(eta\) would fall from 5 .* to 0\.99",
+        ),
+        ("num_gpu=-1", r"num_gpu: input should be greater than or equal to 0"),
+        ("distributed.heartbeat=1e300", r"heartbeat: input should be less than or equal to 1000000"),
+        ("val.suffix=/x", r"val\.suffix: '/x' becomes part of a file's name"),
+        ("datasets.val_1.name=../x", r"val_1\.name: '\.\./x' becomes a folder's name"),
+        (
+            "datasets.val_2={type: FolderDataset, name: IMAGENET256}",
+            r"datasets\.val_1 and datasets\.val_2 have one name",
+        ),
+        ("manual_seed=1:30", r"manual_seed: input should be a valid integer \(found '1:30'\)"),
         (
             "degradation.first.noise_rnge=[1,2]",
             r"degradation\.first\.noise_rnge: unknown key; did you mean 'noise_range'",
@@ -122,9 +150,34 @@ def test_missing_files_are_named_with_their_keys():
 
 
 def test_all_problems_are_told_at_once():
+    changes = [
+        "nam=x",
+        "train.warmup=5",
+        "train.pixel_opt.type=L1Los",
+        "datasets.train.dataroot_gt=absent",
+        "network_g.dims=3",
+    ]
     with pytest.raises(UpsrError) as error:
-        load_options(FULL, ["nam=x", "train.warmup=5"])
-    assert len(str(error.value).splitlines()) == 2
+        checked_options(str(FULL), [*changes, "datasets.val_1=null", "path.pretrain_network_aux=tiny"], "train")
+    assert [line.removeprefix(f"{FULL}: ").partition(";")[0] for line in str(error.value).splitlines()] == [
+        "train.warmup: unknown key",
+        "nam: unknown key",
+        "network_g.dims: input should be 2 (found 3)",
+        "train.pixel_opt.type: unknown type 'L1Los'",
+        "datasets.train.dataroot_gt: no such folder: absent",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phase", "kind", "remedy"),
+    [
+        ("train", "PairedFolderDataset", "is no training set; use RealESRGANDataset"),
+        ("val_1", "RealESRGANDataset", "is a training set; validate on BicubicFolderDataset"),
+    ],
+)
+def test_a_set_of_the_wrong_use_is_told_the_remedy(phase, kind, remedy):
+    with pytest.raises(UpsrError, match=rf"datasets\.{phase}\.type: {kind} {remedy}"):
+        checked_options(str(FULL), [f"datasets.{phase}={{type: {kind}, dataroot_gt: ., dataroot_lq: .}}"], "train")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +195,115 @@ def test_files_that_are_no_option_files(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UpsrError, match=rf"bad\.yml.*{message}"):
         load_options(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {<<: 3}", "line 1, column 9: .*expected a mapping or list of mappings for merging"),
+        ("? [a, b]\n: 1", "a key is one word"),
+        ("a: !!timestamp 2024-05-01", "values of type !!timestamp have no place here"),
+        ("a: !!int x", "a value does not fit its type"),
+        ("a: 1e999", "1e999 is no finite number"),
+        ("a: &x [*x]", "an alias stands inside what it names"),
+        ("a: " + "[" * 60 + "]" * 60, "nested too deeply"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [{f'*a{i}, ' * 9}]\n" for i in range(9)),
+            "stand for too much",
+        ),
+        ("a:\n\t- 1", "line 2, column 1: .*indent with spaces"),
+        ("a: 1\n--- \nb: 1", "expected a single document"),
+    ],
+)
+def test_yaml_that_no_option_can_be_costs_one_line(tmp_path, text, message):
+    path = tmp_path / "bad.yml"
+    path.write_text(text)
+    with pytest.raises(UpsrError, match=rf"bad\.yml: not valid YAML: .*{message}") as error:
+        load_options(path)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_says_what_is_written():
+    text = """
+set: &set {type: Folder, root: a}
+merged: {<<: *set, root: b}
+listed: {<<: [{x: 1}, {x: 2, y: 3}]}
+inner: {deep: {deeper: &late {<<: *set, root: c}}}
+again: {<<: *late, more: 1}
+date: 2024-05-01
+numbers: [010, 1_000, 1e-4, -.5, 1.5e5, 0x10]
+texts: [1:30, 1:30.5, 0o17, =, 12e, '']
+on: {010: a, null: b, 2024-05-01: c}
+"""
+    merged = {"type": "Folder", "root": "b"}
+    late = {"type": "Folder", "root": "c"}
+    assert load_yaml(text) == {
+        "set": {"type": "Folder", "root": "a"}, "merged": merged, "listed": {"x": 1, "y": 3},
+        "inner": {"deep": {"deeper": late}}, "again": {**late, "more": 1}, "date": "2024-05-01",
+        "numbers": [10, 1000, 1e-4, -0.5, 150000.0, 16], "texts": ["1:30", "1:30.5", "0o17", "=", "12e", ""],
+        "on": {"010": "a", "null": "b", "2024-05-01": "c"},
+    }  # fmt: skip
+
+
+def test_yaml_that_is_written_is_read_as_it_was_by_both_kinds_of_readers():
+    data = {
+        "on": [
+            "08",
+            "010",
+            "1e5",
+            "-.5",
+            "1:30",
+            "2024-05-01",
+            "yes",
+            "",
+            "~",
+            "<<",
+            "=",
+            ".nan",
+            None,
+            True,
+            1e-5,
+            3,
+            "ä",
+        ]
+    }
+    assert load_yaml(dump_yaml(data)) == data
+    assert yaml.safe_load(dump_yaml(data)) == data
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_an_option_file_in_any_unicode_encoding_is_read(tmp_path, encoding):
+    path = tmp_path / "mine.yml"
+    path.write_bytes(f"base: {FULL}\r\nname: 写真\r\n".encode(encoding))
+    assert load_options(path).name == "写真"
+
+
+def test_an_option_file_in_another_encoding_costs_one_line(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_bytes(f"base: {FULL}\nname: café\n".encode("latin-1"))
+    with pytest.raises(UpsrError, match=r"mine\.yml: not a text in UTF-8 \(line 2\); save it in this encoding"):
+        load_options(path)
+
+
+def test_null_is_nothing_where_nothing_is_a_value():
+    opt = load_options(
+        FULL, ["train.amp=null", "train.compile=null", "pair_pool.pairs_per_slot=null", "train.warmup_iter=null"]
+    )
+    assert opt.train is not None
+    assert (opt.train.amp, opt.train.compile, opt.pair_pool.pairs_per_slot, opt.train.warmup_iter) == (
+        "fp32",
+        "none",
+        0,
+        0,
+    )
+
+
+def test_numbers_that_only_a_constructor_can_refuse_cost_one_line():
+    with pytest.raises(UpsrError, match=r"UNetModelSwin: cannot be built from these options: \w+Error"):
+        build_network(
+            load_options(OPTIONS / "tiny/stage2.yml", ["network_g.channel_mult=[]"]).network_g, "network_g", scale=4
+        )
 
 
 def test_missing_option_file(tmp_path):

@@ -207,6 +207,39 @@ def test_an_unreadable_validation_image_does_not_end_training(tmp_path, photos, 
     assert "(1 images, 1 unreadable)" in log
 
 
+@pytest.mark.parametrize(
+    ("validation", "message"),
+    [
+        ({"type": "BicubicFolderDataset", "scale": 2}, r"datasets\.val_1: its pairs are x2, but scale is 4"),
+        ({"type": "BicubicFolderDataset", "channels": 1}, r"datasets\.val_1\.channels: 1, but the network has 3"),
+        ({"type": "PairedFolderDataset", "dataroot_lq": "half"}, r"val_1: photo 0: the LR image is 48x48, .* 96x96"),
+        ({"type": "PairedFolderDataset", "dataroot_lq": "turned"}, r"val_1: photo 1: the LR image is 25x24, .* 99x101"),
+        ({"type": "BicubicFolderDataset", "dataroot_gt": "dots"}, r"val_1: photo 0: 3x3 is smaller than 4 pixels"),
+    ],
+)
+def test_a_validation_set_that_does_not_fit_is_refused_before_the_first_iteration(
+    tmp_path, photos, validation, message
+):
+    for name, size in (
+        ("half", lambda w, h: (w // 2, h // 2)),
+        ("turned", lambda w, h: (h // 4, w // 4)),
+        ("dots", lambda w, h: (3, 3)),
+    ):
+        (tmp_path / name).mkdir()
+        for path in photos.iterdir():
+            with Image.open(path) as image:
+                image.resize(size(*image.size)).save(tmp_path / name / path.name)
+    folders = {key: str(tmp_path / value) for key, value in validation.items() if key.startswith("dataroot")}
+    with pytest.raises(UpsrError, match=message):
+        run(
+            tmp_path,
+            photos,
+            datasets={"val_1": {"dataroot_gt": str(photos), **validation, **folders}},
+            val={"max_images": 2},
+        )
+    assert "iteration 1" not in (tmp_path / "experiments" / "run" / "train.log").read_text()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_folder_of_broken_photos_ends_training_with_one_line(tmp_path, photos, workers):
     for path in photos.iterdir():

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from upsr.compat import LOSS_REGISTRY
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime, runtime
 from upsr.engine.sinks import CsvSink, Sinks, read_rows
+from upsr.engine.train_loop import Trainer
 from upsr.errors import DivergedError, PreemptedError, UpsrError
 
 CPU = Runtime(torch.device("cpu"))
@@ -262,6 +264,145 @@ def test_a_new_run_of_the_same_name_sets_the_old_one_aside(tmp_path, photos):
     assert len(names) == 2
     assert names[1].startswith("run_archived_")
     assert CheckpointStore(tmp_path / "experiments" / names[1]).newest_valid() is not None
+
+
+def dies_after(monkeypatch, iterations: int) -> None:
+    """The next run ends at once, as by a power cut."""
+    original = Trainer._iterate
+
+    def iterate(self, *arguments):
+        if self.iteration == iterations:
+            monkeypatch.setattr(Trainer, "_iterate", original)
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_iterate", iterate)
+
+
+@pytest.mark.parametrize("auto_resume", [False, True])
+def test_a_new_run_has_nothing_of_one_that_died_before_its_first_checkpoint(tmp_path, photos, monkeypatch, auto_resume):
+    changes = {
+        "datasets": {"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
+        "logger": {"keep_best": {"metric": "psnr", "direction": "min"}},
+    }
+    dies_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, photos, **changes, val={"val_freq": 2, "max_images": 1})
+    folder = tmp_path / "experiments" / "run"
+    assert {row[0] for row in read_rows(folder / "validation.csv")} == {"2"}
+    assert (folder / "models" / "net_g_best.safetensors").exists()
+    changes["logger"]["keep_best"]["metric"] = "ssim"
+    again = run(
+        tmp_path, photos, **changes, val={"val_freq": 3, "max_images": 1}, train={"total_iter": 3}, manual_seed=8,
+        auto_resume=auto_resume,
+    )  # fmt: skip
+    assert again == folder
+    assert {row[0] for row in read_rows(folder / "validation.csv")} == {"3"}
+    assert {best["iteration"] for best in json.loads((folder / "best.json").read_text()).values()} == {3}
+    with safe_open(folder / "models" / "net_g_best.safetensors", "pt") as file:
+        assert file.metadata()["iteration"] == "3"
+    assert len(list((tmp_path / "experiments").glob("run_archived_*"))) == (0 if auto_resume else 1)
+
+
+def test_a_resumed_run_has_nothing_of_what_a_dead_attempt_validated_later(tmp_path, photos, monkeypatch):
+    changes = {
+        "datasets": {"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
+        "logger": {"keep_best": {"metric": "psnr", "direction": "min"}, "save_checkpoint_freq": 2},
+        "train": {"total_iter": 6},
+        "auto_resume": True,
+    }
+    dies_after(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, photos, **changes, val={"val_freq": 5, "max_images": 1})
+    folder = run(tmp_path, photos, **changes, val={"val_freq": 6, "max_images": 1})
+    assert {row[0] for row in read_rows(folder / "validation.csv")} == {"6"}
+
+
+def test_a_start_that_failed_leaves_no_archive(tmp_path, photos):
+    for _ in range(2):
+        with pytest.raises(UpsrError, match="no such training state"):
+            run(tmp_path, photos, path={"resume_state": "absent.state"})
+    run(tmp_path, photos)
+    assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["run"]
+
+
+def test_values_that_are_not_finite_are_no_best(tmp_path, photos, monkeypatch):
+    """The first validation is spoilt; the ones after it are judged among themselves, and best.json is JSON."""
+    from upsr.engine import validation
+
+    given = iter([float("nan"), float("inf"), 20.0, float("-inf"), 30.0, float("nan"), 25.0])
+    original = validation.evaluate
+
+    def spoilt(*arguments, **settings):
+        result = original(*arguments, **settings)
+        result.means["psnr"] = next(given)
+        return result
+
+    monkeypatch.setattr(validation, "evaluate", spoilt)
+    folder = run(
+        tmp_path, photos, datasets={"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
+        val={"val_freq": 1, "max_images": 1, "save_img": False, "metrics": {"ssim": None}}, train={"total_iter": 7},
+        logger={"keep_best": {"metric": "psnr"}},
+    )  # fmt: skip
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    best = json.loads((folder / "best.json").read_text(), parse_constant=refuse)
+    assert best == {"val_1/psnr": {"value": 30.0, "iteration": 5}}
+    with safe_open(folder / "models" / "net_g_best.safetensors", "pt") as file:
+        assert file.metadata()["iteration"] == "5"
+    log = (folder / "train.log").read_text()
+    assert log.count("the best val_1/psnr so far") == 2
+    assert "iteration 1: val_1/psnr is nan and counts for no best" in log
+
+
+def test_rows_that_a_power_cut_spoilt_are_left_out(tmp_path):
+    path = tmp_path / "validation.csv"
+    path.write_bytes(
+        "iteration,tag,value\n1,写真/psnr,20.0\n2,写真/psnr,\n²,a,1\n3,a,x\n4,写".encode()[:-1]
+        + b"\n\0\0\n5,a,1.0\n6,a"
+    )
+    assert read_rows(path) == [("1", "写真/psnr", "20.0"), ("5", "a", "1.0")]
+
+
+def test_another_crop_size_on_resume_is_told_and_the_pool_fills_anew(tmp_path, photos):
+    run(tmp_path, photos)
+    changes = {"datasets": {"train": {"gt_size": 128}}, "train": {"total_iter": 6}, "auto_resume": True}
+    folder = run(tmp_path, photos, **changes)
+    log = (folder / "train.log").read_text()
+    assert "left out 4 pairs of the pool, of another size or more than it holds now" in log
+    assert "changed since that state: datasets.train.gt_size: 64 -> 128" in log
+    pool = state(folder, 6).pool
+    assert [tuple(pairs["gt"].shape) for pairs in pool.values()] == [(2, 3, 128, 128)] * 2
+
+
+def test_other_images_on_resume_are_told(tmp_path, photos):
+    run(tmp_path, photos)
+    run(tmp_path, photos, train={"total_iter": 5}, auto_resume=True)
+    log = tmp_path / "experiments" / "run" / "train.log"
+    assert "other images" not in log.read_text()
+    for path in tiny.save_pictures(tmp_path / "more", 2).iterdir():
+        path.rename(photos / f"new {path.name}")
+    run(tmp_path, photos, train={"total_iter": 6}, auto_resume=True)
+    assert (
+        "changed since that state: datasets.train: other images, 5 -> 7; the stream of samples is another"
+        in log.read_text()
+    )
+    (photos / "new photo 0.png").rename(photos / "newer.png")
+    run(tmp_path, photos, train={"total_iter": 7}, auto_resume=True)
+    assert "other images, 7 -> 7" in log.read_text()
+
+
+def test_a_state_that_does_not_say_its_images_is_resumed(tmp_path, photos):
+    """States of earlier versions hold three numbers of their run."""
+    store = CheckpointStore(run(tmp_path, photos))
+    old = load_checkpoint(store.newest_valid())
+    store.save(replace(old, run={name: old.run[name] for name in ("seed", "global_batch", "world_size")}))
+    folder = run(tmp_path, photos, train={"total_iter": 5}, auto_resume=True)
+    assert "resumed from" in (folder / "train.log").read_text()
+    assert "other images" not in (folder / "train.log").read_text()
+    assert state(folder, 5).run["images"] == 5
 
 
 def test_nothing_but_damaged_checkpoints_is_an_error(tmp_path, photos):

@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, create_model
 
 from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component
+from upsr.errors import UpsrError
+
+_REFUSALS = (ValueError, TypeError, ArithmeticError, AssertionError, LookupError, RuntimeError)
+"""What constructors of networks, losses and metrics raise at numbers that make no sense."""
 
 
 def resolve(registry: Any, type_name: str) -> Any:
@@ -36,16 +40,27 @@ def build(registry: Any, component: Component, **context: Any) -> Any:
     """The component, from its options and what the program adds to them.
 
     The options have been checked by :func:`component_problems`; lists become tuples where the constructor says so.
+
+    Raises:
+        UpsrError: the values do not go together, which only the constructor can know.
     """
     constructor = resolve(registry, component.type)
     arguments = _argument_schema(constructor).model_validate(component.arguments, strict=False)
     given = {key: getattr(arguments, key) for key in component.arguments}
-    return constructor(**given, **context)
+    try:
+        return constructor(**given, **context)
+    except _REFUSALS as error:
+        reason = " ".join(str(error).split())
+        raise UpsrError(
+            f"{component.type}: cannot be built from these options: {type(error).__name__}: {reason[:200]}"
+        ) from error
 
 
 def _argument_schema(constructor: Any) -> type[BaseModel]:
     signature = inspect.signature(constructor)
-    hints = typing.get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor)
+    hints = typing.get_type_hints(
+        constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True
+    )
     fields: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

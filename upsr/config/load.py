@@ -7,30 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from upsr.config.problems import Problem, problems_of
 from upsr.config.schema import Options
+from upsr.config.yaml_text import load_yaml
 from upsr.errors import UpsrError
+from upsr.text import read_text
 
-
-class _Loader(yaml.SafeLoader):
-    """safe_load that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4) and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = dict(yaml.SafeLoader.yaml_implicit_resolvers)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+_DEEPEST_KEY = 20
 
 
 def load_options(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
@@ -45,7 +28,15 @@ def load_options(path: str | Path, force_yml: Sequence[str] = ()) -> Options:
         UpsrError: the file is missing or no YAML, or keys are unknown, missing or of the wrong type. All problems are
             named in one message.
     """
-    return parse_options(read_with_base(path), str(path), force_yml)
+    return parse_options(read_options(path, force_yml), str(path))
+
+
+def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping that :func:`load_options` checks: the file over its base, and the overrides over both."""
+    data = read_with_base(path)
+    for override in force_yml:
+        data = _overridden(data, override)
+    return data
 
 
 def read_with_base(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -78,27 +69,20 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, or one clear error."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        data = load_yaml(read_text(path))
     except FileNotFoundError:
         raise UpsrError(f"{path}: no such option file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UpsrError(f"{path}: the option file cannot be read ({error})") from None
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UpsrError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UpsrError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise UpsrError(f"{path}: an option file is a mapping of keys to values")
     return data
 
 
-def parse_options(data: Mapping[str, Any], source: str, force_yml: Sequence[str] = ()) -> Options:
+def parse_options(data: Mapping[str, Any], source: str) -> Options:
     """Options from an already read mapping; ``source`` names it in errors."""
-    merged = dict(data)
-    for override in force_yml:
-        merged = _overridden(merged, override)
-    refuse(source, list(problems_of(Options, merged)))
-    return Options.model_validate(merged)
+    refuse(source, list(problems_of(Options, data)))
+    return Options.model_validate(data)
 
 
 def refuse(source: str, problems: Sequence[Problem]) -> None:
@@ -110,12 +94,12 @@ def refuse(source: str, problems: Sequence[Problem]) -> None:
 def _overridden(data: dict[str, Any], override: str) -> dict[str, Any]:
     name, equals, text = override.partition("=")
     keys = re.split(r"[.:]", name.strip())
-    if not equals or not all(keys):
+    if not equals or not all(keys) or len(keys) > _DEEPEST_KEY:
         raise UpsrError(f"--force_yml {override}: write key=value, nested keys as train.optim_g.lr=5e-5")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        raise UpsrError(f"--force_yml {override}: the value is not valid YAML") from None
+        value = load_yaml(text)
+    except ValueError as error:
+        raise UpsrError(f"--force_yml {override}: the value is not valid YAML ({error})") from None
     result = dict(data)
     level = result
     for key in keys[:-1]:

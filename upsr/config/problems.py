@@ -75,5 +75,5 @@ def _valid_keys(schema: type[BaseModel], location: list[str]) -> list[str]:
 
 def _without_type_tags(schema: type[BaseModel], location: list[str]) -> list[str]:
     """pydantic puts the tried alternative of a union into the location; users wrote no such key."""
-    tags = {"int", "float", "str", "bool", "literal['auto']", "none"}
-    return [part for index, part in enumerate(location) if index == 0 or (part.lower() not in tags and part != "[key]")]
+    tags = {"int", "float", "str", "bool", "literal['auto']", "none", "constrained-int", "constrained-float", "[key]"}
+    return [part for index, part in enumerate(location) if index == 0 or part.lower() not in tags]

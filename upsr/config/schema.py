@@ -18,7 +18,30 @@ from upsr.config.schema_data import DegradationOptions
 class Section(BaseModel):
     """A section of the option file that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def null_means(value: Any) -> BeforeValidator:
+    """An option that can be set to nothing takes null for it too, as options without a value of that meaning do."""
+    return BeforeValidator(lambda given: value if given is None else given)
+
+
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], null_means("fp32")]
+
+
+def _folder_name(name: str) -> str:
+    if not name.strip() or name in (".", "..") or any(c in "/\\:" or ord(c) < 32 for c in name):
+        raise ValueError(f"{name!r} becomes a folder's name; write it without / \\ : and line breaks")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+def _ending(text: str) -> str:
+    if any(c in "/\\" or ord(c) < 32 for c in text):
+        raise ValueError(f"{text!r} becomes part of a file's name; write it without / \\ and line breaks")
+    return text
 
 
 def _without_nulls(mapping: Any) -> Any:
@@ -42,7 +65,9 @@ class Component(BaseModel):
 class DatasetOptions(Component):
     """A registered dataset and how it is read."""
 
-    name: str | None = Field(None, description="Name in logs and result folders; by default the key of the section.")
+    name: FolderName | None = Field(
+        None, description="Name in logs and result folders; by default the key of the section."
+    )
     batch_size_per_gpu: int = Field(1, ge=1, description="Images of one process in one forward pass.")
     num_worker_per_gpu: int = Field(0, ge=0, description="Loader processes of each training process.")
 
@@ -50,7 +75,7 @@ class DatasetOptions(Component):
 class PairPoolOptions(Section):
     """The training-pair pool, which mixes degradations within a batch."""
 
-    pairs_per_slot: int = Field(
+    pairs_per_slot: Annotated[int, null_means(0)] = Field(
         10, ge=0, description="Stored pairs for each sample of the batch (released: 160 for a batch of 16); 0 for none."
     )
 
@@ -81,7 +106,12 @@ class DiffusionOptions(Section):
     steps: int = Field(5, ge=1, description="T of the schedule the network is trained with (5, 4, 15, 1, ...).")
     kappa: float = Field(2.5, gt=0, description="Noise strength.")
     power: float = Field(0.2, gt=0, description="Exponent of the exponential schedule.")
-    min_noise_level: float = Field(0.2, gt=0, description="Bound of kappa * sqrt(eta) at the first step.")
+    min_noise_level: float = Field(
+        0.2,
+        gt=0,
+        description="Bound of kappa * sqrt(eta) at the first step; where sqrt_eta_cap is lower it decides, and this has no "
+        "effect (from 0.079 on with the defaults).",
+    )
     sqrt_eta_end: float = Field(0.99, gt=0, lt=1, description="sqrt(eta) at the last step.")
     sqrt_eta_cap: float | None = Field(
         math.sqrt(0.001), gt=0, description="Bound of sqrt(eta) at the first step; null for ResShift's schedule."
@@ -105,6 +135,16 @@ class DiffusionOptions(Section):
             raise ValueError("one_step samples with one network call; remove sampler.steps or set it to 1")
         return self
 
+    @model_validator(mode="after")
+    def _noise_grows(self) -> DiffusionOptions:
+        first = min(self.min_noise_level / self.kappa, self.min_noise_level, self.sqrt_eta_cap or math.inf)
+        if self.steps > 1 and first >= self.sqrt_eta_end:
+            raise ValueError(
+                f"sqrt(eta) would fall from {first:g} at the first step to {self.sqrt_eta_end:g} at the last; lower "
+                "min_noise_level or sqrt_eta_cap"
+            )
+        return self
+
 
 class PathOptions(Section):
     """Where weights come from and where results go."""
@@ -124,21 +164,26 @@ class PathOptions(Section):
     results_root: str = Field("results", description="Folder of test runs.")
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerOptions(Section):
     """The optimiser, from torch.optim."""
 
     type: Literal["AdamW", "Adam"] = "AdamW"
     lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the moments of the gradient.")
     eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Annotated[float, null_means(0.0)] = Field(0.0, ge=0)
 
 
 class SchedulerOptions(Section):
     """The learning rate after warm-up."""
 
     type: Literal["MultiStepLR"] = "MultiStepLR"
-    milestones: list[int] = Field(default_factory=list, description="Iterations at which the rate is multiplied.")
+    milestones: Annotated[list[Annotated[int, Field(ge=1)]], null_means([])] = Field(
+        default_factory=list, description="Iterations at which the rate is multiplied."
+    )
     gamma: float = Field(0.5, gt=0, description="The factor at a milestone.")
 
 
@@ -146,19 +191,23 @@ class GuardOptions(Section):
     """What happens to steps whose loss or gradient is not finite."""
 
     stop_after: int = Field(10, ge=1, description="The run ends after so many skipped steps in a row.")
-    keep_batches: int = Field(5, ge=0, description="Offending batches that are kept in bad_batches/.")
+    keep_batches: Annotated[int, null_means(0)] = Field(
+        5, ge=0, description="Offending batches that are kept in bad_batches/."
+    )
 
 
 class TrainOptions(Section):
     """The training loop."""
 
     total_iter: int = Field(ge=1, description="Optimiser steps.")
-    warmup_iter: int = Field(0, ge=0, description="Steps over which the rate grows linearly from 0.")
+    warmup_iter: Annotated[int, null_means(0)] = Field(
+        0, ge=0, description="Steps over which the rate grows linearly from 0."
+    )
     accumulate: int = Field(1, ge=1, description="Micro-batches for each optimiser step.")
-    amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Autocast type of network and loss.")
-    aux_amp: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Type that the frozen g computes in.")
+    amp: Precision = Field("fp32", description="Autocast type of network and loss.")
+    aux_amp: Precision = Field("fp32", description="Type that the frozen g computes in.")
     channels_last: bool = Field(False, description="Keep images as NHWC in memory; see docs/benchmarks.md.")
-    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = Field(
+    compile: Annotated[Literal["none", "default", "reduce-overhead", "max-autotune"], null_means("none")] = Field(
         "none", description="torch.compile mode of network_g; reduce-overhead and max-autotune use CUDA graphs."
     )
     activation_checkpointing: bool = Field(
@@ -166,7 +215,9 @@ class TrainOptions(Section):
     )
     max_grad_norm: float | None = Field(None, gt=0, description="Gradients with a larger norm are scaled down to it.")
     guard: GuardOptions = GuardOptions()
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
+    ema_decay: Annotated[Decay, null_means(0.0)] = Field(
+        0.999, description="Decay of the averaged weights; 0 for those of the last step."
+    )
     optim_g: OptimizerOptions = OptimizerOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
     pixel_opt: Component = Field(description="Pixel loss, a registered loss.")
@@ -203,7 +254,9 @@ class ValOptions(Section):
 
     val_freq: int = Field(5000, ge=1, description="Iterations between two validations.")
     save_img: bool = Field(True, description="Write the restored images.")
-    suffix: str | None = Field(None, description="Appended to the names of restored images by test.py.")
+    suffix: Annotated[str, AfterValidator(_ending)] | None = Field(
+        None, description="Appended to the names of restored images by test.py."
+    )
     max_images: int | None = Field(None, ge=1, description="Use only the first images of each set.")
     tile: TileOptions | None = TileOptions()
     metrics: Annotated[dict[str, Component], BeforeValidator(_without_nulls)] = Field(
@@ -242,31 +295,28 @@ class LoggerOptions(Section):
     use_tb_logger: bool = Field(True, description="Write TensorBoard scalars, pictures and histograms.")
     use_csv: bool = Field(True, description="Write metrics.csv: iteration, tag, value.")
     wandb: WandbOptions | None = Field(None, description="Report to Weights & Biases too.")
-    pictures: int = Field(4, ge=0, description="Validation images of each set that are shown step by step.")
+    pictures: Annotated[int, null_means(0)] = Field(
+        4, ge=0, description="Validation images of each set that are shown step by step."
+    )
 
 
 class DistributedOptions(Section):
     """Several processes."""
 
-    timeout: float = Field(1800, gt=0, description="Seconds after which a process that waits for another gives up.")
-    heartbeat: float = Field(60, gt=0, description="Seconds between two entries in status.json.")
-    bucket_mb: float = Field(25, gt=0, description="Size of DistributedDataParallel's gradient buckets.")
+    timeout: float = Field(
+        1800, gt=0, le=10**7, description="Seconds after which a process that waits for another gives up."
+    )
+    heartbeat: float = Field(60, gt=0, le=10**6, description="Seconds between two entries in status.json.")
+    bucket_mb: float = Field(25, gt=0, le=10**5, description="Size of DistributedDataParallel's gradient buckets.")
 
 
 def _phase(name: str) -> str:
     if name != "train" and not name.startswith("val"):
         raise ValueError(f"a set is 'train' or its name begins with 'val', not '{name}'")
-    return name
-
-
-def _folder_name(name: str) -> str:
-    if not name.strip() or name in (".", "..") or any(c in name for c in "/\\:"):
-        raise ValueError(f"'{name}' becomes a folder's name; write it without / \\ :")
-    return name
+    return _folder_name(name)
 
 
 Phase = Annotated[str, AfterValidator(_phase)]
-FolderName = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Options(Section):
@@ -275,7 +325,7 @@ class Options(Section):
     name: FolderName = Field(description="Name of the run: the folder under experiments/ or results/.")
     model_type: str = Field(description="Registered model: UPSRModel (stage two), AuxiliarySRModel (stage one: g).")
     scale: Literal[1, 2, 4, 8] = 4
-    num_gpu: Literal["auto"] | int = Field(
+    num_gpu: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="GPUs of the whole run: auto (all that were started, else the CPU), 0 for the CPU, or N."
     )
     manual_seed: int = Field(0, ge=0, description="The run's one seed.")
@@ -296,6 +346,17 @@ class Options(Section):
     auto_resume: bool = Field(
         False, description="Continue from the newest valid checkpoint of this run, if there is one."
     )
+
+    @model_validator(mode="after")
+    def _validation_sets_are_told_apart(self) -> Options:
+        names: dict[str, str] = {}
+        for phase, dataset in self.validation_sets.items():
+            other = names.setdefault((dataset.name or phase).casefold(), phase)
+            if other != phase:
+                raise ValueError(
+                    f"datasets.{other} and datasets.{phase} have one name, '{dataset.name or phase}'; change one"
+                )
+        return self
 
     @property
     def validation_sets(self) -> dict[str, DatasetOptions]:

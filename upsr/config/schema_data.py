@@ -14,6 +14,25 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+def _within(low: float, high: float) -> AfterValidator:
+    """Refuses ranges of which a part makes no sense."""
+
+    def checked(pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] < low or pair[1] > high:
+            raise ValueError(f"the range {list(pair)} does not lie within {low:g} to {high:g}")
+        return pair
+
+    return AfterValidator(checked)
+
+
+def _around_one(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] <= 0 or pair[0] > 1 or pair[1] < 1:
+        raise ValueError(
+            f"the range {list(pair)} must be above 0 and hold 1: draws are from its start to 1, or from 1 to its end"
+        )
+    return pair
+
+
 def _odd(sizes: list[int]) -> list[int]:
     if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
         raise ValueError(f"kernel sizes are odd and positive, not {sizes}")
@@ -21,11 +40,17 @@ def _odd(sizes: list[int]) -> list[int]:
 
 
 def _weights(name: str, values: Sequence[float]) -> None:
-    if min(values) < 0 or sum(values) <= 0:
+    if not values or min(values) < 0 or sum(values) <= 0:
         raise ValueError(f"{name} are weights: none is negative, and not all are 0")
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Sigma = Annotated[Range, _within(0.01, 100)]
+Beta = Annotated[Range, AfterValidator(_around_one)]
+NoiseLevel = Annotated[Range, _within(0, 255)]
+NoiseFactor = Annotated[Range, _within(0, 100)]
+Quality = Annotated[Range, _within(1, 100)]
+Factor = Annotated[Range, AfterValidator(_around_one), _within(0, 16)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 KernelSizes = Annotated[list[int], AfterValidator(_odd)]
 KernelName = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
@@ -34,7 +59,7 @@ KernelName = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "pl
 class DegradationSection(BaseModel):
     """A section that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BlurOptions(DegradationSection):
@@ -52,9 +77,9 @@ class BlurOptions(DegradationSection):
     ]
     kernel_prob: list[float] = Field([0.45, 0.25, 0.12, 0.03, 0.12, 0.03], description="Weights of kernel_list.")
     sinc_prob: Probability = Field(0.1, description="Share of sinc kernels (ringing) in place of kernel_list.")
-    blur_sigma: Range = Field((0.2, 3.0), description="Standard deviations in pixels.")
-    betag_range: Range = Field((0.5, 4.0), description="Shape of generalised Gaussians.")
-    betap_range: Range = Field((1.0, 2.0), description="Shape of plateau kernels.")
+    blur_sigma: Sigma = Field((0.2, 3.0), description="Standard deviations in pixels, at least 0.01.")
+    betag_range: Beta = Field((0.5, 4.0), description="Shape of generalised Gaussians.")
+    betap_range: Beta = Field((1.0, 2.0), description="Shape of plateau kernels.")
 
     @model_validator(mode="after")
     def _kernels_fit(self) -> BlurOptions:
@@ -71,7 +96,7 @@ class SecondBlurOptions(BlurOptions):
 
     kernel_sizes: KernelSizes = list(range(3, 14, 2))
     support: int = Field(15, ge=1)
-    blur_sigma: Range = (0.2, 1.5)
+    blur_sigma: Sigma = (0.2, 1.5)
 
 
 class StageOptions(DegradationSection):
@@ -80,21 +105,16 @@ class StageOptions(DegradationSection):
     blur_prob: Probability = Field(1.0, description="Share of batches that are blurred.")
     blur: BlurOptions = BlurOptions()
     resize_prob: tuple[float, float, float] = Field((0.2, 0.7, 0.1), description="Weights of up, down, keep.")
-    resize_range: Range = Field((0.15, 1.5), description="Smallest factor of down and largest factor of up.")
+    resize_range: Factor = Field((0.15, 1.5), description="Smallest factor of down and largest factor of up.")
     gaussian_noise_prob: Probability = Field(0.5, description="Share of Gaussian noise; the rest is Poisson noise.")
-    noise_range: Range = Field((1.0, 30.0), description="Standard deviation of Gaussian noise, of 255.")
-    poisson_scale_range: Range = Field((0.05, 3.0), description="Factor of Poisson noise.")
+    noise_range: NoiseLevel = Field((1.0, 30.0), description="Standard deviation of Gaussian noise, of 255.")
+    poisson_scale_range: NoiseFactor = Field((0.05, 3.0), description="Factor of Poisson noise.")
     gray_noise_prob: Probability = Field(0.4, description="Share of noise that is the same in all channels.")
-    jpeg_range: Range = Field((30.0, 95.0), description="JPEG quality.")
+    jpeg_range: Quality = Field((30.0, 95.0), description="JPEG quality.")
 
     @model_validator(mode="after")
-    def _resizes(self) -> StageOptions:
+    def _resizes_somehow(self) -> StageOptions:
         _weights("resize_prob", self.resize_prob)
-        low, high = self.resize_range
-        if low <= 0 or low > 1 or high < 1:
-            raise ValueError(
-                f"resize_range {list(self.resize_range)} must hold 1: down draws from [low, 1], up from [1, high]"
-            )
         return self
 
 
@@ -104,9 +124,9 @@ class SecondStageOptions(StageOptions):
     blur_prob: Probability = 0.8
     blur: SecondBlurOptions = SecondBlurOptions()
     resize_prob: tuple[float, float, float] = (0.3, 0.4, 0.3)
-    resize_range: Range = (0.3, 1.2)
-    noise_range: Range = (1.0, 25.0)
-    poisson_scale_range: Range = (0.05, 2.5)
+    resize_range: Factor = (0.3, 1.2)
+    noise_range: NoiseLevel = (1.0, 25.0)
+    poisson_scale_range: NoiseFactor = (0.05, 2.5)
 
 
 class FinalOptions(DegradationSection):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upsr.config.schema import Section
+from upsr.config.schema import Section, null_means
 from upsr.config.schema_data import DegradationOptions
 
 
@@ -26,7 +26,9 @@ class TeachOptions(Section):
 
     photos: Annotated[list[PhotoSource], Field(min_length=1)] = Field(description="Where crops come from.")
     teacher: str = Field(description="Method as `upsr evaluate` takes it: a name in options/methods/ or a path.")
-    amp: Literal["fp32", "bf16"] = Field("fp32", description="Type that the teacher computes in.")
+    amp: Annotated[Literal["fp32", "bf16"], null_means("fp32")] = Field(
+        "fp32", description="Type that the teacher computes in."
+    )
     crops: int = Field(ge=1, description="Crops in all, rounded up to whole shards. More crops extend a cache.")
     crops_per_shard: int = Field(256, ge=1)
     gt_size: int = Field(256, ge=8, description="Side of a crop of the ground truth.")

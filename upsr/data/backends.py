@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
 from upsr.data.shards import ShardBackend
 from upsr.errors import UpsrError
+from upsr.text import printable, read_text
 
 
 class ImageBackend(Protocol):
@@ -17,6 +19,10 @@ class ImageBackend(Protocol):
 
     def keys(self) -> list[str]:
         """All keys, sorted."""
+        ...
+
+    def name(self, key: str) -> str:
+        """The image's name: its key without the suffix of its format, so that an image has one name wherever it is kept."""
         ...
 
     def read(self, key: str) -> bytes:
@@ -30,10 +36,14 @@ class ImageBackend(Protocol):
 
 
 class DiskBackend:
-    """Images under a folder, at any depth; keys are paths relative to it, with ``/``."""
+    """Images under a folder, at any depth; keys are paths relative to it, with ``/``.
+
+    The key of a path that is no UTF-8 is what :func:`upsr.text.printable` makes of it.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._odd: dict[str, str] = {}
 
     def keys(self) -> list[str]:
         """See :class:`ImageBackend`. Hidden files are left out."""
@@ -42,13 +52,23 @@ class DiskBackend:
             below[:] = [name for name in below if not name.startswith(".")]
             prefix = Path(folder).relative_to(self.root).as_posix()
             prefix = "" if prefix == "." else f"{prefix}/"
-            found += [prefix + name for name in names if _is_image(name)]
+            found += [self._key(prefix + name) for name in names if _is_image(name)]
         return sorted(found)
+
+    def _key(self, path: str) -> str:
+        key = printable(path)
+        if key != path:
+            self._odd[key] = path
+        return key
+
+    def name(self, key: str) -> str:
+        """See :class:`ImageBackend`."""
+        return without_suffix(key)
 
     def read(self, key: str) -> bytes:
         """See :class:`ImageBackend`."""
         try:
-            return (self.root / key).read_bytes()
+            return (self.root / self._odd.get(key, key)).read_bytes()
         except OSError as error:
             if not self.root.is_dir():
                 raise UpsrError(f"{self.root}: the dataset folder has vanished") from None
@@ -67,7 +87,11 @@ class LmdbBackend:
         if not meta_info.is_file():
             raise UpsrError(f"{self.root}: no meta_info.txt inside; scripts/prepare/make_lmdb.py makes such a folder")
         # In the order of the files they come from, so that index i is the same image as in the folder.
-        return [str(Path(name).with_suffix("")) for name in sorted(_names(meta_info))]
+        return [os.path.splitext(name)[0] for name in sorted(_names(meta_info))]
+
+    def name(self, key: str) -> str:
+        """See :class:`ImageBackend`."""
+        return key
 
     def read(self, key: str) -> bytes:
         """See :class:`ImageBackend`."""
@@ -99,6 +123,11 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 
+def without_suffix(name: str) -> str:
+    """A file's name without the suffix of an image format; what follows another dot is part of the name."""
+    return os.path.splitext(name)[0] if _is_image(posixpath.basename(name)) else name
+
+
 def open_backend(root: str | Path) -> ImageBackend:
     """The backend of a path: shards for an ``index.json``, lmdb for ``*.lmdb``, else a folder.
 
@@ -124,7 +153,8 @@ def list_keys(root: str | Path, meta_info: str | Path | None = None, backend: Im
     Raises:
         UpsrError: there are no images, or the file names one that is not there.
     """
-    available = (backend or open_backend(root)).keys()
+    backend = backend or open_backend(root)
+    available = backend.keys()
     if not available:
         raise UpsrError(
             f"{root}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth)"
@@ -136,8 +166,10 @@ def list_keys(root: str | Path, meta_info: str | Path | None = None, backend: Im
     known = set(available)
     keys = []
     for line, name in enumerate(_names(Path(meta_info)), start=1):
-        key = name if name in known else str(Path(name).with_suffix(""))
-        if key not in known:
+        plain = posixpath.normpath(name.replace("\\", "/"))
+        bare = without_suffix(plain)
+        key = next((key for key in (name, plain, bare) if key in known), None)
+        if key is None or (key == bare != plain and backend.name(key) != key):  # a bare name is an lmdb's
             raise UpsrError(f"{meta_info}, entry {line}: no image '{name}' under {root}")
         keys.append(key)
     if not keys:
@@ -157,5 +189,5 @@ def names_in(listing: str | Path) -> set[str]:
 
 
 def _names(meta_info: Path) -> list[str]:
-    lines = meta_info.read_text(encoding="utf-8").splitlines()
+    lines = read_text(meta_info).split("\n")
     return [re.sub(r"\s+\(\d+,\s*\d+(,\s*\d+)?\)(\s+\d+)?$", "", line.strip()) for line in lines if line.strip()]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import Field
 from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
@@ -72,10 +72,11 @@ class ImageFolder:
         return image[top : top + side, left : left + side]
 
     def names(self) -> list[str]:
-        """Keys without suffix, where that leaves them distinct."""
-        stems = [str(Path(key).with_suffix("")) for key in self.keys]
-        times = Counter(stems)
-        return [stem if times[stem] == 1 else key for stem, key in zip(stems, self.keys, strict=True)]
+        """The images' names, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names would not be distinct."""
+        names = {key: self._backend.name(key) for key in self.keys}
+        while ambiguous := {name for name, times in Counter(names.values()).items() if times > 1}:
+            names = {key: key if name in ambiguous else name for key, name in names.items()}
+        return [names[key] for key in self.keys]
 
 
 def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) -> NDArray[np.uint8]:
@@ -88,9 +89,17 @@ def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) 
 
 
 def partner_name(key: str, template: str) -> str:
-    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem."""
+    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem.
+
+    Raises:
+        UpsrError: the template gives every image the same partner.
+    """
+    if "{}" not in template:
+        raise UpsrError(
+            f"filename_tmpl: '{template}' has no {{}}, which stands for an image's name; for example '{{}}x4'"
+        )
     folder, _, stem = key.rpartition("/")
-    return "/".join(filter(None, [folder, template.format(stem)]))
+    return "/".join(filter(None, [folder, template.replace("{}", stem)]))
 
 
 @DATASET_REGISTRY.register()
@@ -112,7 +121,7 @@ class RealESRGANDataset(Dataset[Item]):
         self,
         dataroot_gt: str,
         meta_info: str | None = None,
-        gt_size: int = 256,
+        gt_size: Annotated[int, Field(ge=1)] = 256,
         channels: Literal[1, 3] = 3,
         use_hflip: bool = True,
         use_vflip: bool = True,
@@ -128,6 +137,11 @@ class RealESRGANDataset(Dataset[Item]):
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
         """Tie the draws to a run's seed and the kernels to its degradation."""
         self._seed, self._degradation = seed, degradation
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Of the images, in the order of their numbers."""
+        return self.folder.keys
 
     def __len__(self) -> int:
         return len(self.folder.keys)
@@ -185,6 +199,7 @@ class PairedFolderDataset(Dataset[Item]):
         meta_info: str | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
+        self.channels = channels
         self.gt = ImageFolder(dataroot_gt, channels, meta_info)
         self.lq = ImageFolder(dataroot_lq, channels)
         self.keys = self.gt.names()
@@ -221,6 +236,7 @@ class FolderDataset(Dataset[Item]):
     """
 
     def __init__(self, dataroot_lq: str, meta_info: str | None = None, channels: Literal[1, 3] = 3) -> None:
+        self.channels = channels
         self.lq = ImageFolder(dataroot_lq, channels, meta_info)
         self.keys = self.lq.names()
 
@@ -256,6 +272,7 @@ class BicubicFolderDataset(Dataset[Item]):
         meta_info: str | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:
+        self.channels = channels
         self.gt = ImageFolder(dataroot_gt, channels, meta_info)
         self.scale = scale
         self.keys = self.gt.names()

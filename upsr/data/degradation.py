@@ -101,7 +101,9 @@ class RealESRGANDegradation:
 
         x = self._blur_sometimes(gt, kernel1, first, draws)
         factor, mode = self._draw_resize(first, draws)
-        if factor != 1:
+        if factor * min(x.shape[-2:]) < 1:  # a strong reduction of a small crop
+            x = _to_size(x, [max(1, int(side * factor)) for side in x.shape[-2:]], mode)
+        elif factor != 1:
             x = F.interpolate(x, scale_factor=factor, mode=mode, align_corners=_align(mode))
         x = self._noise(x, first, draws)
         x = self._compress(x, first, draws)
@@ -161,8 +163,13 @@ def _quantisation_factor(quality: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, kernel: Tensor) -> Tensor:
+    """Filtered, beyond the borders reflected; what of a kernel reaches further than a small image can be is cut off."""
     from basicsr.utils.img_process_util import filter2D
 
+    excess = kernel.shape[-1] // 2 - (min(x.shape[-2:]) - 1)
+    if excess > 0:
+        kernel = kernel[..., excess:-excess, excess:-excess]
+        kernel = kernel / kernel.sum(dim=(-2, -1), keepdim=True)
     return filter2D(x.contiguous(), kernel)  # it takes views of its input
 
 

@@ -77,21 +77,40 @@ class PairPool:
         }
 
     def load_state_dict(
-        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
-    ) -> None:
-        """Take over the pools of ``slots``; those of other slots belong to other processes."""
+        self,
+        state: Mapping[int, Mapping[str, Any]],
+        slots: Sequence[int],
+        device: torch.device,
+        *,
+        lq_shape: tuple[int, ...],
+        gt_shape: tuple[int, ...],
+    ) -> int:
+        """Take over the pools of ``slots``; those of other slots belong to other processes.
+
+        Args:
+            lq_shape, gt_shape: (C, h, w) and (C, H, W) of the pairs that will be exchanged; others are left out.
+
+        Returns:
+            Number of pairs that were left out, for their shape or because the pool is smaller now.
+        """
 
         def images(tensor: Tensor) -> list[Tensor]:
             return [image.to(device).clone() for image in tensor]  # a view would keep the whole file alive
 
-        self._stored = {
-            slot: [
-                _Pair(*pair)
-                for pair in zip(images(state[slot]["lq"]), images(state[slot]["gt"]), state[slot]["names"], strict=True)
-            ]
-            for slot in slots
-            if slot in state
-        }
+        self._stored = {}
+        left_out = 0
+        for slot in slots:
+            if slot not in state:
+                continue
+            lq, gt, names = (state[slot][key] for key in ("lq", "gt", "names"))
+            fits = lq.shape[1:] == lq_shape and gt.shape[1:] == gt_shape
+            kept = min(len(names), self.pairs_per_slot) if fits else 0
+            left_out += len(names) - kept
+            if kept:
+                self._stored[slot] = [
+                    _Pair(*pair) for pair in zip(images(lq[:kept]), images(gt[:kept]), names[:kept], strict=True)
+                ]
+        return left_out
 
 
 def _pack(image: Tensor) -> Tensor:

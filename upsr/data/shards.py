@@ -16,6 +16,7 @@ from upsr.atomic import atomic_write
 from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
 from upsr.data.packed_strings import PackedStrings
 from upsr.errors import UpsrError
+from upsr.text import printable, read_text
 
 
 class ShardBackend:
@@ -32,9 +33,7 @@ class ShardBackend:
     def __init__(self, index: str) -> None:
         self.index = index
         self._remote = "://" in index
-        shards = _read_index(index, self._remote)
-        self._files = [shard["file"] for shard in shards]
-        places = sorted((*image, number) for number, shard in enumerate(shards) for image in shard["images"])
+        self._files, places = _read_index(index, self._remote)
         self._keys = PackedStrings(key for key, *_ in places)
         self._places = np.array([place for _, *place in places], np.int64).reshape(-1, 3)
         self._open: dict[str, int] = {}
@@ -43,6 +42,10 @@ class ShardBackend:
     def keys(self) -> list[str]:
         """See :class:`upsr.data.backends.ImageBackend`."""
         return list(self._keys)
+
+    def name(self, key: str) -> str:
+        """See :class:`upsr.data.backends.ImageBackend`."""
+        return os.path.splitext(key)[0]
 
     def read(self, key: str) -> bytes:
         """See :class:`upsr.data.backends.ImageBackend`."""
@@ -107,17 +110,29 @@ def index_shards(folder: Path) -> int:
     return len(names)
 
 
-def _read_index(index: str, remote: bool) -> list[dict[str, Any]]:
+_Place = tuple[str, int, int, int]
+"""An image: its key, its offset and size in a shard, and the shard's number."""
+
+
+def _read_index(index: str, remote: bool) -> tuple[list[str], list[_Place]]:
+    """The shards' files, and the images in the order of their keys."""
     try:
         if remote:
             import fsspec
 
-            with fsspec.open(index, "rt", encoding="utf-8") as file:
-                content = json.load(file)
+            with fsspec.open(index, "rb") as file:
+                shards = json.loads(file.read())["shards"]
         else:
-            content = json.loads(Path(index).read_text(encoding="utf-8"))
-        return content["shards"]
+            shards = json.loads(read_text(index))["shards"]
+        files = [str(shard["file"]) for shard in shards]
+        return files, sorted(
+            (printable(key), int(offset), int(size), number)
+            for number, shard in enumerate(shards)
+            for key, offset, size in shard["images"]
+        )
     except FileNotFoundError:
         raise UpsrError(f"{index}: no such index of shards; scripts/prepare/make_shards.py makes one") from None
+    except UpsrError:
+        raise
     except Exception as error:  # storages and readers have errors of their own
         raise UpsrError(f"{index}: not a readable index of shards ({type(error).__name__}: {error})") from None

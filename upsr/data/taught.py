@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
@@ -28,6 +29,11 @@ class TaughtCrops:
         self.keys = [key.removesuffix(endings[0]) for key in self._images.keys if key.endswith(endings[0])]
         if len(self._images.keys) != len(KINDS) * len(self.keys):
             raise UpsrError(f"{index}: not the index of a teacher cache; `upsr data teach` makes one")
+
+    @property
+    def scale(self) -> int:
+        """Side of the ground truth over that of the LR crop."""
+        return self.image(0, "gt").shape[0] // self.image(0, "lq").shape[0]
 
     def image(self, number: int, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One image of a crop."""
@@ -55,17 +61,15 @@ class TaughtDataset(Dataset[Item]):
     def __init__(
         self,
         index: str,
-        gt_size: int = 256,
-        teacher_share: float = 0.5,
+        gt_size: Annotated[int, Field(ge=1)] = 256,
+        teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
         use_hflip: bool = True,
         use_vflip: bool = True,
         use_rot: bool = True,
     ) -> None:
-        if not 0 <= teacher_share <= 1:
-            raise UpsrError(f"datasets.train.teacher_share: {teacher_share} is no share; give 0 to 1")
         self.crops = TaughtCrops(index)
-        stored = self.crops.image(0, "gt").shape[0]
-        self.scale = stored // self.crops.image(0, "lq").shape[0]
+        self.scale = self.crops.scale
+        stored = self.scale * self.crops.image(0, "lq").shape[0]
         if not 0 < gt_size <= stored or gt_size % self.scale:
             raise UpsrError(
                 f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
@@ -84,8 +88,13 @@ class TaughtDataset(Dataset[Item]):
             raise UpsrError("degradation: TaughtDataset's pairs are degraded already; remove the section")
         self._seed = seed
 
+    @property
+    def keys(self) -> list[str]:
+        """Of the crops, in the order of their numbers."""
+        return self.crops.keys
+
     def __len__(self) -> int:
-        return len(self.crops.keys)
+        return len(self.keys)
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
@@ -116,6 +125,7 @@ class TaughtPairsDataset(Dataset[Item]):
 
     def __init__(self, index: str) -> None:
         self.crops = TaughtCrops(index)
+        self.scale = self.crops.scale
         self.keys = self.crops.keys
 
     def __len__(self) -> int:

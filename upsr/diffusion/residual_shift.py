@@ -106,13 +106,15 @@ class ResidualShift:
     ) -> Posterior:
         """The reverse transition of Eq. 8 (Eq. 2 with the noise weighted by w).
 
-        At t_prev = -1 the variance is 0; the log-variance there is that of t = 1, so that it stays finite.
+        At t_prev = -1 the variance is 0; the log-variance there is that of t = 1, so that it stays finite. With T = 1 there is
+        no such step, and it is log(kappa^2 eta_0), the largest that t = 1 could have. A weight of 0 makes it -inf.
         """
         eta, eta_prev = self.eta(t), self.eta(t - 1 if t_prev is None else t_prev)
         mean = _like(eta_prev / eta, x_t) * x_t + _like((eta - eta_prev) / eta, x_t) * x_0
         variance = self.kappa**2 * eta_prev * (eta - eta_prev) / eta
         first = self.eta(torch.arange(min(2, self.num_timesteps), device=t.device))
-        floor = self.kappa**2 * first[0] * (first[-1] - first[0]) / first[-1]
+        share = (first[-1] - first[0]) / first[-1] if len(first) > 1 else 1.0
+        floor = self.kappa**2 * first[0] * share
         log_variance = torch.where(eta_prev > 0, variance, floor).log()
         if weight is None:
             return Posterior(mean, _like(variance, x_t).expand_as(x_t), _like(log_variance, x_t).expand_as(x_t))

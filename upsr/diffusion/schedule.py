@@ -8,6 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Spacing = Literal["endpoint", "released"]
+"""Which steps a sampler with fewer calls than steps keeps, see :func:`respace`."""
+
 
 def exponential_sqrt_etas(
     steps: int,
@@ -43,7 +46,7 @@ def exponential_sqrt_etas(
     return start * (sqrt_eta_end / start) ** progress
 
 
-def respace(steps: int, count: int, spacing: Literal["endpoint", "released"] = "endpoint") -> list[int]:
+def respace(steps: int, count: int, spacing: Spacing = "endpoint") -> list[int]:
     """Timesteps that a sampler with ``count`` network calls visits, in descending order.
 
     Args:

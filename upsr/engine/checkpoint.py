@@ -40,7 +40,7 @@ class Checkpoint:
         optimizer, scaler: their state dicts.
         pool: pairs of all slots.
         guard: counts of skipped steps.
-        run: what made it: seed, global batch, number of processes.
+        run: what made it: seed, global batch, number of processes, and the images that it was trained on.
         options: the option file with all defaults.
     """
 
@@ -115,6 +115,11 @@ class CheckpointStore:
             written.append(path)
         return written
 
+    def remove_weights(self, name: str) -> None:
+        """Remove ``models/net_g_NAME`` in whatever format."""
+        for suffix in _WEIGHT_WRITERS:
+            (self.models / f"net_g_{name}.{suffix}").unlink(missing_ok=True)
+
     def iterations(self) -> list[int]:
         """Iterations of the checkpoints that have a manifest, newest first."""
         stems = (path.stem for path in self.states.glob("*.json"))
@@ -139,8 +144,7 @@ class CheckpointStore:
             path = self.states / f"{iteration}.state"
             _manifest_of(path).unlink(missing_ok=True)  # first: what has a manifest is whole
             path.unlink(missing_ok=True)
-            for suffix in _WEIGHT_WRITERS:
-                (self.models / f"net_g_{iteration}.{suffix}").unlink(missing_ok=True)
+            self.remove_weights(str(iteration))
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

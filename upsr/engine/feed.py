@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from upsr.data import (
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
 from upsr.models import RestorationModel
+from upsr.rng import derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +47,21 @@ class PairFeed:
         self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
         self.pool = PairPool(opt.pair_pool.pairs_per_slot)
         self.dataset = build(DATASET_REGISTRY, self.options)
-        if not hasattr(self.dataset, "bind"):
-            raise UpsrError(
-                f"datasets.train.type: {self.options.type} is no training set; use RealESRGANDataset or TaughtDataset"
-            )
         self.dataset.bind(self.seed, opt.degradation)
-        self._check(model, opt.scale)
+        self._check(model, opt.scale, opt.train.perceptual_shift if opt.train else 1)
         self._unreadable: set[str] = set()
         self._batches: DevicePrefetcher | None = None
+
+    @functools.cached_property
+    def images_digest(self) -> int:
+        """Of the names of all images, in their order: with it the stream of samples is another."""
+        return derive_seed(*self.dataset.keys)
+
+    def load_pool(self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int]) -> int:
+        """Take over the pools of ``slots`` from a checkpoint; returns how many pairs do not fit this run and are left out."""
+        side = self.dataset.gt_size
+        shapes = [(self.dataset.channels, size, size) for size in (side // self.degradation.scale, side)]
+        return self.pool.load_state_dict(state, slots, self.run.device, lq_shape=shapes[0], gt_shape=shapes[1])
 
     def open(self, sampler: GlobalBatchSampler) -> None:
         """Start to read the batches of ``sampler``."""
@@ -101,12 +110,16 @@ class PairFeed:
             self._unreadable.add(message)
             logger.warning("skipped, %d unreadable so far: %s", len(self._unreadable), message)
 
-    def _check(self, model: RestorationModel, scale: int) -> None:
-        size = getattr(self.dataset, "gt_size", None)
+    def _check(self, model: RestorationModel, scale: int, perceptual_shift: int) -> None:
+        size = self.dataset.gt_size
         multiple = model.size_multiple * scale
-        if size is not None and size % multiple:
+        if size % multiple:
             raise UpsrError(
                 f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
+            )
+        if perceptual_shift > size:
+            raise UpsrError(
+                f"train.perceptual_shift: {perceptual_shift} leaves nothing of crops of {size} (datasets.train.gt_size)"
             )
         own_scale = getattr(self.dataset, "scale", scale)
         if own_scale != scale:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,14 +15,15 @@ import upsr.data
 import upsr.metrics
 import upsr.models  # noqa: F401  (registers the models, networks and losses)
 from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
-from upsr.config import Options, load_options
+from upsr.config import Options
 from upsr.config.components import component_problems
-from upsr.config.load import refuse
-from upsr.config.problems import Problem, did_you_mean
+from upsr.config.load import read_options, refuse
+from upsr.config.problems import Problem, did_you_mean, problems_of
+from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
-from upsr.weights import weight_files
+from upsr.weights import named_weights
 
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -67,36 +69,72 @@ def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Names
 
 
 def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> Options:
-    """Options of which every key, component and file has been checked, before anything is built."""
-    opt = load_options(path, force_yml)
-    refuse(path, list(_component_problems(opt)))
-    refuse(path, list(_file_problems(opt, purpose)))
-    return opt
+    """Options of which every key, component and file has been checked, before anything is built.
+
+    Raises:
+        UpsrError: names everything that is wrong.
+    """
+    data = read_options(path, force_yml)
+    refuse(path, [*problems_of(Options, data), *component_problems_in(data), *_file_problems(data, purpose)])
+    return Options.model_validate(data)
 
 
 def checked_model_options(path: str, force_yml: Sequence[str] = ()) -> Options:
     """As :func:`checked_options` for restoring images that come from elsewhere: the file's datasets do not matter."""
-    opt = load_options(path, [*force_yml, "datasets={}"])
-    refuse(path, list(_component_problems(opt)))
-    return opt
+    data = read_options(path, [*force_yml, "datasets={}"])
+    refuse(path, [*problems_of(Options, data), *component_problems_in(data)])
+    return Options.model_validate(data)
 
 
-def _component_problems(opt: Options) -> Iterator[Problem]:
-    if opt.model_type not in MODEL_REGISTRY or not _is_ours(MODEL_REGISTRY.get(opt.model_type)):
-        names = [name for name, model in MODEL_REGISTRY if _is_ours(model)]
-        yield Problem("model_type", f"unknown model '{opt.model_type}'" + did_you_mean(opt.model_type, names))
-    yield from component_problems(ARCH_REGISTRY, opt.network_g, "network_g")
-    if opt.network_aux is not None:
-        yield from component_problems(ARCH_REGISTRY, opt.network_aux, "network_aux")
-    for phase, dataset in opt.datasets.items():
-        yield from component_problems(DATASET_REGISTRY, dataset, f"datasets.{phase}")
-    for name, metric in opt.val.metrics.items():
-        yield from component_problems(METRIC_REGISTRY, metric, f"val.metrics.{name}")
-    if opt.train is not None:
-        yield from component_problems(LOSS_REGISTRY, opt.train.pixel_opt, "train.pixel_opt")
-        for key in ("perceptual_opt", "grid_opt"):
-            if (loss := getattr(opt.train, key)) is not None:
-                yield from component_problems(LOSS_REGISTRY, loss, f"train.{key}")
+def component_problems_in(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong with the components of an option file, whatever else may be."""
+    model = data.get("model_type")
+    if isinstance(model, str) and (model not in MODEL_REGISTRY or not _is_ours(MODEL_REGISTRY.get(model))):
+        names = [name for name, known in MODEL_REGISTRY if _is_ours(known)]
+        yield Problem("model_type", f"unknown model '{model}'" + did_you_mean(model, names))
+    for where in ("network_g", "network_aux"):
+        yield from _problems_at(ARCH_REGISTRY, Component, data.get(where), where)
+    for phase, dataset in _entries(data, "datasets"):
+        yield from _problems_at(DATASET_REGISTRY, DatasetOptions, dataset, f"datasets.{phase}")
+        yield from _problems_of_use(phase, dataset)
+    for name, metric in _entries(_section(data, "val"), "metrics"):
+        yield from _problems_at(METRIC_REGISTRY, Component, metric, f"val.metrics.{name}")
+    for key in ("pixel_opt", "perceptual_opt", "grid_opt"):
+        yield from _problems_at(LOSS_REGISTRY, Component, _section(data, "train").get(key), f"train.{key}")
+
+
+def _section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section, empty where the file has something else in its place, which the schema refuses."""
+    value = data.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _entries(data: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    return [(name, entry) for name, entry in _section(data, key).items() if entry is not None]
+
+
+def _problems_at(registry: Any, schema: type[Component], raw: Any, where: str) -> Iterator[Problem]:
+    if isinstance(raw, Mapping) and isinstance(raw.get("type"), str):
+        yield from component_problems(registry, schema.model_construct(**raw), where)
+
+
+def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
+    """A training set gives crops, which :class:`upsr.engine.feed.PairFeed` binds to the run's seed, a validation set images."""
+    if not isinstance(raw, Mapping) or raw.get("type") not in DATASET_REGISTRY:
+        return
+    gives_crops = hasattr(DATASET_REGISTRY.get(raw["type"]), "bind")
+    if phase == "train" and not gives_crops:
+        yield Problem(
+            "datasets.train.type",
+            f"{raw['type']} is no training set; use RealESRGANDataset, which makes LR images of a folder of HR photos, or "
+            "TaughtDataset with stored pairs (docs/training.md)",
+        )
+    elif phase.startswith("val") and gives_crops:
+        yield Problem(
+            f"datasets.{phase}.type",
+            f"{raw['type']} is a training set; validate on BicubicFolderDataset (HR photos), PairedFolderDataset (HR and LR), "
+            "FolderDataset (LR) or TaughtPairsDataset",
+        )
 
 
 def _is_ours(model: object) -> bool:
@@ -104,25 +142,29 @@ def _is_ours(model: object) -> bool:
     return isinstance(model, type) and issubclass(model, RestorationModel)
 
 
-def _file_problems(opt: Options, purpose: Purpose) -> Iterator[Problem]:
-    """Files and folders that are named but absent."""
-    files = {key: str(path) for key, path in weight_files(opt).items()}
-    if opt.path.resume_state is not None:
-        files["path.resume_state"] = opt.path.resume_state
+def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Problem]:
+    """Files and folders that are named but absent, and sections that the purpose needs."""
+    paths = {key: value for key, value in _section(data, "path").items() if isinstance(value, str)}
+    raw = data.get("network_aux")
+    aux = raw if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
+    named = named_weights(paths, None if aux is None else Component.model_construct(**aux))
+    files: dict[str, Any] = {key: str(path) for key, path in named.items()}
+    files["path.resume_state"] = paths.get("resume_state")
+    sets = _entries(data, "datasets")
     if purpose == "test":
-        if not opt.validation_sets:
+        if isinstance(data.get("datasets"), Mapping) and all(phase == "train" for phase, _ in sets):
             yield Problem("datasets", "testing needs at least one 'val...' set")
-    elif opt.train is None:
+    elif data.get("train") is None:
         yield Problem("train", "this section is needed for training")
-    elif "train" not in opt.datasets:
+    elif isinstance(data.get("datasets"), Mapping) and all(phase != "train" for phase, _ in sets):
         yield Problem("datasets.train", "this set is needed for training")
-    for phase, dataset in opt.datasets.items():
-        if purpose == "train" or phase != "train":
-            for key, value in dataset.arguments.items():
+    for phase, dataset in sets:
+        if isinstance(dataset, Mapping) and (purpose == "train" or phase != "train"):
+            for key, value in dataset.items():
                 if key.startswith("dataroot") or key in ("meta_info", "index"):
                     files[f"datasets.{phase}.{key}"] = value
     for key, name in files.items():
-        if name is not None and "://" not in name and not Path(name).exists():
+        if isinstance(name, str) and "://" not in name and not Path(name).exists():
             kind = "folder" if "dataroot" in key else "file"
             yield Problem(key, f"no such {kind}: {name}")
 

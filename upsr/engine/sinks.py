@@ -93,14 +93,26 @@ class CsvSink:
         self._file.close()
 
 
-def read_rows(path: Path) -> list[tuple[str, str, str]]:
-    """The whole rows of a :class:`CsvSink` file; a last one that a kill has cut off is left out."""
+Row = tuple[str, str, str]
+"""Iteration, tag and value in a :class:`CsvSink` file."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The whole rows of a :class:`CsvSink` file; what a kill or a power cut has spoilt is left out."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         lines = [line for line in file if line.endswith("\n")]
     rows = [row for row in csv.reader(lines) if len(row) == len(CsvSink.COLUMNS)]
-    return [(row[0], row[1], row[2]) for row in rows if row[0].isdigit()]
+    return [(row[0], row[1], row[2]) for row in rows if row[0].isascii() and row[0].isdigit() and _is_number(row[2])]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class WandbSink:

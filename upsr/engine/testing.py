@@ -13,6 +13,7 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.config.schema import Options
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set, evaluate, save_image
+from upsr.engine.fitting import refuse_misfits
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
@@ -40,7 +41,11 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
     model = build_model(opt, "test").to(run.device).eval()
     metrics, missing = build_metrics(opt, run.device)
     restorer = ModelRestorer(model, opt.manual_seed, opt.val.tile)
-    sets = [build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()]
+    sets = []
+    for phase, options in opt.validation_sets.items():
+        data = build_validation_set(phase, options, opt.val.max_images)
+        refuse_misfits(phase, data, model)
+        sets.append(data)
 
     origin = _origin(opt, run, metrics, missing)
     results = []

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -20,13 +19,14 @@ from upsr.archs.weights import misfits
 from upsr.atomic import atomic_write, writable_folder
 from upsr.config.difference import option_differences
 from upsr.config.schema import Options, TrainOptions
+from upsr.config.yaml_text import dump_yaml
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime, job_id, restarts
 from upsr.engine.evaluate import evaluation_mode
 from upsr.engine.feed import PairFeed
 from upsr.engine.guards import NonFiniteGuard
-from upsr.engine.heartbeat import Heartbeat, read_status
+from upsr.engine.heartbeat import STATUS_FILE, Heartbeat, read_status
 from upsr.engine.logging import setup_logging
 from upsr.engine.preemption import StopSignal
 from upsr.engine.profiling import profiled
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 _GO_ON, _STOP, _NO_DATA = range(3)
 """Ballots of the vote at the end of an iteration; the largest decides."""
+
+_LEFT_BY_A_FAILED_START = ("train.log", STATUS_FILE)
 
 
 def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
@@ -92,8 +94,11 @@ def _was_restarted(folder: Path) -> bool:
 
 
 def _set_aside(folder: Path) -> None:
-    """Rename the folder of an earlier run of this name, so that a new one does not write over its checkpoints."""
-    if CheckpointStore(folder).iterations():
+    """Rename the folder of an earlier run of this name, so that a new one neither writes over it nor takes its files for own.
+
+    What a start that failed has left, its log and status, stays.
+    """
+    if folder.is_dir() and any(entry.name not in _LEFT_BY_A_FAILED_START for entry in folder.iterdir()):
         folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
 
 
@@ -126,21 +131,25 @@ class Trainer:
             )
 
         self.feed = PairFeed(opt, run, self.model)
-        self.validation = Validation(opt, run, folder)
+        self.validation = Validation(opt, run, folder, self.model)
         self.store = CheckpointStore(folder, keep_last=opt.logger.keep_last, weight_formats=opt.logger.weight_formats)
         self.guard = NonFiniteGuard(self.settings.guard, folder, run)
         self.saved_at = -1
         self._data_error: str | None = None
 
     def resume(self, *, own: bool) -> None:
-        """Continue from a training state, or start anew.
+        """Continue from a training state, or start anew; what a dead attempt validated since is forgotten.
 
         Args:
             own: look for the newest valid checkpoint of this run first; ``path.resume_state`` is for the first start.
         """
         state = self.run.from_main(self._newest_own() if own else None) or self.opt.path.resume_state
-        if state is None:
-            return
+        if state is not None:
+            self._take_over(Path(state), own)
+        if self.run.is_main and self.validation.begin(self.iteration):
+            self.store.remove_weights("best")
+
+    def _take_over(self, state: Path, own: bool) -> None:
         checkpoint = load_checkpoint(state)
         for name, own_weights, weights in (
             ("params", self.network, checkpoint.params),
@@ -160,9 +169,13 @@ class Trainer:
             self.updater.scaler.load_state_dict(dict(checkpoint.scaler))
         self.guard.load_state_dict(checkpoint.guard)
         self.iteration, self.position = checkpoint.iteration, checkpoint.position
-        self.feed.pool.load_state_dict(checkpoint.pool, self._sampler().all_slots(), self.run.device)
+        left_out = self.feed.load_pool(checkpoint.pool, self._sampler().all_slots())
         self.saved_at = self.iteration if own else -1
         logger.info("resumed from %s at iteration %d, sample %d of the stream", state, self.iteration, self.position)
+        if left_out:
+            logger.warning(
+                "left out %d pairs of the pool, of another size or more than it holds now; it fills anew", left_out
+            )
         for change in self._changes(checkpoint):
             logger.warning("changed since that state: %s", change)
 
@@ -180,11 +193,18 @@ class Trainer:
 
     def _changes(self, checkpoint: Checkpoint) -> Iterator[str]:
         """What is not as it was when the checkpoint was made."""
-        for name, now in self._made_by().items():
-            if checkpoint.run[name] != now:
-                yield f"{name.replace('_', ' ')} {checkpoint.run[name]} -> {now}"
-        if checkpoint.run["global_batch"] != self._sampler().global_batch:
+        before, now = checkpoint.run, self._made_by()
+        for name in ("seed", "global_batch", "world_size"):
+            if before[name] != now[name]:
+                yield f"{name.replace('_', ' ')} {before[name]} -> {now[name]}"
+        if before["global_batch"] != now["global_batch"]:
             yield f"the stream of samples goes on at sample {self.position}, in other batches"
+        # States of earlier versions do not say which images they came from.
+        if before.get("images_digest", now["images_digest"]) != now["images_digest"]:
+            yield (
+                f"datasets.train: other images, {before['images']} -> {now['images']}; the stream of samples is another from "
+                "here on, so the run is no longer what one without the stop would have been"
+            )
         for change in option_differences(checkpoint.options, self.opt.model_dump(mode="json")):
             if not change.startswith(("auto_resume:", "path.resume_state:")):
                 yield change
@@ -352,6 +372,8 @@ class Trainer:
             "seed": self.seed,
             "global_batch": self._sampler().global_batch,
             "world_size": self.run.world_size,
+            "images": len(self.feed.dataset),
+            "images_digest": self.feed.images_digest,
         }
 
     def _validate(self, sinks: Sinks, stop: StopSignal, heartbeat: Heartbeat) -> None:
@@ -423,7 +445,7 @@ class Trainer:
     def _announce(self, sampler: GlobalBatchSampler) -> None:
         if self.run.is_main:
             with atomic_write(self.folder / "options.yml") as path:
-                path.write_text(yaml.safe_dump(self.opt.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+                path.write_text(dump_yaml(self.opt.model_dump(mode="json")), encoding="utf-8")
             self._warn_of_little_space()
         trained = sum(p.numel() for p in self.network.parameters())
         logger.info(

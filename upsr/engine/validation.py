@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,8 +15,9 @@ from upsr.config.problems import did_you_mean
 from upsr.config.schema import Options
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, build_metrics, build_validation_set, evaluate, save_image
+from upsr.engine.fitting import refuse_misfits
 from upsr.engine.pictures import strip
-from upsr.engine.sinks import CsvSink, Sinks, read_rows
+from upsr.engine.sinks import CsvSink, Row, Sinks, read_rows
 from upsr.errors import UpsrError
 from upsr.inference import ModelRestorer
 from upsr.metrics import Metric
@@ -28,13 +30,22 @@ BEST = "best.json"
 
 
 class Validation:
-    """The validation sets of a run and the record of what was measured: ``validation.csv``, ``best.json``."""
+    """The validation sets of a run and the record of what was measured: ``validation.csv``, ``best.json``.
 
-    def __init__(self, opt: Options, run: Runtime, folder: Path) -> None:
+    Args:
+        model: which the sets must fit.
+
+    Raises:
+        UpsrError: a set does not fit the model, a metric cannot be had, or ``logger.keep_best`` names what is not there.
+    """
+
+    def __init__(self, opt: Options, run: Runtime, folder: Path, model: RestorationModel) -> None:
         self.opt, self.run, self.folder = opt, run, folder
-        self.sets = [
-            build_validation_set(phase, options, opt.val.max_images) for phase, options in opt.validation_sets.items()
-        ]
+        self.sets = []
+        for phase, options in opt.validation_sets.items():
+            data = build_validation_set(phase, options, opt.val.max_images)
+            refuse_misfits(phase, data, model)
+            self.sets.append(data)
         self.metrics, missing = build_metrics(opt, run.device)
         if missing:  # a week later it would be too late
             raise UpsrError(f"val.metrics: {'; '.join(missing.values())}; or leave them out with null")
@@ -73,6 +84,24 @@ class Validation:
         sinks.scalars(values, iteration)
         return values
 
+    def begin(self, iteration: int) -> bool:
+        """Forget, on the main process, what an attempt that died measured after ``iteration``, where this one goes on.
+
+        Returns:
+            Whether the best weights on disk may be that attempt's.
+        """
+        path = self.folder / RECORD
+        rows = read_rows(path)
+        if iteration == 0:
+            path.unlink(missing_ok=True)
+            (self.folder / BEST).unlink(missing_ok=True)
+            return True
+        kept = [row for row in rows if int(row[0]) <= iteration]
+        if len(kept) < len(rows):
+            CsvSink(path, iteration).close()
+            self._write_best(kept)
+        return self.best.comes_after(rows, iteration)
+
     def record(self, values: Mapping[str, float], iteration: int) -> bool:
         """Write the values down, on the main process; returns whether they are the best so far."""
         path = self.folder / RECORD
@@ -80,18 +109,24 @@ class Validation:
         sink = CsvSink(path, iteration - 1)
         sink.scalars(values, iteration)
         sink.close()
-        with atomic_write(self.folder / BEST) as temporary:
-            temporary.write_text(json.dumps(self._best_of(read_rows(path)), indent=2) + "\n", encoding="utf-8")
+        self._write_best(read_rows(path))
+        for tag in (tag for tag, value in values.items() if not math.isfinite(value)):
+            logger.warning("iteration %d: %s is %s and counts for no best", iteration, tag, values[tag])
         return self.best.is_beaten(values, earlier)
 
-    def _best_of(self, rows: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, float]]:
-        """Best value and its iteration by ``set/metric``, in the direction that the metric says."""
+    def _write_best(self, rows: Sequence[Row]) -> None:
+        with atomic_write(self.folder / BEST) as temporary:
+            text = json.dumps(self._best_of(rows), indent=2, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    def _best_of(self, rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+        """Best value and its iteration by ``set/metric``, in the direction that the metric says; only of finite values."""
         best: dict[str, dict[str, float]] = {}
-        for iteration, tag, value in rows:
+        for iteration, tag, value in _finite(rows):
             metric = self.metrics.get(tag.rpartition("/")[2])
             sign = 1 if metric is None or metric.higher_is_better else -1
-            if tag not in best or sign * float(value) > sign * best[tag]["value"]:
-                best[tag] = {"value": float(value), "iteration": int(iteration)}
+            if tag not in best or sign * value > sign * best[tag]["value"]:
+                best[tag] = {"value": value, "iteration": iteration}
         return best
 
     def _keep(self, data: ValidationSet, key: str, iteration: int, image: Tensor) -> None:
@@ -130,12 +165,24 @@ class Best:
         higher = metrics[wanted.metric].higher_is_better if wanted.direction is None else wanted.direction == "max"
         self._sign = 1 if higher else -1
 
-    def is_beaten(self, values: Mapping[str, float], earlier: Sequence[tuple[str, str, str]]) -> bool:
-        """Whether ``values`` are better than all earlier rows (iteration, tag, value)."""
-        if self.tag is None or self.tag not in values:
+    def is_beaten(self, values: Mapping[str, float], earlier: Sequence[Row]) -> bool:
+        """Whether ``values`` are better than all earlier rows; what is not finite is better or worse than nothing."""
+        if self.tag is None or not math.isfinite(values.get(self.tag, math.nan)):
             return False
-        before = [self._sign * float(value) for _, tag, value in earlier if tag == self.tag]
+        before = [self._sign * value for _, tag, value in _finite(earlier) if tag == self.tag]
         return not before or self._sign * values[self.tag] > max(before)
+
+    def comes_after(self, rows: Sequence[Row], iteration: int) -> bool:
+        """Whether the best of the rows is of a later iteration."""
+        own = [(self._sign * value, -at) for at, tag, value in _finite(rows) if tag == self.tag]
+        return bool(own) and -max(own)[1] > iteration
+
+
+def _finite(rows: Sequence[Row]) -> Iterator[tuple[int, str, float]]:
+    """Rows as numbers; a set on which a metric was not finite has no best."""
+    for iteration, tag, value in rows:
+        if math.isfinite(float(value)):
+            yield int(iteration), tag, float(value)
 
 
 def _show(data: ValidationSet, key: str, iteration: int, images: dict[str, Tensor], sinks: Sinks) -> None:

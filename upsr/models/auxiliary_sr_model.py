@@ -33,7 +33,7 @@ class AuxiliarySRModel(RestorationModel):
     @classmethod
     def from_options(cls, opt: Options, purpose: Purpose) -> AuxiliarySRModel:
         """See :meth:`RestorationModel.from_options`."""
-        network_g = build_network(opt.network_g, "network_g", scale=opt.scale)
+        network_g = build_network(opt.network_g, "network_g", scale=opt.scale, contract=SRNetwork)
         if not network_g.carries_weights:
             load_or_refuse(
                 network_g,

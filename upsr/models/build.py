@@ -39,13 +39,17 @@ def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
     return model.to(memory_format=torch.channels_last) if purpose == "test" else model
 
 
-def build_network(component: Component, key: str, *, scale: int) -> Any:
-    """A registered network; refuses one whose scale is not the run's.
+def build_network(component: Component, key: str, *, scale: int, contract: type[nn.Module] = nn.Module) -> Any:
+    """A registered network; refuses one of another kind, or whose scale is not the run's.
 
     Args:
         key: the option key, for messages.
+        contract: what it must be, of :mod:`upsr.archs.contracts`.
     """
     network = build(ARCH_REGISTRY, component)
+    if not isinstance(network, contract):
+        able = sorted(name for name, known in ARCH_REGISTRY if isinstance(known, type) and issubclass(known, contract))
+        raise UpsrError(f"{key}.type: {component.type} is no {contract.__name__}; those that are: {', '.join(able)}")
     if network.scale != scale:
         raise UpsrError(f"{key}: the network is x{network.scale}, but scale is {scale}; make them agree")
     return network

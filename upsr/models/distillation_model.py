@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
+from upsr.errors import UpsrError
 from upsr.models.base import Purpose
 from upsr.models.upsr_model import UPSRModel
 from upsr.rng import stacked
@@ -37,7 +38,16 @@ class UPSRDistillationModel(UPSRModel):
 
     @classmethod
     def from_options(cls, opt: Options, purpose: Purpose) -> Self:
-        """See :meth:`RestorationModel.from_options`."""
+        """See :meth:`RestorationModel.from_options`.
+
+        Raises:
+            UpsrError: the teacher's sampler draws, so that its result is no function of the initial noise.
+        """
+        if opt.diffusion.sampler.type != "ddim":
+            raise UpsrError(
+                f"diffusion.sampler.type: {opt.diffusion.sampler.type}; distillation learns where deterministic trajectories "
+                "end, so the teacher needs ddim"
+            )
         one_step = opt.diffusion.model_copy(update={"one_step": True})
         student = super().from_options(opt.model_copy(update={"diffusion": one_step}), purpose)
         if purpose == "train":

@@ -25,6 +25,7 @@ from upsr.diffusion import (
     sample,
 )
 from upsr.diffusion.sampling import NoiseSource, Step
+from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
 from upsr.models.base import Frozen, Observer, Purpose, RestorationModel
 from upsr.models.build import Losses, autocast_dtype, build_losses, build_network, load_or_refuse
@@ -60,6 +61,7 @@ class UPSRModel(RestorationModel):
         sr_condition: condition on g(y) beside y.
         residual: the denoiser gives the difference of the image from g(y), or from y without ``sr_condition``.
         timesteps: steps a restoration visits, descending; without any it is g(y).
+        spacing: which steps :meth:`under` keeps where it is asked for another number of them.
         step: reverse step, one of :data:`upsr.diffusion.SAMPLERS`.
         train_timesteps: range (low, high) that training draws t from, high excluded.
         losses: needed for training only.
@@ -81,6 +83,7 @@ class UPSRModel(RestorationModel):
         sr_condition: bool,
         residual: bool = False,
         timesteps: Sequence[int],
+        spacing: Spacing = "endpoint",
         step: Step,
         train_timesteps: tuple[int, int],
         losses: Losses | None = None,
@@ -98,6 +101,7 @@ class UPSRModel(RestorationModel):
         self.sr_condition = sr_condition
         self.residual = residual
         self.timesteps = list(timesteps)
+        self.spacing = spacing
         self.step = step
         self.train_timesteps = train_timesteps
         self.losses = losses
@@ -107,8 +111,8 @@ class UPSRModel(RestorationModel):
         """See :meth:`RestorationModel.from_options`."""
         if opt.network_aux is None:
             raise UpsrError("network_aux: UPSRModel needs the auxiliary network g")
-        network_g = build_network(opt.network_g, "network_g", scale=opt.scale)
-        network_aux = build_network(opt.network_aux, "network_aux", scale=opt.scale)
+        network_g = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
+        network_aux = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
         channels = network_g.out_channels
         _check_fit(network_g, network_aux, opt)
 
@@ -142,6 +146,11 @@ class UPSRModel(RestorationModel):
             sqrt_eta_end=d.sqrt_eta_end,
             sqrt_eta_cap=d.sqrt_eta_cap,
         )
+        if not bool((sqrt_etas.square().diff() > 0).all()) or float(sqrt_etas[0]) ** 2 == 0:
+            raise UpsrError(
+                "diffusion: eta does not grow from step to step with these kappa, power, min_noise_level, sqrt_eta_end and "
+                "sqrt_eta_cap; begin with the defaults"
+            )
         calls = 1 if d.one_step else d.sampler.steps or d.steps
         return cls(
             network_g,
@@ -153,6 +162,7 @@ class UPSRModel(RestorationModel):
             sr_condition=d.sr_condition,
             residual=d.estimate == "residual",
             timesteps=[d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing),
+            spacing=d.sampler.spacing,
             step=SAMPLERS[d.sampler.type],
             train_timesteps=(d.steps - 1 if d.one_step else 0, d.steps),
             losses=build_losses(opt) if purpose == "train" else None,
@@ -251,12 +261,14 @@ class UPSRModel(RestorationModel):
         """The same networks, sampling otherwise.
 
         Args:
-            steps: network calls, at most :attr:`num_steps`; with 0 the restoration is g(y).
+            steps: network calls, at most :attr:`num_steps`; as many as the model takes are its own, with 0 the restoration
+                is g(y).
             uncertainty: how much noise each pixel gets.
         """
         view = copy.copy(self)
         low, high = self.train_timesteps
-        view.timesteps = [low + t for t in respace(high - low, steps)] if steps else []
+        if steps != len(self.timesteps):
+            view.timesteps = [low + t for t in respace(high - low, steps, self.spacing)] if steps else []
         view.uncertainty = uncertainty
         return view
 

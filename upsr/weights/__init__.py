@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from upsr.config.schema import Options
+from upsr.config.schema import Component, Options
 
 Part = Literal["denoiser", "g"]
 
@@ -34,10 +35,15 @@ def files_of(path: Path) -> list[Path]:
 
 def weight_files(opt: Options) -> dict[str, Path]:
     """The weight files that options name, by key; a network from elsewhere names its own."""
-    parts: dict[str, Part] = {"pretrain_network_g": "denoiser" if opt.network_aux else "g", "pretrain_network_aux": "g"}
-    named = {key: getattr(opt.path, key) for key in parts}
-    found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items() if name is not None}
-    if opt.network_aux is not None and "path" in opt.network_aux.arguments:
-        file, *more = files_of(Path(opt.network_aux.arguments["path"]))
+    return named_weights(opt.path.model_dump(), opt.network_aux)
+
+
+def named_weights(paths: Mapping[str, Any], aux: Component | None) -> dict[str, Path]:
+    """As :func:`weight_files`, of the section ``path`` and the network g alone."""
+    parts: dict[str, Part] = {"pretrain_network_g": "denoiser" if aux else "g", "pretrain_network_aux": "g"}
+    named = {key: paths[key] for key in parts if paths.get(key) is not None}
+    found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items()}
+    if aux is not None and "path" in aux.arguments:
+        file, *more = files_of(Path(aux.arguments["path"]))
         found |= {"network_aux.path": file, **{f"network_aux.path ({other.suffix})": other for other in more}}
     return found

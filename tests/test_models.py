@@ -1,0 +1,56 @@
+"""Models from options: what does not go together is refused, and what is asked of a model under other settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import tiny
+from tests.training import tiny_options
+from upsr.config import parse_options
+from upsr.errors import UpsrError
+from upsr.inference.fidelity import at_fidelity
+from upsr.models import build_model
+
+
+def model_of(tmp_path, **changes):
+    changes.setdefault("path", {})["allow_random_weights"] = True
+    return build_model(parse_options(tiny_options(tmp_path, tmp_path, **changes), "test"), "test")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "own", "three_quarters", "two"),
+    [
+        ({"steps": 3, "spacing": "released"}, [3, 1, 0], [2, 0], [2, 0]),
+        ({"steps": 3, "spacing": "endpoint"}, [4, 2, 0], [4, 0], [4, 0]),
+        ({"spacing": "released"}, [4, 3, 2, 1, 0], [3, 1, 0], [2, 0]),
+    ],
+)
+def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler, own, three_quarters, two):
+    model = model_of(tmp_path, diffusion={"sampler": sampler})
+    assert model.timesteps == own
+    half = at_fidelity(model, 0.5)
+    assert (half.timesteps, half.uncertainty.b_u, half.uncertainty.psi_max) == (own, 0.4, 0.05)
+    assert at_fidelity(model, 0.75).timesteps == three_quarters
+    assert at_fidelity(model, None, steps=2).timesteps == two
+    assert at_fidelity(model, 1).timesteps == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network_g": {"type": "CompactSR"}}, r"network_g\.type: CompactSR is no DenoisingNetwork; .*UNetModelSwin"),
+        (
+            {"network_aux": {"type": "UNetModelSwin", **tiny.UNET}},
+            r"network_aux\.type: UNetModelSwin is no SRNetwork; .*ATD",
+        ),
+        (
+            {"model_type": "AuxiliarySRModel", "network_g": {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3}},
+            r"network_g\.type: RRDBNet is no SRNetwork; those that are: ATD, CompactSR",
+        ),
+        ({"diffusion": {"power": 100}}, "diffusion: eta does not grow from step to step"),
+        ({"diffusion": {"min_noise_level": 1e-200}}, "diffusion: eta does not grow from step to step"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, changes, message):
+    with pytest.raises(UpsrError, match=message):
+        model_of(tmp_path, **changes)

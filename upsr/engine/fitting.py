@@ -1,0 +1,61 @@
+"""Whether a validation set fits the model: known from options and headers, so told before the first iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import Subset
+
+from upsr.data.image_io import UnreadableImageError
+from upsr.engine.evaluate import ValidationSet
+from upsr.errors import UpsrError
+from upsr.models import RestorationModel
+
+_MOST_EXTRA = 7
+"""Rows or columns of a ground truth beyond scale times the LR image: what is left where its side is no multiple."""
+
+
+def refuse_misfits(phase: str, data: ValidationSet, model: RestorationModel) -> None:
+    """Compare a set's channels, scale and sizes with the model's. Images that cannot be read are passed over.
+
+    Raises:
+        UpsrError: what does not fit, by the key of the set.
+    """
+    dataset: Any = data.dataset.dataset if isinstance(data.dataset, Subset) else data.dataset
+    used = range(len(data.dataset))  # a subset is of the first images
+    if dataset.channels != model.channels:
+        raise UpsrError(f"datasets.{phase}.channels: {dataset.channels}, but the network has {model.channels}")
+    own_scale = getattr(dataset, "scale", None)
+    if own_scale is not None and own_scale != model.scale:
+        raise UpsrError(
+            f"datasets.{phase}: its pairs are x{own_scale}, but scale is {model.scale}; make them agree (scale: {model.scale})"
+        )
+    for name, sizes in _sizes(dataset, used):
+        if problem := _problem(sizes, model.scale):
+            raise UpsrError(f"datasets.{phase}: {name}: {problem}")
+
+
+def _sizes(dataset: Any, used: range) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """(height, width) of the files of each image, by side, from their headers."""
+    sides = dataset.sides() if hasattr(dataset, "sides") else {}
+    for index in used if "gt" in sides else ():
+        try:
+            yield dataset.keys[index], {side: folder.size(keys[index]) for side, (folder, keys) in sides.items()}
+        except UnreadableImageError:
+            continue
+
+
+def _problem(sizes: dict[str, tuple[int, int]], scale: int) -> str | None:
+    gt = sizes["gt"]
+    if min(gt) < scale:
+        return f"{gt[1]}x{gt[0]} is smaller than {scale} pixels, the scale"
+    if "lq" not in sizes:
+        return None
+    lq = sizes["lq"]
+    if all(0 <= large - scale * small <= _MOST_EXTRA for large, small in zip(gt, lq, strict=True)):
+        return None
+    return (
+        f"the LR image is {lq[1]}x{lq[0]}, which gives {scale * lq[1]}x{scale * lq[0]} at x{scale}, and its ground truth is "
+        f"{gt[1]}x{gt[0]}; check scale and pairing"
+    )
