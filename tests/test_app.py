@@ -313,7 +313,7 @@ def test_what_cannot_be_used_is_said_in_one_line(page, fake, tmp_path):
     text = tmp_path / "text.png"
     text.write_text("no photo")
     upload(page, text)
-    assert str(tmp_path) not in wait_for_status(page, "not a readable photo")
+    assert str(tmp_path) not in wait_for_status(page, "not a readable image")
 
     page.locator("#photo [aria-label=Clear]").click()
     wait_for_status(page, "Drop a photo")

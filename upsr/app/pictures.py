@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from upsr.data.photo_reader import read_photo
 from upsr.inference.photo import to_colour, to_frame
-from upsr.inference.photo_io import read_photo
 
 SMALLEST_SIDE = 16
 _THUMBNAIL = 640

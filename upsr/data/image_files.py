@@ -6,6 +6,13 @@ import os
 import stat
 from pathlib import Path
 
+from upsr.errors import UpsrError
+
+
+class UnreadableImageError(UpsrError):
+    """An image file that cannot be decoded."""
+
+
 PHOTO_SUFFIXES = frozenset(
     {
         *(".png", ".apng"),

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
+from upsr.data.photo_reader import read_photo
 from upsr.errors import UpsrError
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.compiled import MODES, compiled
@@ -27,7 +28,6 @@ from upsr.inference.hardware import dtype_for, usable_device
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.inference.padding import padded_size
 from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
-from upsr.inference.photo_io import read_photo
 from upsr.inference.pipeline_files import load_model, save_model
 from upsr.inference.restore import NoiseField
 from upsr.inference.scratch import Scratch

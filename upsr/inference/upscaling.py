@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from upsr.atomic import atomic_write
+from upsr.data.photo_reader import read_photo
 from upsr.errors import UpsrError
 from upsr.inference.jobs import STREAM, Job
 from upsr.inference.photo import Photo
-from upsr.inference.photo_io import WRITABLE_SUFFIXES, read_photo, suffix_for, write_photo
+from upsr.inference.photo_io import WRITABLE_SUFFIXES, suffix_for, write_photo
 from upsr.inference.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
 from upsr.inference.stepwise import Progress
 from upsr.inference.team import Team
