@@ -109,7 +109,8 @@ def _decode_plain(data: bytes, channels: int) -> NDArray[np.uint8] | None:
 
 def _plain_png(file: Image.Image, data: bytes) -> int | None:
     facts = png_chunks.read_facts(data)
-    return facts.orientation if facts.ends and facts.bits <= 8 and not facts.alpha else None
+    plain = facts.ends and facts.bits <= 8 and not facts.alpha and facts.frames == 1
+    return facts.orientation if plain else None
 
 
 def _plain_tiff(file: Image.Image, data: bytes) -> int | None:
@@ -137,7 +138,7 @@ def _is_plain_png(data: bytes) -> bool:
     if data[:8] != png_chunks.SIGNATURE or data[24:26] != b"\x08\x02":
         return False
     facts = png_chunks.read_facts(data)
-    return facts.ends and not facts.alpha and facts.orientation == 1
+    return facts.ends and not facts.alpha and facts.frames == 1 and facts.orientation == 1
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -25,7 +25,7 @@ class Photo:
         loop: how often an animation plays, 0 for ever.
         xmp: a packet of XMP, whose orientation is 1.
         iptc: as JPEG and TIFF hold it.
-        texts: keyword and text, as PNG has them; "Comment" is also that of JPEG and GIF, "Description" that of TIFF.
+        texts: keyword and text, as PNG has them; "Comment" is also that of JPEG and GIF.
         resolution: (across, down) in dots per inch, None where the file does not say.
         colour: name and content of the chunks of a PNG that say how its colours are meant, beside a profile.
         notes: what the reader left out of the file or had to make up for, a phrase each.

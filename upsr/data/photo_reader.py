@@ -365,6 +365,8 @@ def _read_tiff(data: bytes, name: str, max_pixels: int) -> Photo:
         notes.append(f"the first of {count} pages was taken, as they differ in size or kind")
         count = 1
     _check_size(name, page.width * page.height * count, max_pixels)
+    if page.bits > _MOST_BITS:
+        raise UnclearSamplesError(f"samples of {page.bits} bits")
     image = _open(data, "tiff", name, max_pixels, page=page.number, n=count)
     if page.photometric != _PALETTE and page.channels == image.bands > page.colours:
         image = _meaningful(image, page, name, notes)
@@ -373,11 +375,13 @@ def _read_tiff(data: bytes, name: str, max_pixels: int) -> Photo:
     return _photo(
         _split(_pixels(image, name), image), "TIFF", page.orientation, icc=_profile(image), exif=page.exif,
         xmp=_fact(image, "xmp-data"), iptc=_fact(image, "iptc-data"), resolution=page.resolution,
-        texts=(("Description", page.description),) if page.description else (), notes=tuple(notes),
+        notes=tuple(notes),
     )  # fmt: skip
 
 
 _PALETTE = 3
+_MOST_BITS = 32
+"""Of samples in a TIFF that libvips reads."""
 
 
 def _meaningful(image: Any, page: tiff_tags.Page, name: str, notes: list[str]) -> Any:

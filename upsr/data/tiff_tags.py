@@ -13,13 +13,17 @@ from upsr.data.metadata import orientation_of, positive
 
 _MOST_PAGES = 10_000
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 256, 257, 258, 262
-_DESCRIPTION, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 270, 274, 277, 338, 339
+_ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 274, 277, 338, 339
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP = 282, 283, 296, 700
 _COLOUR = (301, 318, 319)
 """Transfer function, white point, primaries."""
 
-_EXIF_TAGS = (271, 272, 305, 306, 315, 33432)
-_EXIF_FOLDERS = (34665, 34853)
+EXIF_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+"""Description, maker, model, software, date, artist, copyright."""
+
+EXIF_FOLDERS = (34665, 34853)
+"""The directories of EXIF itself and of the place."""
+
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}
 _ALPHA = (1, 2)
 _REDUCED_OR_MASK = 0b101
@@ -39,8 +43,7 @@ class Page:
             there.
         orientation: 1 to 8, as in EXIF.
         resolution: (across, down) in dots per inch, or ``None``.
-        description: text, or "".
-        exif: camera, date, author and the like, as a TIFF stream, or ``None``.
+        exif: description, camera, date, author and the like, as a TIFF stream, or ``None``.
         has_colour_tags: whether colours are meant otherwise than usual.
     """
 
@@ -55,7 +58,6 @@ class Page:
     alpha: int | None
     orientation: int
     resolution: tuple[float, float] | None
-    description: str
     exif: bytes | None
     has_colour_tags: bool
 
@@ -76,7 +78,7 @@ def read_pages(data: bytes) -> list[Page]:
     pages: list[tuple[int, Page]] = []
     seen: set[int] = set()
     for number in range(_MOST_PAGES):
-        tags = _directory(data[:16])
+        tags = new_directory(data[:16])
         place = tags.next if number == 0 else place
         if not place or place in seen or place >= len(data):
             break
@@ -90,8 +92,8 @@ def read_pages(data: bytes) -> list[Page]:
     return [page for less, page in pages if not less] or [pages[0][1]]
 
 
-def _directory(header: bytes) -> ImageFileDirectory_v2:
-    """An empty directory of a file with this header; ``next`` is where the first one is."""
+def new_directory(header: bytes) -> ImageFileDirectory_v2:
+    """An empty directory for a file with these first 16 bytes; its ``next`` is where the file's first one is."""
     tags = ImageFileDirectory_v2(header[: 16 if header[2] == 43 else 8])
     if 43 in header[2:4] and not tags._bigtiff:  # Pillow 12 looks for the number where only little-endian files have it
         tags._bigtiff = True
@@ -120,10 +122,14 @@ def _page(number: int, tags: ImageFileDirectory_v2, file: io.BytesIO) -> Page:
         if turned in range(1, 9)
         else orientation_of(None, xmp if isinstance(xmp, bytes) else None),
         resolution=_resolution(tags),
-        description=str(tags.get(_DESCRIPTION, "")),
         exif=_exif(tags, file),
         has_colour_tags=any(tag in tags for tag in _COLOUR),
     )
+
+
+def as_stored(value: Any) -> Any:
+    """A tag's value, to be written again: Pillow reads text as Latin-1 whatever it is, and would write ASCII."""
+    return value.encode("latin-1", "replace") if isinstance(value, str) and not value.isascii() else value
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -140,14 +146,14 @@ def _resolution(tags: ImageFileDirectory_v2) -> tuple[float, float] | None:
 
 def _exif(tags: ImageFileDirectory_v2, file: io.BytesIO) -> bytes | None:
     exif = Image.Exif()
-    for tag in _EXIF_TAGS:
+    for tag in EXIF_TAGS:
         if tag in tags:
-            exif[tag] = tags[tag]
-    for tag in _EXIF_FOLDERS:
+            exif[tag] = as_stored(tags[tag])
+    for tag in EXIF_FOLDERS:
         place = tags.get(tag)
         if isinstance(place, int) and 0 < place < file.getbuffer().nbytes:
-            folder = _directory(file.getvalue()[:16])
+            folder = new_directory(file.getvalue()[:16])
             file.seek(place)
             folder.load(file)
-            exif.get_ifd(tag).update(folder)
+            exif.get_ifd(tag).update({key: as_stored(value) for key, value in folder.items()})
     return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else None

@@ -23,6 +23,7 @@ from upsr.data.png_chunks import chunk
 from upsr.data.samples import to_eight_bit
 from upsr.data.vips_library import vips
 from upsr.errors import UpsrError
+from upsr.inference.tiff_exif import add_exif
 
 WRITABLE_SUFFIXES: dict[str, str] = {
     ".png": "PNG",
@@ -58,7 +59,7 @@ class _Encoding:
         moving, pages: whether several frames can be an animation or pages.
         by_pillow: whether Pillow writes animations.
         keeps: names of what it holds beside the pixels.
-        texts: keywords of the texts that it holds.
+        texts: keywords of the texts that it holds; "*" for any.
     """
 
     saver: str | None
@@ -93,7 +94,7 @@ _ENCODINGS = {
     ),
     "TIFF": _Encoding(
         "tiffsave", {"compression": "deflate", "predictor": "horizontal", "resunit": "inch"}, sixteen_bit=True, pages=True,
-        keeps=(_PROFILE, _XMP, _IPTC, _RESOLUTION), texts=("Description",),
+        keeps=(_PROFILE, _EXIF, _XMP, _IPTC, _RESOLUTION),
     ),
     # Less effort than libvips' own choice: a tenth of the time for the same size.
     "AVIF": _Encoding(
@@ -202,7 +203,7 @@ _USUAL_COLOUR = {
 
 
 def _save_with_vips(path: Path, kind: str, photo: Photo, encoding: _Encoding, quality: int) -> None:
-    image = _fitted(_described(_joined(photo.frames), photo, encoding), encoding)
+    image = _fitted(_described(_joined(photo.frames), photo), encoding)
     kept = ["icc", *(["xmp"] if photo.xmp else []), *(["iptc"] if photo.iptc else [])]
     if photo.exif or (photo.resolution and kind in _RESOLUTION_IN_EXIF):
         kept.append("exif")  # asked for it, libvips makes some of its own
@@ -224,7 +225,7 @@ def _joined(frames: tuple[Frame, ...]) -> Any:
     return vips().Image.arrayjoin(images, across=1) if len(images) > 1 else images[0]
 
 
-def _described(image: Any, photo: Photo, encoding: _Encoding) -> Any:
+def _described(image: Any, photo: Photo) -> Any:
     """The image with the meaning of its channels, and what goes beside the pixels."""
     grey, deep = image.bands < 3, image.format == "ushort"
     meaning = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
@@ -241,9 +242,6 @@ def _described(image: Any, photo: Photo, encoding: _Encoding) -> Any:
         if content:
             image.set_type(types.blob_type, key, content)
     image.set_type(types.gstr_type, "resolution-unit", "in")
-    description = dict(photo.texts).get("Description")
-    if description and "Description" in encoding.texts:
-        image.set_type(types.gstr_type, "image-description", description)
     if len(photo.frames) > 1:
         image.set_type(types.gint_type, "page-height", photo.frames[0].shape[0])
     if photo.durations:
@@ -312,6 +310,11 @@ def _png_text(keyword: str, text: str) -> bytes:
 def _add_to_jpeg(path: Path, photo: Photo) -> None:
     with path.open("rb") as file:
         head = file.read(1 << 20)
+    if photo.resolution and head[2:4] != b"\xff\xe0":  # libvips leaves it out where there is no EXIF
+        across, down = (min(max(round(dots), 1), 65535) for dots in photo.resolution)
+        jfif = b"\xff\xe0" + struct.pack(">H5sHBHHBB", 16, b"JFIF\0", 0x0101, 1, across, down, 0, 0)
+        _insert(path, 2, jfif)
+        head = head[:2] + jfif + head[2:]
     place = 2
     while 0xE0 <= head[place + 1] <= 0xEF:  # what readers look for at the start stays there
         place += 2 + int.from_bytes(head[place + 2 : place + 4], "big")
@@ -328,6 +331,11 @@ def _add_to_gif(path: Path, photo: Photo) -> None:
         parts = [content[at : at + 255] for at in range(0, len(content), 255)]
         blocks.append(b"\x21\xfe" + b"".join(bytes([len(part)]) + part for part in parts) + b"\0")
     _insert(path, 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), b"".join(blocks))
+
+
+def _add_to_tiff(path: Path, photo: Photo) -> None:
+    if photo.exif:
+        add_exif(path, photo.exif)
 
 
 def _text_bytes(text: str) -> bytes:
@@ -348,4 +356,5 @@ _ADDITIONS: dict[str, Callable[[Path, Photo], None]] = {
     "PNG": _add_to_png,
     "JPEG": _add_to_jpeg,
     "GIF": _add_to_gif,
+    "TIFF": _add_to_tiff,
 }
