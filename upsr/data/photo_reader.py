@@ -146,7 +146,9 @@ def frame_of_pillow(image: Image.Image) -> Frame:
     Raises:
         UnclearSamplesError: its samples are of a type whose range is not known.
     """
-    if image.mode[0] in "IF":
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode in ("I", "F"):
         return to_integers(np.asarray(image))[..., None]
     colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     pixels = np.array(image.convert(colours + "A" if image.has_transparency_data else colours))

@@ -6,10 +6,11 @@ into the finished file.
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,25 @@ def suffix_for(photo: Photo) -> str:
     return next((suffix for suffix, kind in WRITABLE_SUFFIXES.items() if kind == photo.format), ".png")
 
 
+def takes_quality(path: Path) -> bool:
+    """Whether the format of ``path`` is written with a quality."""
+    return _ENCODINGS[WRITABLE_SUFFIXES[path.suffix.lower()]].lossy
+
+
+def check_writable(path: Path, photo: Photo, size: tuple[int, int]) -> None:
+    """Refuse before any work what :func:`write_photo` would refuse after it.
+
+    Args:
+        photo: what the result is made of.
+        size: (height, width) of the result.
+
+    Raises:
+        UpsrError: the format of ``path`` cannot hold such a result.
+    """
+    empty = tuple(np.broadcast_to(frame[:1, :1], (*size, frame.shape[-1])) for frame in photo.frames)
+    _encoding_for(path, replace(photo, frames=empty), 95)
+
+
 def _encoding_for(path: Path, photo: Photo, quality: int) -> tuple[str, _Encoding]:
     """The format of ``path`` and how it is written.
 
@@ -210,7 +230,8 @@ def _save_with_vips(path: Path, kind: str, photo: Photo, encoding: _Encoding, qu
     options = {**encoding.options, **({"Q": quality} if encoding.lossy else {})}
     if kind == "TIFF":
         options["bigtiff"] = sum(frame.nbytes for frame in photo.frames) > 0xF0000000
-    getattr(image, str(encoding.saver))(str(path), keep="|".join(kept), **options)
+    # As bytes, since names need not be UTF-8.
+    getattr(image, str(encoding.saver))(os.fsencode(path), keep="|".join(kept), **options)
 
 
 _RESOLUTION_IN_EXIF = ("WEBP", "AVIF")
