@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -33,6 +30,7 @@ from upsr.data.metadata import (
     upright_size,
 )
 from upsr.data.photo import Frame, Photo
+from upsr.data.reading_process import read_in_other_process
 from upsr.data.samples import UnclearSamplesError, to_integers, widened
 from upsr.data.vips_library import vips, vips_works_here
 from upsr.errors import UpsrError
@@ -67,33 +65,12 @@ def read_photo(source: Path | bytes, name: str, *, max_pixels: int) -> Photo:
         data = source if isinstance(source, bytes) else source.read_bytes()
         _check(data, name)
         if not vips_works_here():
-            return _read_elsewhere(data, name, max_pixels)
+            photo: Photo = read_in_other_process(data, name, max_pixels)
+            return photo
         data, notes = _without_lead(data)
         read = _READERS.get(kind_of(data[:HEAD]) or "", _read_with_pillow)
         photo = read(data, name, max_pixels)
         return replace(photo, notes=(*notes, *photo.notes)) if notes else photo
-
-
-def _read_elsewhere(data: bytes, name: str, max_pixels: int) -> Photo:
-    """The photo, read in a new process that may use libvips."""
-    program = "from upsr.data import photo_reader; photo_reader.answer()"
-    asked = pickle.dumps((data, name, max_pixels))
-    answer = subprocess.run([sys.executable, "-c", program], input=asked, stdout=subprocess.PIPE, check=True).stdout
-    found: Photo | UpsrError = pickle.loads(answer)
-    if isinstance(found, UpsrError):
-        raise found
-    return found
-
-
-def answer() -> None:
-    """The new process: a photo is asked for on standard input, and given on standard output."""
-    data, name, max_pixels = pickle.loads(sys.stdin.buffer.read())
-    found: Photo | UpsrError
-    try:
-        found = read_photo(data, name, max_pixels=max_pixels)
-    except UpsrError as error:
-        found = error
-    sys.stdout.buffer.write(pickle.dumps(found))
 
 
 def read_size(data: bytes, name: str) -> tuple[int, int]:
