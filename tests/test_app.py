@@ -16,17 +16,23 @@ import threading
 import zlib
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageCms
 
 from upsr.app.jobs import Jobs, Token
 from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
+from upsr.data.photo import Photo
+from upsr.data.photo_reader import read_photo
+from upsr.inference.photo import to_colour, to_frame
+from upsr.inference.photo_io import write_photo
+from upsr.inference.pipeline import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE = 60_000
@@ -44,26 +50,28 @@ class FakePipeline:
         self.steps_done = 0
         self.started, self.ended = threading.Event(), threading.Event()
 
-    def __call__(self, image: Image.Image, *, seed: int, steps: int, outscale: float, progress, **_: Any):
+    def upscale(self, photo: Photo, settings: Settings, *, progress, observe) -> Photo:
         self.steps_done = 0
         self.ended.clear()
         self.started.set()
+        steps = 2000 if self.slow else settings.steps
         try:
-            for step in range(2000 if self.slow else steps):
+            for step in range(steps):
                 threading.Event().wait(0.02 if self.slow else 0)
                 self.steps_done = step + 1
-                progress(step + 1, 2000 if self.slow else steps)
+                progress(step + 1, steps)
         finally:
             self.started.clear()
             self.ended.set()
         if self.failing:
             raise RuntimeError("/secret/path/of/the/server")
-        size = tuple(round(side * outscale) for side in image.size)
-        noise = np.random.default_rng(seed).integers(-30, 30, (size[1], size[0], 3))
-        pixels = (np.asarray(image.resize(size)).astype(int) + noise).clip(0, 255).astype(np.uint8)
-        out, grey = Image.fromarray(pixels), Image.fromarray(pixels).convert("L")
-        between = {"g(y)": out, "x_T": out, "t=4": out}
-        return SimpleNamespace(images=[out], uncertainty=[grey], weight=[grey], intermediates=[between])
+        (frame,) = photo.frames
+        size = [round(side * settings.outscale) for side in frame.shape[:2]]
+        colour = torch.nn.functional.interpolate(to_colour(frame)[None], size)
+        noise = torch.rand(colour.shape, generator=torch.Generator().manual_seed(settings.seed)) / 10
+        for name in ("uncertainty", "weight", "g(y)", "x_T", "t=4"):
+            observe(name, colour)
+        return replace(photo, frames=(to_frame((colour + noise)[0], None, frame),))
 
 
 def free_port() -> int:
@@ -199,6 +207,33 @@ def test_a_photo_is_upscaled_shown_and_downloaded(page, tmp_path):
     assert not np.array_equal(np.asarray(first), np.asarray(other))
 
 
+def test_what_a_photo_carries_is_in_the_download(page, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    ramp = np.arange(40 * 60 * 4, dtype=np.uint16).reshape(40, 60, 4) * 6
+    ramp[..., 3] = 65535
+    ramp[:20, :, 3] = 0
+    write_photo(
+        tmp_path / "photo.png", Photo((ramp,), "PNG", icc=profile, resolution=(300, 300), texts=(("Title", "T"),))
+    )
+    upload(page, tmp_path / "photo.png")
+    wait_for_status(page, "60 x 40 pixels")
+    upscale(page)
+    with page.expect_download() as waiting:
+        page.click("#download")
+    result = read_photo(Path(waiting.value.path()), "result", max_pixels=10**6)
+    assert result.frames[0].dtype == np.uint16
+    assert result.frames[0].shape == (160, 240, 4)
+    assert (result.icc, result.texts) == (profile, (("Title", "T"),))
+    assert result.resolution == pytest.approx((300, 300), abs=0.01)
+
+
+def test_of_several_frames_the_page_says_that_it_takes_one(page, tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "moving.png", save_all=True, append_images=frames[1:], duration=50)
+    upload(page, tmp_path / "moving.png")
+    wait_for_status(page, "40 x 30 pixels; the first of 3 frames was taken")
+
+
 def test_a_crop_is_chosen_by_a_click(page, tmp_path):
     upload(page, photo(tmp_path / "photo.jpg", 400, 300))
     wait_for_status(page, "400 x 300 pixels")
@@ -306,7 +341,7 @@ def test_what_cannot_be_used_is_said_in_one_line(page, fake, tmp_path):
         text = tmp_path / name
         text.write_text("no photo")
         upload(page, text)
-        assert str(tmp_path) not in wait_for_status(page, "not a readable photo")
+        assert str(tmp_path) not in wait_for_status(page, "not a readable image")
         page.locator("#photo [aria-label=Clear]").click()
         wait_for_status(page, "Drop a photo")
 

@@ -21,16 +21,20 @@ from upsr.app.pictures import (
     Region,
     Upload,
     crop,
+    enlarged,
     fitted,
     heat_legend,
     heat_over,
     open_photo,
     read_upload,
-    save_png,
+    save,
+    shown,
     square,
     with_region,
 )
+from upsr.data.photo import Photo
 from upsr.errors import UpsrError
+from upsr.inference.pipeline import MAPS, Settings, shown_frame
 
 WHOLE, SQUARE = "Whole photo", "Square crop"
 LARGEST_SCALE = 8
@@ -62,15 +66,6 @@ CSS = """
 """
 
 
-class Output(Protocol):
-    """What a pipeline returns; lists with one item for each photo."""
-
-    images: Any
-    uncertainty: Any
-    weight: Any
-    intermediates: Any
-
-
 class Pipeline(Protocol):
     """What the page needs of :class:`upsr.inference.pipeline.UPSRPipeline`."""
 
@@ -82,8 +77,8 @@ class Pipeline(Protocol):
     def num_steps(self) -> int:
         """Most steps."""
 
-    def __call__(self, *images: Any, **options: Any) -> Any:
-        """Upscale; returns what has the attributes of :class:`Output`."""
+    def upscale(self, photo: Photo, settings: Settings, *, progress: Any, observe: Any) -> Photo:
+        """Upscale a photo; ``observe`` is shown the uncertainty, the weight and the steps."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +268,7 @@ class Handlers:
         side = min(upload.width, upload.height)
         whole = upload.width * upload.height <= 4 * _COMFORTABLE**2 and self._fits(upload, self._pipe.scale)
         choice, chosen = (WHOLE if whole else SQUARE), min(_COMFORTABLE, side)
+        said = "".join(f"; {note}" for note in upload.notes)
         return [
             upload,
             gr.Image(self._picture(upload, choice, chosen, 50, 50), visible=True),
@@ -281,7 +277,7 @@ class Handlers:
             gr.Slider(maximum=max(side, SMALLEST_SIDE + 1), value=chosen),
             50,
             50,
-            status_line(f"{upload.width} x {upload.height} pixels. Choose a region, then press Upscale."),
+            status_line(f"{upload.width} x {upload.height} pixels{said}. Choose a region, then press Upscale."),
         ]
 
     def _read(self, path: Path) -> Upload:
@@ -388,20 +384,25 @@ class Handlers:
         if not upload.path.is_file():
             raise UpsrError("the photo is no longer on the server; please upload it again")
         photo = crop(open_photo(upload.path, self._limits.upload_pixels), region)
-        out = self._pipe(photo, **options, return_intermediates=True, output_type="pil", progress=report)
-        token.check()
-        return self._shown(photo, out, options)
+        seen: dict[str, Image.Image] = {}
 
-    def _shown(self, photo: Image.Image, out: Output, options: dict[str, Any]) -> Result:
-        image = out.images[0]
-        before = photo.resize(image.size, Image.Resampling.BICUBIC)
+        def observe(name: str, image: Any) -> None:
+            seen[name] = shown(shown_frame(name, image))
+
+        large = self._pipe.upscale(photo, Settings(**options), progress=report, observe=observe)
+        token.check()
+        return self._shown(photo, large, seen, options)
+
+    def _shown(self, photo: Photo, large: Photo, seen: dict[str, Image.Image], options: dict[str, Any]) -> Result:
+        height, width = large.frames[0].shape[:2]
+        before = enlarged(photo, width, height)
         name = f"upsr_x{options['outscale']:g}_seed{options['seed']}.png"
-        pair = (save_png(before, self._folder, "bicubic.png"), save_png(image, self._folder, name))
-        steps = [(fitted(step), title) for title, step in (out.intermediates[0] if out.intermediates else {}).items()]
-        heat = heat_over(fitted(before), out.uncertainty[0]) if out.uncertainty else None
-        if out.weight:
-            steps.append((fitted(out.weight[0]), "noise weight"))
-        return Result(pair, heat, steps, image.size)
+        pair = (save(before, self._folder, "bicubic.png"), save(large, self._folder, name))
+        steps = [(fitted(step), title) for title, step in seen.items() if title not in MAPS]
+        heat = heat_over(fitted(shown(before.frames[0])), seen["uncertainty"]) if "uncertainty" in seen else None
+        if "weight" in seen:
+            steps.append((fitted(seen["weight"]), "noise weight"))
+        return Result(pair, heat, steps, (width, height))
 
     def cancel(self, request: gr.Request) -> str:
         """Cancel was pressed. Gradio has cancelled the waiting by now; this is for what it does not know of."""

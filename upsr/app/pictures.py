@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from upsr.data.photo import Frame, Photo
+from upsr.data.photo_reader import read_photo
+from upsr.data.samples import to_eight_bit
 from upsr.inference.photo import to_colour, to_frame
-from upsr.inference.photo_io import read_photo
+from upsr.inference.photo_io import write_photo
 
 SMALLEST_SIDE = 16
 _THUMBNAIL = 640
@@ -21,12 +24,13 @@ _HEAT = ("#000004", "#320a5e", "#781c6d", "#bc3754", "#ed6925", "#fbb61a", "#fcf
 
 @dataclass(frozen=True)
 class Upload:
-    """A photo that a visitor uploaded: where it lies, how large it is, and a small copy."""
+    """A photo that a visitor uploaded: where it lies, how large it is, a small copy, and what was left out in reading it."""
 
     path: Path
     width: int
     height: int
     thumbnail: Image.Image
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,22 @@ class Region:
     height: int
 
 
-def open_photo(path: Path, max_pixels: int) -> Image.Image:
-    """The first frame of a photo in 8-bit RGB, upright; without alpha.
+def open_photo(path: Path, max_pixels: int) -> Photo:
+    """A photo as the command reads it; of several frames or pages the first, which its notes say.
 
     Raises:
         UpsrError: it is no photo, or has too many pixels (known from the header, before anything is decoded).
     """
-    frame = read_photo(path, "this file", max_pixels=max_pixels).frames[0]
+    photo = read_photo(path, "this file", max_pixels=max_pixels)
+    count = len(photo.frames)
+    if count == 1:
+        return photo
+    notes = (*photo.notes, f"the first of {count} {'frames' if photo.durations else 'pages'} was taken")
+    return replace(photo, frames=photo.frames[:1], durations=(), loop=0, notes=notes)
+
+
+def shown(frame: Frame) -> Image.Image:
+    """A frame in 8-bit RGB, its transparent pixels filled."""
     if frame.dtype == np.uint8 and frame.shape[-1] == 3:
         return Image.fromarray(frame)
     return Image.fromarray(to_frame(to_colour(frame), None, np.empty((1, 1, 3), np.uint8)))
@@ -58,9 +71,10 @@ def read_upload(path: Path, max_pixels: int) -> Upload:
         UpsrError: see :func:`open_photo`.
     """
     photo = open_photo(path, max_pixels)
-    thumbnail = photo.copy()
+    thumbnail = shown(photo.frames[0])
+    width, height = thumbnail.size
     thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return Upload(path, *photo.size, thumbnail)
+    return Upload(path, width, height, thumbnail, photo.notes)
 
 
 def square(width: int, height: int, side: int, x: float, y: float) -> Region:
@@ -82,9 +96,19 @@ def with_region(upload: Upload, region: Region) -> Image.Image:
     return shown
 
 
-def crop(photo: Image.Image, region: Region) -> Image.Image:
-    """The region of the photo."""
-    return photo.crop((region.left, region.top, region.left + region.width, region.top + region.height))
+def crop(photo: Photo, region: Region) -> Photo:
+    """The region of the photo, with all that the photo carries."""
+    rows = slice(region.top, region.top + region.height)
+    columns = slice(region.left, region.left + region.width)
+    return replace(photo, frames=tuple(np.ascontiguousarray(frame[rows, columns]) for frame in photo.frames))
+
+
+def enlarged(photo: Photo, width: int, height: int) -> Photo:
+    """A photo at the size of the result, by bicubic interpolation, to be compared with it: of 8 bits."""
+    small = to_eight_bit(photo.frames[0])
+    image = Image.fromarray(small[..., 0] if small.shape[-1] == 1 else small)
+    frame = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).reshape(height, width, -1)
+    return replace(photo, frames=(frame,))
 
 
 def heat_over(photo: Image.Image, amount: Image.Image, opacity: float = 0.6) -> Image.Image:
@@ -112,9 +136,9 @@ def fitted(image: Image.Image, side: int = 1024) -> Image.Image:
     return small
 
 
-def save_png(image: Image.Image, folder: Path, name: str) -> str:
-    """Write ``name`` into a new folder within ``folder``; fast rather than small."""
+def save(photo: Photo, folder: Path, name: str) -> str:
+    """Write ``name``, a PNG with all that the photo carries, into a new folder within ``folder``."""
     place = folder / "results" / uuid.uuid4().hex
     place.mkdir(parents=True)
-    image.save(place / name, format="PNG", compress_level=1)
+    write_photo(place / name, photo)
     return str(place / name)

@@ -218,6 +218,9 @@ def _summarise(outcome: Any, settings: Any, weights: str) -> None:
         f"{outcome.seconds:.1f} s (seed {settings.seed}, tile {str(settings.tile).lower()}, weights {weights})",
         file=sys.stderr,
     )
+    for note, sources in sorted(outcome.notes.items()):
+        which = sources[0] if len(sources) == 1 else f"{len(sources)} photos, such as {sources[0]}"
+        print(f"  note: {note} ({which})", file=sys.stderr)
     for line in outcome.failed:
         print(f"  {line}", file=sys.stderr)
 
@@ -225,10 +228,15 @@ def _summarise(outcome: Any, settings: Any, weights: str) -> None:
 def _together(outcomes: list[Any]) -> Any:
     from upsr.inference.upscaling import Outcome
 
+    notes: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for note, sources in outcome.notes.items():
+            notes[note] = sorted(notes.get(note, []) + sources)
     return Outcome(
         done=sorted(name for outcome in outcomes for name in outcome.done),
         skipped=sorted(name for outcome in outcomes for name in outcome.skipped),
         failed=sorted(line for outcome in outcomes for line in outcome.failed),
+        notes=notes,
         seconds=max(outcome.seconds for outcome in outcomes),
     )
 

@@ -4,55 +4,63 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from upsr.atomic import atomic_write
-from upsr.errors import UpsrError
+from upsr.data import png_chunks, tiff_tags
+from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, UnreadableImageError, kind_of
+from upsr.data.metadata import orientation_of, upright
+from upsr.data.photo_reader import read_photo, read_size, refusing
+from upsr.data.samples import to_eight_bit
+from upsr.data.vips_library import vips, vips_works_here
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-
+IMAGE_SUFFIXES = PHOTO_SUFFIXES
+"""Of the files in a folder of images; a million of them are not opened to be told apart."""
 
 _LARGE_PNG = 1 << 17
 """Bytes from which on decoding a part of a PNG is worth it."""
 
-_ORIENTATION = 0x0112
-_QUARTER_TURNS = (5, 6, 7, 8)
+_MOST_PIXELS = 2 * 89_478_485
+"""Beyond which Pillow takes a file for an attack."""
 
-
-class UnreadableImageError(UpsrError):
-    """An image file that cannot be decoded."""
+_VISIBLE = 128
+"""Alpha below which a pixel shows less of its own colour than of what is behind it."""
 
 
 def decode_image(data: bytes, channels: int, name: str) -> NDArray[np.uint8]:
-    """Decode to (H, W, channels) uint8, RGB or grey, upright by its EXIF orientation.
+    """Decode to (H, W, channels) uint8, RGB or grey, upright; of several frames or pages the first.
 
-    Pillow and torchvision, unlike OpenCV, refuse truncated files instead of filling them with grey. Colour JPEGs go to
-    torchvision, which gives the same pixels in two thirds of the time (docs/benchmarks.md). Alpha is dropped; 16-bit images
-    are scaled to 8 bit.
+    Ordinary files of 8 bits take a short way: Pillow, and for colour JPEGs torchvision, which gives the same pixels in two
+    thirds of the time (docs/benchmarks.md). All else is what :func:`upsr.data.photo_reader.read_photo` makes of it, with 16
+    bits scaled to 8.
 
     Args:
         channels: 1 or 3.
         name: file name, for the message.
 
     Raises:
-        UnreadableImageError: the bytes are no whole image.
+        UnreadableImageError: the bytes are no whole image, or transparent pixels hide their colours.
     """
-    with _refusing(data, name), Image.open(io.BytesIO(data)) as file:
-        if channels == 3 and file.format == "JPEG" and file.mode == "RGB" and _orientation(file, data) == 1:
-            pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_jpeg(pixels, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = Image.fromarray(_to_eight_bit(np.asarray(image)))
-        return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(image.height, image.width, channels)
+    image = _decode_plain(data, channels)
+    if image is not None:
+        return image
+    frame = to_eight_bit(read_photo(data, name, max_pixels=_MOST_PIXELS).frames[0])
+    if frame.shape[-1] % 2 == 0:
+        if frame[..., -1].min() < _VISIBLE:
+            raise UnreadableImageError(
+                f"{name}: not a usable image (transparent pixels hide colours that nobody meant to be seen); "
+                "flatten it onto a background"
+            )
+        frame = frame[..., :-1]
+    return _with_channels(Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame), channels)
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
@@ -61,9 +69,7 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         UnreadableImageError: it has none.
     """
-    with _refusing(data, name), Image.open(io.BytesIO(data)) as file:
-        width, height = file.size
-        return (width, height) if _orientation(file, data) in _QUARTER_TURNS else (height, width)
+    return read_size(data, name)
 
 
 def decode_region(data: bytes, channels: int, name: str, top: int, left: int, size: int) -> NDArray[np.uint8]:
@@ -74,53 +80,65 @@ def decode_region(data: bytes, channels: int, name: str, top: int, left: int, si
     Raises:
         UnreadableImageError: the bytes are no whole image.
     """
-    if channels == 3 and len(data) > _LARGE_PNG and _is_plain_png(data):
-        import pyvips  # here: its import takes a while, and few sets need it
-
-        with _refusing(data, name):
-            image = pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on="truncated")
+    if channels == 3 and len(data) > _LARGE_PNG and _is_plain_png(data) and vips_works_here():
+        with refusing(name):
+            image = vips().Image.pngload_buffer(data, access="sequential", fail_on="truncated")
             return image.crop(left, top, size, size).numpy()
     return decode_image(data, channels, name)[top : top + size, left : left + size]
 
 
-@contextlib.contextmanager
-def _refusing(data: bytes, name: str) -> Iterator[None]:
-    """Turns what decoders say of a damaged file into one message, the same for every attempt."""
-    try:
-        yield
-    except UnidentifiedImageError:
-        reason = "no image format that Pillow knows" if data else "the file is empty"
-        raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None
-    except Exception as error:  # damaged files fail in many ways inside the decoders
-        reason = " ".join(str(error).split())
-        raise UnreadableImageError(f"{name}: not a readable image ({reason})") from None
+def _decode_plain(data: bytes, channels: int) -> NDArray[np.uint8] | None:
+    """The image of an ordinary file; ``None`` for any other, and for damaged ones, of which the reader says what is wrong."""
+    plain_orientation = _PLAIN.get(kind_of(data[:HEAD]) or "")
+    if plain_orientation is None:
+        return None
+    with contextlib.suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP", "TIFF")) as file:
+            orientation = plain_orientation(file, data)
+            if orientation is None:
+                return None
+            if channels == 3 and file.format == "JPEG" and file.mode == "RGB":
+                pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                image = decode_jpeg(pixels, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+            else:
+                image = _with_channels(file, channels)
+            return image if orientation == 1 else upright(image, orientation)
+    return None
 
 
-def _orientation(file: Image.Image, data: bytes) -> int:
-    """EXIF orientation, 1 for upright. Asking a PNG decodes all of it, so only those that say something are asked."""
-    if file.format == "PNG" and b"eXIf" not in data:
-        return 1
-    return file.getexif().get(_ORIENTATION, 1)
+def _plain_png(file: Image.Image, data: bytes) -> int | None:
+    facts = png_chunks.read_facts(data)
+    plain = facts.ends and facts.bits <= 8 and not facts.alpha and facts.frames == 1
+    return facts.orientation if plain else None
+
+
+def _plain_tiff(file: Image.Image, data: bytes) -> int | None:
+    page = tiff_tags.read_pages(data)[0]
+    plain = (page.number, page.bits, page.sample_format, page.channels) == (0, 8, 1, page.colours)
+    # Pillow turns TIFFs itself, and by rules of its own.
+    return 1 if plain and page.orientation == 1 and page.photometric <= 2 and file.mode in ("L", "RGB") else None
+
+
+def _plain_other(file: Image.Image, data: bytes) -> int | None:
+    plain = file.mode in ("L", "RGB") and "transparency" not in file.info
+    return orientation_of(file.info.get("exif"), file.info.get("xmp")) if plain else None
+
+
+_PLAIN = {"PNG": _plain_png, "JPEG": _plain_other, "WEBP": _plain_other, "TIFF": _plain_tiff}
+"""The orientation of a file of 8 bits, grey or RGB, by its header; ``None`` if it is something else."""
+
+
+def _with_channels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(image.height, image.width, channels)
 
 
 def _is_plain_png(data: bytes) -> bool:
-    """Whether it is a whole RGB PNG of 8 bits without an orientation of its own, by its list of chunks."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != b"\x08\x02":
+    """Whether it is a whole RGB PNG of 8 bits that needs no turning, by its list of chunks."""
+    if data[:8] != png_chunks.SIGNATURE or data[24:26] != b"\x08\x02":
         return False
-    place = 8
-    while place + 8 <= len(data):
-        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        if kind == b"IEND":
-            return True
-        if kind in (b"eXIf", b"tRNS"):
-            return False
-        place += 12 + length
-    return False
-
-
-def _to_eight_bit(image: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """16-bit samples to 8 bit; Pillow itself would clip them."""
-    return np.clip(np.rint(image.astype(np.float64) / 257), 0, 255).astype(np.uint8)
+    facts = png_chunks.read_facts(data)
+    return facts.ends and not facts.alpha and facts.frames == 1 and facts.orientation == 1
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

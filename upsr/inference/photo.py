@@ -1,39 +1,15 @@
-"""A decoded photo, and its frames as the tensors that networks see."""
+"""Frames of a photo as the tensors that networks see, and back."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-Frame = NDArray[Any]
-"""(H, W, C) uint8 or uint16; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha)."""
+from upsr.data.photo import Frame, Photo
 
-
-@dataclass(frozen=True, eq=False)
-class Photo:
-    """What a photo file holds.
-
-    Attributes:
-        frames: one for a still, more for an animation, fully composited; all of one shape and dtype, upright.
-        format: "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "BMP", or another one that is read but not written.
-        icc: colour profile of the pixels.
-        exif: a TIFF stream without the "Exif" prefix; its orientation is 1 and its thumbnail is gone.
-        durations: milliseconds that each frame of an animation is shown; empty for a still.
-        loop: how often an animation plays, 0 for ever.
-    """
-
-    frames: tuple[Frame, ...]
-    format: str
-    icc: bytes | None = None
-    exif: bytes | None = None
-    durations: tuple[int, ...] = ()
-    loop: int = 0
+__all__ = ["Frame", "Photo", "alpha_of", "to_colour", "to_frame"]
 
 
 def to_colour(frame: Frame) -> Tensor:

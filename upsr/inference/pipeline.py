@@ -19,6 +19,8 @@ from typing_extensions import Self
 
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
+from upsr.data.photo_reader import frame_of_pillow, read_photo
+from upsr.data.samples import UnclearSamplesError
 from upsr.errors import UpsrError
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.compiled import MODES, compiled
@@ -27,7 +29,6 @@ from upsr.inference.hardware import dtype_for, usable_device
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.inference.padding import padded_size
 from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
-from upsr.inference.photo_io import read_photo
 from upsr.inference.pipeline_files import load_model, save_model
 from upsr.inference.restore import NoiseField
 from upsr.inference.scratch import Scratch
@@ -37,7 +38,7 @@ from upsr.models import UPSRModel
 from upsr.models.base import Observer
 from upsr.provenance import weights_digest
 
-ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor | Photo
 OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
@@ -391,21 +392,17 @@ def _photo_of(image: ImageLike) -> Photo:
     if isinstance(image, (str, Path)):
         return read_photo(Path(image), str(image), max_pixels=MAX_PIXELS)
     if isinstance(image, Image.Image):
-        return Photo((_of_pil(image),), image.format or "PNG")
+        try:
+            return Photo((frame_of_pillow(image),), image.format or "PNG")
+        except UnclearSamplesError as error:
+            raise UpsrError(f"an image has {error}; give 8 or 16 bits, or floats in [0, 1]") from None
+    if isinstance(image, Photo):
+        return image
     if isinstance(image, Tensor):
         image = image.detach().float().cpu().permute(1, 2, 0).numpy() if image.dim() == 3 else image.numpy()
     if not isinstance(image, np.ndarray):
         raise UpsrError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
     return Photo((_of_array(image),), "PNG")
-
-
-def _of_pil(image: Image.Image) -> Frame:
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)[..., None]
-    alpha = image.has_transparency_data
-    grey = image.mode in ("1", "L", "LA")
-    pixels = np.asarray(image.convert(("LA" if alpha else "L") if grey else ("RGBA" if alpha else "RGB")))
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _of_array(pixels: NDArray[Any]) -> Frame:

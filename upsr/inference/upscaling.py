@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from upsr.atomic import atomic_write
+from upsr.data.photo_reader import read_photo
 from upsr.errors import UpsrError
 from upsr.inference.jobs import STREAM, Job
 from upsr.inference.photo import Photo
-from upsr.inference.photo_io import WRITABLE_SUFFIXES, read_photo, suffix_for, write_photo
+from upsr.inference.photo_io import WRITABLE_SUFFIXES, suffix_for, write_photo
 from upsr.inference.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
 from upsr.inference.stepwise import Progress
 from upsr.inference.team import Team
@@ -54,11 +55,13 @@ class Outcome:
     Attributes:
         done, skipped: sources by name.
         failed: one line for each that failed.
+        notes: what was left out of photos or results, a phrase each, with the sources that it concerns.
     """
 
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -130,7 +133,9 @@ def upscale_all(
                 continue
             large, maps = _upscale_one(pipe, job, settings, handling, progress, team)
             if team is None or team.is_main:
-                target = _write(job, large, maps, handling)
+                target, losses = _write(job, large, maps, handling)
+                for note in (*large.notes, *losses):
+                    outcome.notes.setdefault(note, []).append(str(job.source))
                 if journal is not None and STREAM not in (job.source, target):
                     journal.add(job, target)
             outcome.done.append(str(job.source))
@@ -185,26 +190,26 @@ def _read_together(job: Job, handling: Handling, team: Team) -> Photo:
     return found
 
 
-def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> Path:
-    """Write the result and the maps; where the result went."""
+def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> tuple[Path, tuple[str, ...]]:
+    """Write the result and the maps; where the result went, and what it does not hold."""
     target = job.target
     if target != STREAM and target.suffix.lower() not in WRITABLE_SUFFIXES:
         target = target.with_name(target.name + suffix_for(large)) if not target.suffix else target.with_suffix(".png")
     if target == STREAM:
-        _write_to_stdout(large, handling.quality)
-        return target
-    write_photo(target, large, quality=handling.quality)
+        return target, _write_to_stdout(large, handling.quality)
+    losses = write_photo(target, large, quality=handling.quality)
     for name, picture in maps.items():
         write_photo(target.with_name(f"{target.stem}_{name}.png"), picture)
-    return target
+    return target, losses
 
 
-def _write_to_stdout(photo: Photo, quality: int) -> None:
+def _write_to_stdout(photo: Photo, quality: int) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"photo{suffix_for(photo)}"
-        write_photo(path, photo, quality=quality)
+        losses = write_photo(path, photo, quality=quality)
         sys.stdout.buffer.write(path.read_bytes())
         sys.stdout.buffer.flush()
+    return losses
 
 
 def _is_there(job: Job, handling: Handling, finished: dict[str, str]) -> bool:

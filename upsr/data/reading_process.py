@@ -1,0 +1,54 @@
+"""A process of its own that reads photos, for processes that must not use libvips."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from typing import IO, Any, cast
+
+from upsr.errors import UpsrError
+
+_readers: dict[int, subprocess.Popen[bytes]] = {}
+"""By the process that asks. One is started once, as that takes seconds, and ends when its input does."""
+
+
+def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
+    """What :func:`upsr.data.photo_reader.read_photo` gives or raises, from another process."""
+    if os.getpid() not in _readers:
+        program = "from upsr.data.reading_process import serve; serve()"
+        _readers[os.getpid()] = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+    reader = _readers[os.getpid()]
+    _send(cast(IO[bytes], reader.stdin), (data, name, max_pixels))
+    found = _receive(cast(IO[bytes], reader.stdout))
+    if isinstance(found, UpsrError):
+        raise found
+    return found
+
+
+def serve() -> None:
+    """Answer what is asked on standard input, until it ends."""
+    from upsr.data.photo_reader import read_photo  # which uses this module
+
+    while True:
+        try:
+            data, name, max_pixels = _receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            found: Any = read_photo(data, name, max_pixels=max_pixels)
+        except UpsrError as error:
+            found = error
+        _send(sys.stdout.buffer, found)
+
+
+def _send(pipe: IO[bytes], what: Any) -> None:
+    pickle.dump(what, pipe, protocol=pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> Any:
+    return pickle.load(pipe)
