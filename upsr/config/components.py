@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -17,21 +21,59 @@ _REFUSALS = (ValueError, TypeError, ArithmeticError, AssertionError, LookupError
 """What constructors of networks, losses and metrics raise at numbers that make no sense."""
 
 
+_BASES = {
+    "arch": "torch.nn.modules.module.Module",
+    "loss": "torch.nn.modules.module.Module",
+    "metric": "upsr.metrics.base.Metric",
+    "dataset": "torch.utils.data.dataset.Dataset",
+    "model": "upsr.models.base.RestorationModel",
+}
+"""What a class that is named by its path derives from, by the registry's name: an option file may not call just anything."""
+
+
+class UnknownTypeError(LookupError):
+    """A name that means no component; the message is for the user."""
+
+
 def resolve(registry: Any, type_name: str) -> Any:
-    """The registered class, or ``KeyError``. (basicsr's own ``get`` prints when a name is missing.)"""
-    if type_name in registry:
+    """The class that a name means: a registered one, an installed package's entry point in the group ``upsr.arch``,
+    ``upsr.loss``, ``upsr.metric``, ``upsr.dataset`` or ``upsr.model``, or a class by its path ``package.module.Class``.
+
+    Raises:
+        UnknownTypeError: there is none.
+    """
+    if type_name in registry:  # basicsr's own ``get`` prints when a name is missing
         return registry.get(type_name)
-    raise KeyError(type_name)
+    if base := _BASES.get(registry._name):
+        if "." in type_name:
+            return _checked(_imported(type_name), base, type_name)
+        for point in entry_points(group=f"upsr.{registry._name}", name=type_name):
+            return _checked(point.load(), base, type_name)
+    raise UnknownTypeError(f"unknown type '{type_name}'" + did_you_mean(type_name, registry.keys()))
+
+
+def _imported(path: str) -> Any:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the user's module raises
+        raise UnknownTypeError(f"'{path}' cannot be imported ({type(error).__name__}: {error})") from error
+
+
+def _checked(found: Any, base: str, name: str) -> Any:
+    if base in [f"{parent.__module__}.{parent.__qualname__}" for parent in getattr(found, "__mro__", ())]:
+        return found
+    raise UnknownTypeError(f"'{name}' is no class that derives from {base}")
 
 
 def component_problems(registry: Any, component: Component, where: str) -> Iterator[Problem]:
     """What is wrong with a component's options: its name, a key, a type, or a missing key."""
     try:
         constructor = resolve(registry, component.type)
-    except KeyError:
-        yield Problem(
-            f"{where}.type", f"unknown type '{component.type}'" + did_you_mean(component.type, registry.keys())
-        )
+    except UnknownTypeError as error:
+        yield Problem(f"{where}.type", str(error))
         return
     yield from problems_of(_argument_schema(constructor), component.arguments, where)
 

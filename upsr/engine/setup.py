@@ -16,7 +16,7 @@ import upsr.metrics
 import upsr.models  # noqa: F401  (registers the models, networks and losses)
 from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from upsr.config import Options
-from upsr.config.components import component_problems
+from upsr.config.components import UnknownTypeError, component_problems, resolve
 from upsr.config.load import read_options, refuse
 from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
@@ -89,9 +89,8 @@ def checked_model_options(path: str, force_yml: Sequence[str] = ()) -> Options:
 def component_problems_in(data: Mapping[str, Any]) -> Iterator[Problem]:
     """What is wrong with the components of an option file, whatever else may be."""
     model = data.get("model_type")
-    if isinstance(model, str) and (model not in MODEL_REGISTRY or not _is_ours(MODEL_REGISTRY.get(model))):
-        names = [name for name, known in MODEL_REGISTRY if _is_ours(known)]
-        yield Problem("model_type", f"unknown model '{model}'" + did_you_mean(model, names))
+    if isinstance(model, str):
+        yield from _model_problems(model)
     for where in ("network_g", "network_aux"):
         yield from _problems_at(ARCH_REGISTRY, Component, data.get(where), where)
     for phase, dataset in _entries(data, "datasets"):
@@ -120,9 +119,12 @@ def _problems_at(registry: Any, schema: type[Component], raw: Any, where: str) -
 
 def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
     """A training set gives crops, which :class:`upsr.engine.feed.PairFeed` binds to the run's seed, a validation set images."""
-    if not isinstance(raw, Mapping) or raw.get("type") not in DATASET_REGISTRY:
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
         return
-    gives_crops = hasattr(DATASET_REGISTRY.get(raw["type"]), "bind")
+    try:
+        gives_crops = hasattr(resolve(DATASET_REGISTRY, raw["type"]), "bind")
+    except UnknownTypeError:
+        return  # is told already
     if phase == "train" and not gives_crops:
         yield Problem(
             "datasets.train.type",
@@ -137,9 +139,16 @@ def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
         )
 
 
-def _is_ours(model: object) -> bool:
+def _model_problems(name: str) -> Iterator[Problem]:
     """basicsr registers models of its own, which this engine cannot run."""
-    return isinstance(model, type) and issubclass(model, RestorationModel)
+    ours = [known for known, model in MODEL_REGISTRY if issubclass(model, RestorationModel)]
+    try:
+        if issubclass(resolve(MODEL_REGISTRY, name), RestorationModel):
+            return
+        message = f"unknown model '{name}': it is no upsr.models.RestorationModel"
+    except UnknownTypeError as error:
+        message = str(error) if "." in name else f"unknown model '{name}'"
+    yield Problem("model_type", message + did_you_mean(name, ours))
 
 
 def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ import upsr.archs
 import upsr.losses  # noqa: F401  (registers the losses)
 from upsr.archs.weights import load_network_weights
 from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
-from upsr.config.components import build
+from upsr.config.components import build, resolve
 from upsr.config.schema import Component, Options
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
@@ -34,7 +34,7 @@ def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
     """The model an option file names, with its weights; those that it starts without come from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(opt.manual_seed, "init"))
-        model = MODEL_REGISTRY.get(opt.model_type).from_options(opt, purpose)
+        model = resolve(MODEL_REGISTRY, opt.model_type).from_options(opt, purpose)
     # Maps have channels last while restoring; weights that do not would be converted at every call.
     return model.to(memory_format=torch.channels_last) if purpose == "test" else model
 
