@@ -137,6 +137,13 @@ def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
         )
 
 
+def _network(raw: Any) -> Component | None:
+    """A network's section, as far as it names files."""
+    return (
+        Component.model_construct(**raw) if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
+    )
+
+
 def _is_ours(model: object) -> bool:
     """basicsr registers models of its own, which this engine cannot run."""
     return isinstance(model, type) and issubclass(model, RestorationModel)
@@ -145,9 +152,8 @@ def _is_ours(model: object) -> bool:
 def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Problem]:
     """Files and folders that are named but absent, and sections that the purpose needs."""
     paths = {key: value for key, value in _section(data, "path").items() if isinstance(value, str)}
-    raw = data.get("network_aux")
-    aux = raw if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
-    named = named_weights(paths, None if aux is None else Component.model_construct(**aux))
+    networks = {key: _network(data.get(key)) for key in ("network_g", "network_aux")}
+    named = named_weights(paths, networks)
     files: dict[str, Any] = {key: str(path) for key, path in named.items()}
     files["path.resume_state"] = paths.get("resume_state")
     sets = _entries(data, "datasets")
