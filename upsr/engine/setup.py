@@ -137,6 +137,11 @@ def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
         )
 
 
+def names_a_file(key: str) -> bool:
+    """Whether an argument of a dataset is a folder or file that it reads."""
+    return key.startswith("dataroot") or key in ("meta_info", "index")
+
+
 def _network(raw: Any) -> Component | None:
     """A network's section, as far as it names files."""
     return (
@@ -167,7 +172,7 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
     for phase, dataset in sets:
         if isinstance(dataset, Mapping) and (purpose == "train" or phase != "train"):
             for key, value in dataset.items():
-                if key.startswith("dataroot") or key in ("meta_info", "index"):
+                if names_a_file(key):
                     files[f"datasets.{phase}.{key}"] = value
     for key, name in files.items():
         if isinstance(name, str) and "://" not in name and not Path(name).exists():
