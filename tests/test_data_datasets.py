@@ -79,6 +79,14 @@ def test_unreadable_images_are_replaced_and_named(tmp_path):
         make_dataset(folder)[SampleId(0, 1)]
 
 
+def test_a_pipe_among_the_images_is_no_image(tmp_path):
+    folder = tiny.save_pictures(tmp_path, 1)
+    os.mkfifo(folder / "pipe.png")
+    item = make_dataset(folder)[SampleId(0, 1)]
+    assert item["key"] == "photo 0.png"
+    assert item["unreadable"] == [f"{folder}/pipe.png: not a file"] * len(item["unreadable"])
+
+
 def test_grey_channel(tmp_path):
     dataset = make_dataset(tiny.save_pictures(tmp_path, 1), channels=1)
     assert dataset[SampleId(0, 0)]["gt"].shape == (1, 64, 64)

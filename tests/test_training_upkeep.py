@@ -266,6 +266,22 @@ def test_a_new_run_of_the_same_name_sets_the_old_one_aside(tmp_path, photos):
     assert CheckpointStore(tmp_path / "experiments" / names[1]).newest_valid() is not None
 
 
+@pytest.mark.parametrize("key", ["path.resume_state", "path.pretrain_network_g"])
+def test_a_new_run_that_begins_with_files_of_its_own_name_is_refused(tmp_path, photos, key):
+    """Its folder would be set aside, and the files with it."""
+    folder = run(tmp_path, photos)
+    files = {
+        "resume_state": folder / "training_states/4.state",
+        "pretrain_network_g": folder / "models/net_g_latest.pth",
+    }
+    name = key.removeprefix("path.")
+    with pytest.raises(UpsrError, match=rf"{key}: .* lies in the folder that a new run named 'run' sets aside"):
+        run(tmp_path, photos, path={name: str(files[name])})
+    assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["run"]
+    run(tmp_path, photos, path={name: str(files[name])}, auto_resume=True)
+    run(tmp_path, photos, path={name: str(files[name])}, name="another")
+
+
 def dies_after(monkeypatch, iterations: int) -> None:
     """The next run ends at once, as by a power cut."""
     original = Trainer._iterate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import stat
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,8 +68,11 @@ class DiskBackend:
 
     def read(self, key: str) -> bytes:
         """See :class:`ImageBackend`."""
+        path = self.root / self._odd.get(key, key)
         try:
-            return (self.root / self._odd.get(key, key)).read_bytes()
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting for ever
+                raise UnreadableImageError(f"{self.root / key}: not a file")
+            return path.read_bytes()
         except OSError as error:
             if not self.root.is_dir():
                 raise UpsrError(f"{self.root}: the dataset folder has vanished") from None

@@ -139,6 +139,18 @@ def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
         )
 
 
+def names_a_file(key: str) -> bool:
+    """Whether an argument of a dataset is a folder or file that it reads."""
+    return key.startswith("dataroot") or key in ("meta_info", "index")
+
+
+def _network(raw: Any) -> Component | None:
+    """A network's section, as far as it names files."""
+    return (
+        Component.model_construct(**raw) if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
+    )
+
+
 def _model_problems(name: str) -> Iterator[Problem]:
     """basicsr registers models of its own, which this engine cannot run."""
     ours = [known for known, model in MODEL_REGISTRY if issubclass(model, RestorationModel)]
@@ -154,9 +166,8 @@ def _model_problems(name: str) -> Iterator[Problem]:
 def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Problem]:
     """Files and folders that are named but absent, and sections that the purpose needs."""
     paths = {key: value for key, value in _section(data, "path").items() if isinstance(value, str)}
-    raw = data.get("network_aux")
-    aux = raw if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
-    named = named_weights(paths, None if aux is None else Component.model_construct(**aux))
+    networks = {key: _network(data.get(key)) for key in ("network_g", "network_aux")}
+    named = named_weights(paths, networks)
     files: dict[str, Any] = {key: str(path) for key, path in named.items()}
     files["path.resume_state"] = paths.get("resume_state")
     sets = _entries(data, "datasets")
@@ -170,7 +181,7 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
     for phase, dataset in sets:
         if isinstance(dataset, Mapping) and (purpose == "train" or phase != "train"):
             for key, value in dataset.items():
-                if key.startswith("dataroot") or key in ("meta_info", "index"):
+                if names_a_file(key):
                     files[f"datasets.{phase}.{key}"] = value
     for key, name in files.items():
         if isinstance(name, str) and "://" not in name and not Path(name).exists():

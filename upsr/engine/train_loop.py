@@ -30,7 +30,7 @@ from upsr.engine.heartbeat import STATUS_FILE, Heartbeat, read_status
 from upsr.engine.logging import setup_logging
 from upsr.engine.preemption import StopSignal
 from upsr.engine.profiling import profiled
-from upsr.engine.setup import configure_backends
+from upsr.engine.setup import configure_backends, names_a_file
 from upsr.engine.sinks import Sinks, open_sinks
 from upsr.engine.tally import Tally
 from upsr.engine.updater import Updater
@@ -39,6 +39,7 @@ from upsr.errors import PreemptedError, UpsrError
 from upsr.models import RestorationModel, build_model
 from upsr.models.build import autocast_dtype
 from upsr.rng import derive_seed, torch_generator
+from upsr.weights import weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
         if run.is_main:
             writable_folder(folder.parent)
             if not resuming:
-                _set_aside(folder)
+                _set_aside(folder, opt)
             writable_folder(folder)
         run.barrier()
         setup_logging(run, folder / "train.log")
@@ -93,13 +94,34 @@ def _was_restarted(folder: Path) -> bool:
     return restarts() > 0 or (job is not None and read_status(folder).get("job") == job)
 
 
-def _set_aside(folder: Path) -> None:
+def _set_aside(folder: Path, opt: Options) -> None:
     """Rename the folder of an earlier run of this name, so that a new one neither writes over it nor takes its files for own.
 
     What a start that failed has left, its log and status, stays.
+
+    Raises:
+        UpsrError: the new run reads something that lies there.
     """
-    if folder.is_dir() and any(entry.name not in _LEFT_BY_A_FAILED_START for entry in folder.iterdir()):
-        folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
+    if not folder.is_dir() or all(entry.name in _LEFT_BY_A_FAILED_START for entry in folder.iterdir()):
+        return
+    for key, path in _read_by(opt).items():
+        if folder.resolve() in path.resolve().parents:
+            raise UpsrError(
+                f"{key}: {path} lies in the folder that a new run named '{opt.name}' sets aside; give the run another name, or "
+                "continue the earlier one with --auto_resume"
+            )
+    folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
+
+
+def _read_by(opt: Options) -> dict[str, Path]:
+    """Files and folders that a run reads, by key."""
+    found = weight_files(opt)
+    if opt.path.resume_state is not None:
+        found["path.resume_state"] = Path(opt.path.resume_state)
+    for phase, dataset in opt.datasets.items():
+        paths = {key: value for key, value in dataset.arguments.items() if names_a_file(key) and isinstance(value, str)}
+        found |= {f"datasets.{phase}.{key}": Path(value) for key, value in paths.items() if "://" not in value}
+    return found
 
 
 class Trainer:

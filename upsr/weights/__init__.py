@@ -35,15 +35,19 @@ def files_of(path: Path) -> list[Path]:
 
 def weight_files(opt: Options) -> dict[str, Path]:
     """The weight files that options name, by key; a network from elsewhere names its own."""
-    return named_weights(opt.path.model_dump(), opt.network_aux)
+    return named_weights(opt.path.model_dump(), {"network_g": opt.network_g, "network_aux": opt.network_aux})
 
 
-def named_weights(paths: Mapping[str, Any], aux: Component | None) -> dict[str, Path]:
-    """As :func:`weight_files`, of the section ``path`` and the network g alone."""
-    parts: dict[str, Part] = {"pretrain_network_g": "denoiser" if aux else "g", "pretrain_network_aux": "g"}
+def named_weights(paths: Mapping[str, Any], networks: Mapping[str, Component | None]) -> dict[str, Path]:
+    """As :func:`weight_files`, of the section ``path`` and the networks by their keys alone."""
+    parts: dict[str, Part] = {
+        "pretrain_network_g": "denoiser" if networks.get("network_aux") else "g",
+        "pretrain_network_aux": "g",
+    }
     named = {key: paths[key] for key in parts if paths.get(key) is not None}
     found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items()}
-    if aux is not None and "path" in aux.arguments:
-        file, *more = files_of(Path(aux.arguments["path"]))
-        found |= {"network_aux.path": file, **{f"network_aux.path ({other.suffix})": other for other in more}}
+    for key, network in networks.items():
+        if network is not None and "path" in network.arguments:
+            file, *more = files_of(Path(network.arguments["path"]))
+            found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
     return found
