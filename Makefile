@@ -9,11 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: help venv demo test lint train-tiny clean-venv
 
 help:
-	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks for a minute or two"
+	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks to show that it runs"
 	@echo "make test        install into .venv if needed, run the test suite"
 	@echo "make lint        ruff and mypy"
 	@echo "make train-tiny  the long training of UPSR-tiny 2, begun or gone on with; state in experiments/tiny2/state.txt"
-	@echo "make venv        only install (about 3 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
+	@echo "make venv        only install (7 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
 	@echo "make clean-venv  remove .venv"
 
 venv: $(STAMP)

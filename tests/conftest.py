@@ -18,10 +18,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The team's folder of papers, golden vectors and photos; tests that need it skip where it is absent."""
+    """Reference results, photos and weights that are not part of the repository; tests that need them skip without."""
     path = Path(os.environ.get("UPSR_SHARED", REPOSITORY.parent / "shared"))
     if not path.is_dir():
-        pytest.skip(f"needs the team's shared folder (looked for {path}; UPSR_SHARED names another)")
+        pytest.skip(
+            "compares with photos or results that are not part of the repository; nothing is wrong with your installation "
+            f"(no folder {path}; UPSR_SHARED names one)"
+        )
     return path
 
 

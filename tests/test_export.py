@@ -21,8 +21,10 @@ from upsr.diffusion.sampling import deterministic_step, stochastic_step
 from upsr.errors import UpsrError
 from upsr.inference import export
 from upsr.inference.export import Difference, export_model
+from upsr.inference.pipeline import UPSRPipeline
 from upsr.models import UPSRModel
 from upsr.provenance import file_digest, weights_digest
+from upsr.weights import shipped_names
 
 pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")
 ort = pytest.importorskip("onnxruntime", reason="exporting to ONNX needs pip install 'upsr[export]'")
@@ -119,6 +121,30 @@ def test_the_example_of_the_page_is_a_program_for_photos_of_any_size(compact, tm
     assert Image.open(tmp_path / "restored.png").size == (52, 84)
 
 
+@pytest.mark.parametrize(("name", "threads"), [(name, threads) for name in shipped_names() for threads in (1, 2)])
+def test_shipped_weights_are_exported_as_the_page_says_and_restore_a_photo(name, threads, tmp_path, monkeypatch):
+    """The page's command and program; the networks have several attention heads, as none of the tests' own has."""
+    monkeypatch.setattr(
+        export, "_check_sizes", lambda multiple, *_: [(1, 2 * multiple, multiple)]
+    )  # one instead of three
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert cli.main(["export", name, "-o", str(tmp_path / name)]) == 0
+    finally:
+        torch.set_num_threads(before)
+    record = json.loads((tmp_path / name / "export.json").read_text())
+    for part in record["networks"].values():
+        assert all(d["max_abs_difference"] < 1e-5 for file in part["files"] for d in file["differences"])
+    (tmp_path / "restore.py").write_text(example(), encoding="utf-8")
+    Image.fromarray(tiny.picture(40, 33)).save(tmp_path / "photo.png")
+    arguments = [sys.executable, "restore.py", name, "photo.png", "restored.png"]
+    subprocess.run(arguments, cwd=tmp_path, check=True, timeout=300)
+    restored = np.asarray(Image.open(tmp_path / "restored.png"), dtype=float)
+    expected = np.asarray(UPSRPipeline.from_pretrained(name, device="cpu")(tiny.picture(40, 33)).images[0], dtype=float)
+    assert np.square(restored - expected).mean() ** 0.5 < 12, "other noise, the same photo"
+
+
 def test_the_released_kind_of_g_is_exported_for_all_sizes(tmp_path):
     g = ATD(**{**tiny.ATD, "window_size": 16, "category_size": 128, "depths": [2]})
     model = model_of(g)
@@ -165,14 +191,13 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
 
 
 def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
-    pipeline = pytest.importorskip("upsr.inference.pipeline")
     asked = []
 
     def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
         asked.append((name, device))
         return SimpleNamespace(model=model_of(CompactSR(num_feat=8, num_block=1)))
 
-    monkeypatch.setattr(pipeline.UPSRPipeline, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(UPSRPipeline, "from_pretrained", from_pretrained)
     monkeypatch.setattr(export, "_parts", lambda model, parts=export._parts: parts(model)[:1])  # g: seconds less
     out = tmp_path / "out"
     assert cli.main(["export", "tiny", "-o", str(out), "--size", "16", "32"]) == 0

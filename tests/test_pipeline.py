@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import upsr
 from tests import tiny
-from upsr.archs import CompactSR
+from upsr import cli
+from upsr.archs import CompactSR, SpandrelSR, UNetModelSwin
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.inference.colour import COLOUR_FIXES
@@ -348,7 +352,7 @@ def test_option_files_are_sources_too(pipe):
     [
         (lambda folder: folder / "absent", "no such"),
         (lambda folder: folder, "neither a saved pipeline"),
-        (lambda folder: written(folder / "upsr.pth", b"junk"), "--g"),
+        (lambda folder: written(folder / "upsr.pth", b"junk"), "upsr.pth: not a readable weight file"),
         (lambda folder: written(folder / "config.json", b"{").parent, "config"),
         (
             lambda folder: written(folder / "config.json", json.dumps({"_class_name": "Other"}).encode()).parent,
@@ -431,3 +435,159 @@ def test_photos_written_are_read_back(pipe, tmp_path):
     large = pipe.upscale(Photo((small(),), "PNG"), Settings(steps=0))
     write_photo(tmp_path / "a.png", large)
     assert np.array_equal(array(Image.open(tmp_path / "a.png")), large.frames[0])
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A network that spandrel knows, and its file."""
+    from basicsr.archs.srvgg_arch import SRVGGNetCompact
+
+    path = tmp_path_factory.mktemp("foreign") / "compact_x2.pth"
+    network = tiny.random_weights(SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=16, num_conv=2, upscale=2))
+    torch.save({"params": network.state_dict()}, path)
+    return network, path
+
+
+def test_a_network_that_spandrel_knows_upscales_by_itself(foreign, tmp_path):
+    network, path = foreign
+    pipe = UPSRPipeline.from_pretrained(path, device="cpu")
+    assert (pipe.scale, pipe.num_steps, pipe.is_diffusion) == (2, 0, False)
+    pixels = tiny.picture(40, 52)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)[0].clamp(0, 1)
+    out = pipe(pixels, output_type="pt", return_intermediates=True)
+    torch.testing.assert_close(out.images[0], expected, atol=0.51 / 255, rtol=0)
+    assert expected.std() > 0.05
+    assert (out.uncertainty, out.weight, out.intermediates) == (None, None, [{}])
+    torch.testing.assert_close(pipe(pixels, tile=24, output_type="pt").images[0], expected, atol=0.02, rtol=0)
+    assert np.array_equal(array(pipe(pixels, seed=1).images[0]), array(pipe(pixels, seed=2).images[0]))
+    assert pipe(small(channels=4)).images[0].mode == "RGBA"
+    pipe.save_pretrained(tmp_path / "saved")
+    shutil.move(tmp_path / "saved", tmp_path / "moved")
+    moved = UPSRPipeline.from_pretrained(tmp_path / "moved", device="cpu")
+    assert moved.digest() == pipe.digest()
+    assert np.array_equal(array(moved(pixels).images[0]), array(pipe(pixels).images[0]))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"steps": 1}, {"steps": 0}, {"fidelity": 0.5}, {"fidelity": 1, "steps": 2}, {"adaptive": 0.01}]
+)
+def test_settings_of_the_diffusion_are_refused_by_name_without_one(foreign, settings):
+    with pytest.raises(UpsrError, match=f"^{', '.join(sorted(settings))}: this model is a network without diffusion"):
+        UPSRPipeline.from_pretrained(foreign[1], device="cpu")(small(), **settings)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "int8"}, {"compile": "default"}])
+def test_options_of_the_denoiser_are_refused_by_name_without_one(foreign, options):
+    with pytest.raises(UpsrError, match=f"^{next(iter(options))}.*denoiser, and this model has none"):
+        UPSRPipeline.from_pretrained(foreign[1], device="cpu", **options)
+
+
+def test_a_network_from_elsewhere_as_g_moves_with_a_saved_pipeline(foreign, tmp_path):
+    _, path = foreign
+    g = SpandrelSR(str(path))
+    unet = {**tiny.UNET, "scale": 2, "in_channels": 12, "cond_channels": 24}
+    options = {
+        "scale": 2,
+        "network_g": {"type": "UNetModelSwin", **unet},
+        "network_aux": {"type": "SpandrelSR", "path": str(path)},
+        "path": {"pretrain_network_g": str(tmp_path / "denoiser.pth")},
+    }
+    torch.save(tiny.random_weights(UNetModelSwin(**unet)).state_dict(), tmp_path / "denoiser.pth")
+    (tmp_path / "options.yml").write_text(
+        json.dumps({"name": "x", "model_type": "UPSRModel", "datasets": {}, **options})
+    )
+    pipe = UPSRPipeline.from_pretrained(tmp_path / "options.yml", device="cpu")
+    pipe.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved/config.json").read_text())["network_aux"]["path"] == "g.safetensors"
+    moved = UPSRPipeline.from_pretrained(shutil.move(tmp_path / "saved", tmp_path / "moved"), device="cpu")
+    assert moved.digest() == pipe.digest()
+    assert moved.model.network_aux.network.scale == g.scale
+
+
+def run_folder(folder, options, network, name="net_g_latest.pth"):
+    """What a training run leaves of options and weights."""
+    (folder / "models").mkdir(parents=True)
+    (folder / "options.yml").write_text(json.dumps({"name": "run", "datasets": {}, **options}))
+    torch.save({"params": network.state_dict(), "params_ema": network.state_dict()}, folder / "models" / name)
+    return folder
+
+
+def stage_one(folder, name="net_g_latest.pth", **path):
+    """A run of stage one, and what its network makes of the small picture."""
+    network = tiny.random_weights(CompactSR(num_feat=8, num_block=1))
+    options = {"model_type": "AuxiliarySRModel", "network_g": {"type": "CompactSR", "num_feat": 8, "num_block": 1}}
+    run_folder(folder, {**options, "path": path}, network, name)
+    with torch.inference_mode():
+        return network(torch.from_numpy(small()).permute(2, 0, 1)[None].float() / 255)[0].clamp(0, 1)
+
+
+@pytest.mark.parametrize("file", [None, "net_g_latest.pth", "net_g_20.pth"])
+def test_a_run_of_stage_one_upscales_and_so_does_a_file_of_it(tmp_path, file):
+    expected = stage_one(tmp_path / "run", file or "net_g_latest.pth")
+    source = tmp_path / "run" if file is None else tmp_path / "run/models" / file
+    pipe = UPSRPipeline.from_pretrained(source, device="cpu")
+    assert repr(pipe) == "UPSRPipeline(x4, g CompactSR (0.0 M), no diffusion, float32 on cpu)"
+    torch.testing.assert_close(pipe(small(), output_type="pt").images[0], expected, atol=0.51 / 255, rtol=0)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu").digest() == pipe.digest()
+
+
+def test_keys_and_places_of_the_weights_that_a_run_began_with_are_not_those_it_wrote(tmp_path):
+    expected = stage_one(tmp_path / "run", pretrain_network_g=str(tmp_path / "gone.pth"), param_key_g="state")
+    pipe = UPSRPipeline.from_pretrained(tmp_path / "run", device="cpu")
+    torch.testing.assert_close(pipe(small(), output_type="pt").images[0], expected, atol=0.51 / 255, rtol=0)
+
+
+def test_a_run_without_weights_says_so(tmp_path):
+    stage_one(tmp_path / "run", "net_g_5.pth")
+    with pytest.raises(UpsrError, match="has written no weights yet"):
+        UPSRPipeline.from_pretrained(tmp_path / "run", device="cpu")
+
+
+def test_a_g_that_would_not_be_read_is_refused(pipe, foreign, tmp_path):
+    stage_one(tmp_path / "run")
+    for source in ("tiny", tmp_path / "run", tmp_path / "run/models/net_g_latest.pth", "options/tiny/test.yml"):
+        with pytest.raises(UpsrError, match=r"g=: .*absent\.pth would not be read"):
+            UPSRPipeline.from_pretrained(source, g=tmp_path / "absent.pth", device="cpu")
+
+
+def test_weights_of_an_unknown_network_say_what_was_assumed(pipe, foreign, tmp_path):
+    torch.save(tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict(), tmp_path / "mine.pth")
+    torch.save(CompactSR(num_feat=8, num_block=1).state_dict(), tmp_path / "g.pth")
+    with pytest.raises(UpsrError, match=r"mine\.pth: holds the denoiser alone; .*--g.* or the folder of its run"):
+        UPSRPipeline.from_pretrained(tmp_path / "mine.pth", device="cpu")
+    with pytest.raises(UpsrError, match=r"the authors' x4 networks were assumed.*folder of its run"):
+        UPSRPipeline.from_pretrained(tmp_path / "mine.pth", g=tmp_path / "g.pth", device="cpu")
+    with pytest.raises(UpsrError, match=r"g\.pth; .*one of your own the folder of its run"):
+        UPSRPipeline.from_pretrained(tmp_path / "g.pth", device="cpu")
+
+
+def test_grey_networks_take_colours_one_by_one(tmp_path):
+    network = tiny.random_weights(CompactSR(channels=1, num_feat=8, num_block=1))
+    component = {"type": "CompactSR", "channels": 1, "num_feat": 8, "num_block": 1}
+    run_folder(tmp_path / "run", {"model_type": "AuxiliarySRModel", "network_g": component}, network)
+    grey, colour = (
+        UPSRPipeline.from_pretrained(tmp_path / "run", device="cpu")(x, output_type="pt").images[0]
+        for x in (small()[..., 1], small())
+    )
+    torch.testing.assert_close(colour[1:2], grey, atol=1e-6, rtol=0)
+
+
+def test_maps_of_a_network_without_uncertainty_are_refused(foreign, tmp_path, capsys):
+    Image.fromarray(small()).save(tmp_path / "a.png")
+    arguments = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--weights", str(foreign[1])]
+    assert cli.main([*arguments, "--save-uncertainty"]) == 2
+    assert "--save-uncertainty: this model is a network without diffusion" in capsys.readouterr().err
+    assert cli.main([*arguments, "--quiet"]) == 0
+    assert Image.open(tmp_path / "out/a.png").size == (80, 64)
+
+
+def test_the_package_has_the_pipeline_and_loads_it_when_asked():
+    assert upsr.UPSRPipeline is UPSRPipeline
+    code = "import sys, upsr; assert 'torch' not in sys.modules; assert not hasattr(upsr, 'Pipeline')"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_pipeline_says_what_it_is(pipe):
+    assert repr(pipe).startswith("UPSRPipeline(x4, denoiser UNetModelSwin (5.0 M), g CompactSR (0.6 M), 5 steps, ")

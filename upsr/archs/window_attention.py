@@ -103,7 +103,11 @@ def window_attention(
             first += count
             # Torch's fused CPU kernel takes masks of four dimensions, not of three.
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=matrix[None].to(q.dtype), scale=scale)
-            attended.append(out.transpose(1, 2).reshape(-1, heads * dim))
+            out = out.transpose(1, 2)
+            if torch.compiler.is_compiling():
+                # Torch's kernel gives strides for which this is no copy; what a tracer puts in its place does not.
+                out = out.clone(memory_format=torch.contiguous_format)
+            attended.append(out.reshape(-1, heads * dim))
     rows = torch.cat(attended) if len(attended) > 1 else attended[0]
     return reordered(rows, order.back, order.places).view(batch, height, width, heads * dim)
 

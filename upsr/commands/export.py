@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from upsr.errors import UpsrError
+
 EXAMPLES = """examples:
   upsr export tiny -o exported/tiny                              ONNX, for images of any size
   upsr export tiny -o exported/tiny --format onnx torch          torch.export's .pt2 beside it
@@ -36,10 +38,15 @@ def main(given: argparse.Namespace) -> int:
     """Run it."""
     from upsr.inference.export import export_model, require  # here: takes seconds, and --help should not
     from upsr.inference.pipeline import UPSRPipeline
+    from upsr.models import UPSRModel
 
     formats = list(dict.fromkeys(given.format))
     require(formats, not given.no_check)
     model = UPSRPipeline.from_pretrained(given.weights, g=given.g, device="cpu").model
+    if not isinstance(model, UPSRModel):
+        raise UpsrError(
+            f"{given.weights}: a network without a denoiser, and export writes both; it needs a diffusion model"
+        )
     size = None if given.size is None else (given.size[0], given.size[1])
     written = export_model(
         model, given.output, formats=formats, size=size, check=not given.no_check, source=given.weights

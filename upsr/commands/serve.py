@@ -64,6 +64,10 @@ def main(given: argparse.Namespace) -> int:
     from upsr.inference.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
 
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
+    if not pipe.is_diffusion:
+        raise UpsrError(
+            f"{given.weights}: the page shows what a diffusion model does; for this network: upsr upscale --weights"
+        )
     with serving(pipe, limits, given.host, given.port) as url:
         print(f"UPSR is at {url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--height", type=int, metavar="PIXELS", help="height of the result")
     look = parser.add_argument_group("restoration")
     look.add_argument(
-        "--weights", default="tiny", help="name, folder, run, option file, .pth or user/repository (tiny)"
+        "--weights", default="tiny", help="name, folder, run, option file, weight file or user/repository (tiny)"
     )
-    look.add_argument("--g", metavar="FILE", help="weights of g, where --weights is a file of the denoiser alone")
+    look.add_argument("--g", metavar="FILE", help="weights of g, beside --weights FILE of a denoiser alone")
     look.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
     look.add_argument("--steps", type=int, metavar="N", help="network calls (all that the model has); 0 for g alone")
     look.add_argument(
@@ -147,6 +147,8 @@ def _run(
     pipe = UPSRPipeline.from_pretrained(
         given.weights, g=given.g, device=device, dtype=given.dtype, compile=given.compile
     )
+    if handling.save_uncertainty and not pipe.is_diffusion:
+        raise UpsrError("--save-uncertainty: this model is a network without diffusion and has no uncertainty")
     settings = run.from_main(pipe.settled(settings, run.world_size))
     facts = {
         "weights": given.weights, "weights_sha256": pipe.digest(), "config": pipe.config, "settings": asdict(settings),

@@ -6,7 +6,8 @@ import math
 
 from upsr.diffusion import UncertaintyWeight
 from upsr.errors import UpsrError
-from upsr.models.upsr_model import UPSRModel
+from upsr.inference.stepwise import PhotoModel
+from upsr.models import UPSRModel
 
 _STRETCH = 4.0
 _MORE_NOISE = 0.25
@@ -14,7 +15,7 @@ _MORE_NOISE = 0.25
 of eight photos of RealSet80 5.65 instead of 6.33, with some grain. At 0.6 specks cover flat parts, at 1 a mesh does."""
 
 
-def at_fidelity(model: UPSRModel, fidelity: float | None, steps: int | None = None) -> UPSRModel:
+def at_fidelity(model: PhotoModel, fidelity: float | None, steps: int | None = None) -> PhotoModel:
     """The model under another trade-off between faithfulness and detail.
 
     ========  ==============================  ================  =========================
@@ -32,19 +33,25 @@ def at_fidelity(model: UPSRModel, fidelity: float | None, steps: int | None = No
     (Table 1) knows full noise alone, so only the steps change.
 
     Args:
+        model: one without diffusion has neither.
         fidelity: in [0, 1]; ``None`` leaves the model's own settings.
         steps: network calls, 0 to ``model.num_steps``; by default what ``fidelity`` says.
 
     Raises:
-        UpsrError: a value is out of its range.
+        UpsrError: a value is out of its range, or the model has no diffusion.
     """
+    given = [name for name, value in (("fidelity", fidelity), ("steps", steps)) if value is not None]
+    if not isinstance(model, UPSRModel):
+        if given:
+            raise UpsrError(f"{', '.join(given)}: this model is a network without diffusion and has no such setting")
+        return model
     if fidelity is not None and not 0 <= fidelity <= 1:
         raise UpsrError(
             f"fidelity is {fidelity:g}; give 0 (more detail and grain) to 1 (most faithful), 0.5 is the model's own"
         )
     if steps is not None and not 0 <= steps <= model.num_steps:
         raise UpsrError(f"steps is {steps}; this model takes 1 to {model.num_steps}, or 0 for g(y) alone")
-    if fidelity is None and steps is None:
+    if not given:
         return model
     own = model.uncertainty
     above = 0.0 if fidelity is None else max(2 * fidelity - 1, 0.0)

@@ -29,10 +29,10 @@ from upsr.inference.hardware import dtype_for, usable_device
 from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.inference.padding import padded_size
 from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
-from upsr.inference.pipeline_files import load_model, save_model
+from upsr.inference.pipeline_files import load_model, networks_of, save_model
 from upsr.inference.restore import NoiseField
 from upsr.inference.scratch import Scratch
-from upsr.inference.stepwise import Progress, Work, restore_stepwise
+from upsr.inference.stepwise import PhotoModel, Progress, Work, restore_stepwise
 from upsr.inference.team import Team
 from upsr.models import UPSRModel
 from upsr.models.base import Observer
@@ -52,7 +52,7 @@ class Settings:
     """How photos are upscaled.
 
     Attributes:
-        seed: of the noise; a photo's noise is a function of the seed and its pixels.
+        seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a model without diffusion.
         steps: network calls; ``None`` for what the model or ``fidelity`` says, 0 for g(y) alone.
         fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the
             model's own.
@@ -82,8 +82,9 @@ class UPSROutput:
 
     Attributes:
         images: the results.
-        uncertainty, weight: psi over psi_max (1 and more is white) and the noise weight, grey, at the model's scale.
-        intermediates: g(y), x_T and the estimate of each step by name, at the model's scale.
+        uncertainty, weight: psi over psi_max (1 and more is white) and the noise weight, grey, at the model's scale; ``None`` of
+            a model without diffusion.
+        intermediates: g(y), x_T and the estimate of each step by name, at the model's scale; nothing without diffusion.
     """
 
     images: list[Any]
@@ -99,7 +100,7 @@ class UPSRPipeline:
     >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
 
     Args:
-        model: for restoring.
+        model: for restoring: a diffusion model, or a network that upscales by itself.
         config: describes the model, as in ``config.json``.
         device, dtype: where, and in what type the denoiser computes.
         compile: whether the denoiser is compiled, and how.
@@ -110,7 +111,7 @@ class UPSRPipeline:
 
     def __init__(
         self,
-        model: UPSRModel,
+        model: PhotoModel,
         config: dict[str, Any],
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
@@ -118,6 +119,8 @@ class UPSRPipeline:
     ) -> None:
         if compile not in ("none", *MODES):
             raise UpsrError(f"compile is '{compile}'; there are none, {', '.join(MODES)}")
+        if compile != "none" and not isinstance(model, UPSRModel):
+            raise UpsrError("compile: is for the denoiser, and this model has none")
         self.config = config
         self.compile = compile
         self.model = model
@@ -138,9 +141,9 @@ class UPSRPipeline:
 
         Args:
             source: shipped weights by name (``"tiny"``); a folder that :meth:`save_pretrained` wrote, or of a training run; an
-                option file; a ``user/name`` of the Hugging Face Hub; or the denoiser's weights in a file of the authors' layout
-                (``upsr.pth``), which needs ``g``.
-            g: weights of g, beside a weight file.
+                option file; a ``user/name`` of the Hugging Face Hub; or a weight file: of a network that spandrel knows, of a
+                training run (in its folder), the authors' g, or their denoiser (``upsr.pth``), which needs ``g``.
+            g: weights of g, beside a file of the denoiser.
             device: "auto" (CUDA where there is one, else the CPU), or any torch device.
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
@@ -152,7 +155,7 @@ class UPSRPipeline:
             UpsrError: there is no such model, its files do not fit, or the device is not there.
         """
         device = usable_device(device)
-        dtype = dtype_for(dtype, device)
+        dtype_for(dtype, device)  # a wrong one is told before the weights are read
         model, config = load_model(source, g, hub=hub)
         return cls(model, config, device, dtype, compile)
 
@@ -183,16 +186,36 @@ class UPSRPipeline:
             self.device = usable_device(device)
             self.model.to(self.device)
         if dtype is not None:
-            self.dtype = dtype_for(dtype, self.device)
-        self._working = self.model.computing_in(self.dtype)
-        if self.compile != "none":
-            self._working = self._working.with_denoiser(compiled(self._working.network_g, mode=self.compile))
+            self.dtype = dtype_for(dtype, self.device) if self.is_diffusion else _float32(dtype)
+        self._working = self._prepared()
         return self
 
+    def _prepared(self) -> PhotoModel:
+        """The model as it restores."""
+        if not isinstance(self.model, UPSRModel):
+            return self.model
+        working = self.model.computing_in(self.dtype)
+        if self.compile != "none":
+            working = working.with_denoiser(compiled(working.network_g, mode=self.compile))
+        return working
+
+    def __repr__(self) -> str:
+        networks = ", ".join(
+            f"{name} {type(network).__name__} ({sum(p.numel() for p in network.parameters()) / 1e6:.1f} M)"
+            for name, network in networks_of(self.model).items()
+        )
+        kind = f"{len(self.model.timesteps)} steps" if self.is_diffusion else "no diffusion"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}(x{self.scale}, {networks}, {kind}, {dtype} on {self.device})"
+
     def digest(self) -> dict[str, str]:
-        """sha256 of the weights of the denoiser and of g."""
-        networks = {"denoiser": self.model.network_g, "g": self.model.network_aux.network}
-        return {name: weights_digest(network) for name, network in networks.items()}
+        """sha256 of the weights of the networks: the denoiser's and g's."""
+        return {name: weights_digest(network) for name, network in networks_of(self.model).items()}
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether there are steps, noise and uncertainty; if not, the network upscales by itself."""
+        return isinstance(self.model, UPSRModel)
 
     @property
     def scale(self) -> int:
@@ -201,8 +224,8 @@ class UPSRPipeline:
 
     @property
     def num_steps(self) -> int:
-        """The most steps the model can take."""
-        return self.model.num_steps
+        """The most steps the model can take; none without diffusion."""
+        return self.model.num_steps if isinstance(self.model, UPSRModel) else 0
 
     def __call__(
         self,
@@ -244,8 +267,8 @@ class UPSRPipeline:
             return UPSROutput(images)
         return UPSROutput(
             images,
-            uncertainty=[found["uncertainty"] for found in shown],
-            weight=[found["weight"] for found in shown],
+            uncertainty=[found["uncertainty"] for found in shown] if self.is_diffusion else None,
+            weight=[found["weight"] for found in shown] if self.is_diffusion else None,
             intermediates=[{k: v for k, v in found.items() if k not in MAPS} for found in shown],
         )
 
@@ -291,9 +314,11 @@ class UPSRPipeline:
                 bound=settings.adaptive,
             )
             lq = to_colour(frame)[None].to(self.device)
+            # A network for grey images takes the three colours as a batch.
+            batch = lq.unflatten(1, (-1, model.channels))[0]
             shape = padded_size(lq.shape[-2:], model.size_multiple)
-            noise = NoiseField(settings.seed, [identity], (lq.shape[1] * model.scale**2, *shape))
-            image = restore_stepwise(model, lq, noise.fill, work, None if index else observe)
+            noise = NoiseField(settings.seed, [identity] * len(batch), (model.channels * model.scale**2, *shape))
+            image = restore_stepwise(model, batch, noise.fill, work, None if index else observe).flatten(0, 1)[None]
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
             frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
@@ -308,6 +333,8 @@ class UPSRPipeline:
             UpsrError: a setting is out of its range.
         """
         at_fidelity(self.model, settings.fidelity, settings.steps)
+        if settings.adaptive and not self.is_diffusion:
+            raise UpsrError("adaptive: this model is a network without diffusion, which has no steps to leave out")
         if settings.colour_fix not in COLOUR_FIXES:
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
         if not 0 <= settings.adaptive < 1:
@@ -356,6 +383,13 @@ class UPSRPipeline:
 
     def _scratch_room(self) -> int:
         return SCRATCH_ROOM if self.device.type == "cpu" else free_memory(self.device) // 4
+
+
+def _float32(dtype: torch.dtype | str) -> torch.dtype:
+    """What a network without a denoiser computes in."""
+    if dtype not in ("auto", "float32", torch.float32):
+        raise UpsrError(f"dtype is {dtype}; it is for the denoiser, and this model has none: give auto or float32")
+    return torch.float32
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

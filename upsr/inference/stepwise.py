@@ -24,8 +24,12 @@ from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
 from upsr.inference.team import Team
 from upsr.inference.tiling import Tile
+from upsr.models import AuxiliarySRModel, UPSRModel
 from upsr.models.base import Observer
-from upsr.models.upsr_model import Condition, UPSRModel, shower
+from upsr.models.upsr_model import Condition, shower
+
+PhotoModel = UPSRModel | AuxiliarySRModel
+"""What restores photos: the diffusion model, or a network that gives them in one go."""
 
 Progress = Callable[[int, int], None]
 """Is told how much of the work is done, of how much in all; what it raises ends the work."""
@@ -70,11 +74,12 @@ class Work:
 
 @torch.inference_mode()
 def restore_stepwise(
-    model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work, observe: Observer | None = None
+    model: PhotoModel, lq: Tensor, fill_noise: FillNoise, work: Work, observe: Observer | None = None
 ) -> Tensor:
     """Super-resolve images of any size; with one tile, what ``model.restore`` gives.
 
     Args:
+        model: one without diffusion uses no noise and shows nothing.
         lq: (B, C, h, w) in [0, 1], on the model's device.
         fill_noise: see :data:`FillNoise`; its fields have the padded size, multiples of ``model.size_multiple``.
         observe: is shown whole images, as ``model.restore`` does.
@@ -82,14 +87,23 @@ def restore_stepwise(
     Returns:
         (B, C, s*h, s*w) in [0, 1], on the model's device or in a file of ``work.scratch``.
     """
-    restoration = _Restoration(model, lq, fill_noise, work)
+    restoration = (
+        _Diffusion(model, lq, fill_noise, work) if isinstance(model, UPSRModel) else _FirstEstimate(model, lq, work)
+    )
     with kept_buffers(restoration.pixels_at_once):
         return restoration.run(observe)
 
 
-class _Restoration:
-    def __init__(self, model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work) -> None:
-        self.model, self.work, self.fill_noise = model, work, fill_noise
+class _FirstEstimate:
+    """An image in tiles, and what the network that needs no noise makes of it: the whole of a model without steps.
+
+    Args:
+        model, lq, work: see :func:`restore_stepwise`.
+    """
+
+    def __init__(self, model: PhotoModel, lq: Tensor, work: Work) -> None:
+        self.model: PhotoModel = model
+        self.work = work
         self.size = lq.shape
         self.lq = pad_to_multiple(lq, model.size_multiple)
         self.height, self.width = self.lq.shape[-2:]
@@ -98,7 +112,6 @@ class _Restoration:
         )
         self.total = len(self.rows) * len(self.columns) * (1 + len(model.timesteps))
         self.done = 0
-        self.settled: set[Tile] = set()
 
     @property
     def pixels_at_once(self) -> int:
@@ -107,26 +120,15 @@ class _Restoration:
         return len(self.lq) * self.work.tiles_at_once * (tile.bottom - tile.top) * (tile.right - tile.left)
 
     def run(self, observe: Observer | None) -> Tensor:
-        model = self.model
-        show = shower(None if observe is None else self._cropping(observe), model.codec)
-        self.y_hat = y_hat = self._blank()
-        self._blend(y_hat, lambda tiles: model.codec.encode(model.first_estimate(self._cut(self.lq, tiles))))
-        if observe is not None:
-            self._show_condition(show)
-        if not model.timesteps:
-            return self._decoded(y_hat)
-        x, x_0 = self._start(), self._blank()
-        show("x_T", x, encoded=True)
-        before = y_hat
-        self.settled = {tile for tile in self._tiles() if self._is_certain(tile)}
-        for k, timestep in enumerate(model.timesteps):
-            self._blend(x_0, partial(self._estimated, x, before, timestep))
-            show(f"t={timestep}", x_0, encoded=True)
-            if k + 1 < len(model.timesteps):
-                self._advance(x, x_0, k)
-                if self.work.bound:
-                    before, x_0 = x_0, self._blank() if before is y_hat else before
-        return self._decoded(x_0)
+        """The image; there is nothing to observe on the way."""
+        return self._decoded(self._first_estimate())
+
+    def _first_estimate(self) -> Tensor:
+        """(B, C*s*s, h, w)."""
+        y_hat = self._blank()
+        codec, estimate = self.model.codec, self.model.first_estimate
+        self._blend(y_hat, lambda tiles: codec.encode(estimate(self._cut(self.lq, tiles))))
+        return y_hat
 
     def _blank(self) -> Tensor:
         """(B, C*s*s, h, w) of zeros."""
@@ -180,6 +182,54 @@ class _Restoration:
         size = 1 if self.work.team is None else self.work.team.world_size
         for first in range(0, len(batches), size):
             yield batches[first : first + size]
+
+    def _decoded(self, x_0: Tensor) -> Tensor:
+        scale = self.model.scale
+        batch, channels, height, width = self.size
+        result = self.work.scratch.zeros(batch, channels, height * scale, width * scale)
+        for rows in bands(height, _BAND):
+            place = Tile(rows.start, rows.stop, 0, width)
+            pixels = self.model.codec.decode(self._cut(x_0, [place])).clamp(-1, 1)
+            result[place.place(scale)] = ((pixels + 1) / 2).to(result.device)
+            self.work.scratch.release()
+        return result
+
+    def _cut(self, image: Tensor, tiles: Sequence[Tile]) -> Tensor:
+        """The tiles of a (B, ...) image one after the other, on the model's device."""
+        return torch.cat([image[tile.place()] for tile in tiles]).to(self.lq.device)
+
+
+class _Diffusion(_FirstEstimate):
+    """What the steps make of the first estimate."""
+
+    model: UPSRModel
+
+    def __init__(self, model: UPSRModel, lq: Tensor, fill_noise: FillNoise, work: Work) -> None:
+        super().__init__(model, lq, work)
+        self.fill_noise = fill_noise
+        self.settled: set[Tile] = set()
+
+    def run(self, observe: Observer | None) -> Tensor:
+        """The image; the observer is shown what :meth:`UPSRModel.restore` shows, and the weight."""
+        model = self.model
+        show = shower(None if observe is None else self._cropping(observe), model.codec)
+        self.y_hat = y_hat = self._first_estimate()
+        if observe is not None:
+            self._show_condition(show)
+        if not model.timesteps:
+            return self._decoded(y_hat)
+        x, x_0 = self._start(), self._blank()
+        show("x_T", x, encoded=True)
+        before = y_hat
+        self.settled = {tile for tile in self._tiles() if self._is_certain(tile)}
+        for k, timestep in enumerate(model.timesteps):
+            self._blend(x_0, partial(self._estimated, x, before, timestep))
+            show(f"t={timestep}", x_0, encoded=True)
+            if k + 1 < len(model.timesteps):
+                self._advance(x, x_0, k)
+                if self.work.bound:
+                    before, x_0 = x_0, self._blank() if before is y_hat else before
+        return self._decoded(x_0)
 
     def _is_certain(self, tile: Tile) -> bool:
         return self.work.bound > 0 and _LEFT * _size(self._condition([tile]).psi) < self.work.bound
@@ -260,17 +310,6 @@ class _Restoration:
             yield place, self._cut(x, [place])
             self.work.scratch.release()
 
-    def _decoded(self, x_0: Tensor) -> Tensor:
-        scale = self.model.scale
-        batch, channels, height, width = self.size
-        result = self.work.scratch.zeros(batch, channels, height * scale, width * scale)
-        for rows in bands(height, _BAND):
-            place = Tile(rows.start, rows.stop, 0, width)
-            pixels = self.model.codec.decode(self._cut(x_0, [place])).clamp(-1, 1)
-            result[place.place(scale)] = ((pixels + 1) / 2).to(result.device)
-            self.work.scratch.release()
-        return result
-
     def _cropping(self, observe: Observer) -> Observer:
         """Shows images without their padding."""
         height, width = (side * self.model.scale for side in self.size[-2:])
@@ -281,10 +320,6 @@ class _Restoration:
         show("g(y)", cond.y_hat)
         show("uncertainty", 2 * cond.psi / self.model.uncertainty.psi_max - 1)
         show("weight", 2 * cond.weight - 1)
-
-    def _cut(self, image: Tensor, tiles: Sequence[Tile]) -> Tensor:
-        """The tiles of a (B, ...) image one after the other, on the model's device."""
-        return torch.cat([image[tile.place()] for tile in tiles]).to(self.lq.device)
 
     def _batched(self, timestep: int, count: int) -> Tensor:
         return torch.full((count,), timestep, dtype=torch.int64, device=self.lq.device)

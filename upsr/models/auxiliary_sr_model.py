@@ -10,6 +10,7 @@ from torch import Tensor
 from upsr.archs.contracts import SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
+from upsr.diffusion import PixelUnshuffleCodec
 from upsr.diffusion.sampling import NoiseSource
 from upsr.models.base import Observer, Purpose, RestorationModel
 from upsr.models.build import Losses, build_losses, build_network, load_or_refuse
@@ -19,8 +20,15 @@ from upsr.models.build import Losses, build_losses, build_network, load_or_refus
 class AuxiliarySRModel(RestorationModel):
     """A plain SR network trained on degraded pairs; its checkpoint is stage two's ``path.pretrain_network_aux``.
 
-    The released g came from such a training (paper, Sec. 4.1); the recipe itself was not published.
+    The released g came from such a training (paper, Sec. 4.1); the recipe itself was not published. It restores photos as a
+    :class:`upsr.models.UPSRModel` of no steps does.
+
+    Attributes:
+        timesteps: none.
     """
+
+    network_g: SRNetwork
+    timesteps: Sequence[int] = ()
 
     def __init__(self, network_g: SRNetwork, *, scale: int, channels: int, losses: Losses | None = None) -> None:
         super().__init__()
@@ -28,6 +36,7 @@ class AuxiliarySRModel(RestorationModel):
         self.scale = scale
         self.channels = channels
         self.size_multiple = network_g.size_multiple
+        self.codec = PixelUnshuffleCodec(scale)
         self.losses = losses
 
     @classmethod
@@ -52,6 +61,10 @@ class AuxiliarySRModel(RestorationModel):
         if self.losses is None:
             raise RuntimeError("the model was built for testing and has no losses")
         return self.losses(2 * self.network_g(lq) - 1, 2 * gt - 1, generators)
+
+    def first_estimate(self, lq: Tensor) -> Tensor:
+        """(B, C, h, w) in [0, 1] -> (B, C, s*h, s*w) in [-1, 1], not clamped."""
+        return 2 * self.network_g(lq).float() - 1
 
     def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
         """See :meth:`RestorationModel.restore`; no noise is used."""
