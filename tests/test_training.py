@@ -240,6 +240,23 @@ def test_a_validation_set_that_does_not_fit_is_refused_before_the_first_iteratio
     assert "iteration 1" not in (tmp_path / "experiments" / "run" / "train.log").read_text()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"perceptual_shift": 65, "perceptual_opt": {"type": "WaveletLoss", "levels": 2}},
+        {"perceptual_shift": 4, "perceptual_opt": {"type": "WaveletLoss", "levels": 2}},
+        {"perceptual_opt": {"type": "WaveletLoss", "levels": 7}},
+        {"grid_opt": {"type": "GridLoss", "period": 3}},
+        {"pixel_opt": {"type": "MSELoss", "reduction": "none"}},
+        {"pixel_opt": {"type": "GANLoss", "gan_type": "vanilla"}},
+    ],
+    ids=str,
+)
+def test_losses_that_crops_do_not_fit_are_refused_before_the_first_iteration(tmp_path, photos, settings):
+    with pytest.raises(UpsrError, match=r"train: pixel_opt, .* cannot be computed of crops of 64: "):
+        run(tmp_path, photos, train=settings)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_folder_of_broken_photos_ends_training_with_one_line(tmp_path, photos, workers):
     for path in photos.iterdir():

@@ -69,7 +69,7 @@ class DatasetOptions(Component):
         None, description="Name in logs and result folders; by default the key of the section."
     )
     batch_size_per_gpu: int = Field(1, ge=1, description="Images of one process in one forward pass.")
-    num_worker_per_gpu: int = Field(0, ge=0, description="Loader processes of each training process.")
+    num_worker_per_gpu: int = Field(0, ge=0, le=1024, description="Loader processes of each training process.")
 
 
 class PairPoolOptions(Section):
@@ -84,7 +84,7 @@ class UncertaintyOptions(Section):
     """Uncertainty-guided noise weighting (paper Eq. 17)."""
 
     enabled: bool = Field(True, description="Off: every pixel gets the full noise (Table 1 without UNW).")
-    psi_max: float = Field(0.05, gt=0, description="Uncertainty with full noise, on the [0, 1] image range.")
+    psi_max: float = Field(0.05, ge=1e-6, description="Uncertainty with full noise, on the [0, 1] image range.")
     b_u: float = Field(0.4, ge=0, le=1, description="Noise weight of a pixel without uncertainty (Table 5).")
 
 
@@ -103,8 +103,10 @@ class SamplerOptions(Section):
 class DiffusionOptions(Section):
     """The residual-shifting process and its schedule."""
 
-    steps: int = Field(5, ge=1, description="T of the schedule the network is trained with (5, 4, 15, 1, ...).")
-    kappa: float = Field(2.5, gt=0, description="Noise strength.")
+    steps: int = Field(
+        5, ge=1, le=10**4, description="T of the schedule the network is trained with (5, 4, 15, 1, ...)."
+    )
+    kappa: float = Field(2.5, gt=0, le=1000, description="Noise strength.")
     power: float = Field(0.2, gt=0, description="Exponent of the exponential schedule.")
     min_noise_level: float = Field(
         0.2,
@@ -173,7 +175,7 @@ class OptimizerOptions(Section):
     type: Literal["AdamW", "Adam"] = "AdamW"
     lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the moments of the gradient.")
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(1e-8, ge=1e-15)
     weight_decay: Annotated[float, null_means(0.0)] = Field(0.0, ge=0)
 
 
@@ -199,7 +201,7 @@ class GuardOptions(Section):
 class TrainOptions(Section):
     """The training loop."""
 
-    total_iter: int = Field(ge=1, description="Optimiser steps.")
+    total_iter: int = Field(ge=1, le=10**12, description="Optimiser steps.")
     warmup_iter: Annotated[int, null_means(0)] = Field(
         0, ge=0, description="Steps over which the rate grows linearly from 0."
     )
@@ -306,7 +308,7 @@ class DistributedOptions(Section):
     timeout: float = Field(
         1800, gt=0, le=10**7, description="Seconds after which a process that waits for another gives up."
     )
-    heartbeat: float = Field(60, gt=0, le=10**6, description="Seconds between two entries in status.json.")
+    heartbeat: float = Field(60, ge=0.01, le=10**6, description="Seconds between two entries in status.json.")
     bucket_mb: float = Field(25, gt=0, le=10**5, description="Size of DistributedDataParallel's gradient buckets.")
 
 

@@ -25,6 +25,7 @@ from upsr.data import (
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
 from upsr.models import RestorationModel
+from upsr.models.build import Losses
 from upsr.rng import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class PairFeed:
         self.pool = PairPool(opt.pair_pool.pairs_per_slot)
         self.dataset = build(DATASET_REGISTRY, self.options)
         self.dataset.bind(self.seed, opt.degradation)
-        self._check(model, opt.scale, opt.train.perceptual_shift if opt.train else 1)
+        self._check(model, opt.scale)
         self._unreadable: set[str] = set()
         self._batches: DevicePrefetcher | None = None
 
@@ -110,19 +111,17 @@ class PairFeed:
             self._unreadable.add(message)
             logger.warning("skipped, %d unreadable so far: %s", len(self._unreadable), message)
 
-    def _check(self, model: RestorationModel, scale: int, perceptual_shift: int) -> None:
+    def _check(self, model: RestorationModel, scale: int) -> None:
         size = self.dataset.gt_size
         multiple = model.size_multiple * scale
         if size % multiple:
             raise UpsrError(
                 f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
             )
-        if perceptual_shift > size:
-            raise UpsrError(
-                f"train.perceptual_shift: {perceptual_shift} leaves nothing of crops of {size} (datasets.train.gt_size)"
-            )
         own_scale = getattr(self.dataset, "scale", scale)
         if own_scale != scale:
             raise UpsrError(f"datasets.train: its pairs are x{own_scale}, but scale is {scale}")
         if self.dataset.channels != model.channels:
             raise UpsrError(f"datasets.train.channels: {self.dataset.channels}, but the network has {model.channels}")
+        if isinstance(model.losses, Losses):
+            model.losses.refuse_crops(model.channels, size, self.run.device)

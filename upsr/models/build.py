@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from upsr.config.components import build, resolve
 from upsr.config.schema import Component, Options
 from upsr.errors import UpsrError
 from upsr.models.base import Purpose, RestorationModel
-from upsr.rng import derive_seed, numpy_generator
+from upsr.rng import derive_seed, numpy_generator, torch_generator
 from upsr.weights import Part, find_weights
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,24 @@ class Losses(nn.Module):
                 prediction, target = _shifted(self.perceptual_shift, generators, prediction, target)
             losses["l_percep"] = self.perceptual(prediction, target)
         return {**losses, "total": sum(losses.values())}
+
+    def refuse_crops(self, channels: int, size: int, device: torch.device) -> None:
+        """Raise if there is no loss of (B, channels, size, size) images: found out on a copy, which may count its calls.
+
+        Raises:
+            UpsrError: crops are too small or no multiple of what a loss divides them by, or a loss gives no single number.
+        """
+        image = torch.zeros(1, channels, size, size, device=device)
+        try:
+            with torch.no_grad():
+                total = copy.deepcopy(self)(image, image, [torch_generator(0, device=device)])["total"]
+            problem = None if total.dim() == 0 else f"they give {tuple(total.shape)} numbers"
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            problem = " ".join(str(error).split())[:200]
+        if problem is not None:
+            raise UpsrError(
+                f"train: pixel_opt, perceptual_opt, perceptual_shift, grid_opt cannot be computed of crops of {size}: {problem}"
+            )
 
 
 def _shifted(shift: int, generators: Sequence[torch.Generator], *images: Tensor) -> list[Tensor]:
