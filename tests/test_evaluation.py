@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -409,13 +410,24 @@ def test_comparison_refuses_what_was_measured_differently(finished, monkeypatch,
     assert "warning: upsr/psnr on Tiny" in capsys.readouterr().out
 
 
-def test_intervals_cover_the_mean_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(200):
-        low, high = statistics.interval(rng.normal(3, 1, 40))
-        inside += low <= 3 <= high
-    assert 0.88 <= inside / 200 <= 0.99
+@pytest.mark.parametrize("images", [2, 5, 20, 100])
+def test_intervals_hold_the_mean_as_often_as_they_say_however_few_the_images(images):
+    samples = np.random.default_rng(images).normal(3, 1, (2000, images))
+    intervals = np.array([statistics.interval(sample) for sample in samples])
+    assert np.mean((intervals[:, 0] <= 3) & (intervals[:, 1] >= 3)) == pytest.approx(0.95, abs=0.015)
+
+
+def test_an_interval_is_students():
+    low, high = statistics.interval(np.array([1.0, 2.0, 4.0, 7.0]))
+    assert (low + high) / 2 == pytest.approx(3.5)
+    assert (high - low) / 2 == pytest.approx(
+        3.182446305 * math.sqrt(7 / 4)
+    )  # the variance is 7; 0.975 of t with 3 degrees
+    assert statistics.interval(np.array([2.0, 2.0])) == (2, 2)
+    assert statistics.interval(np.array([1.0, math.inf])) == (None, None)
+
+
+def test_two_methods_are_compared_image_by_image():
     same = statistics.compare({0: {"a": 1.0, "b": 2.0}}, {0: {"a": 1.0, "b": 2.0}})
     assert (same.difference, same.p_value, same.wins) == (0, 1, 0.5)
     shifted = statistics.compare(

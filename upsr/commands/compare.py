@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   upsr compare results/evaluation bicubic UPSR-5 --json out.json
 
 Values are paired image by image; several seeds of an image are averaged first. A difference is the second minus the first,
-with its 95 % bootstrap interval; `wins` is the share of images on which the second is better; p is of Wilcoxon's
+with its 95 % t interval over the images; `wins` is the share of images on which the second is better; p is of Wilcoxon's
 signed-rank test.
 Numbers that were measured differently (another metric version, colour space, border, rounding) are refused unless --force."""
 
@@ -58,8 +58,10 @@ def main(given: argparse.Namespace) -> int:
                 f"{protocol}/{metric} on {dataset} is not comparable: {warning}; --force compares it all the same"
             )
         found = compare(by_seed(rows[0][key]), by_seed(rows[1][key]))
+        higher_is_better = records[0]["higher_is_better"]
+        wins = found.wins if higher_is_better else 1 - found.wins
         results.append({"dataset": dataset, "protocol": protocol, "metric": metric, "warning": warning,
-                        "higher_is_better": records[0]["higher_is_better"], **asdict(found)})  # fmt: skip
+                        "higher_is_better": higher_is_better, **asdict(found), "wins": wins})  # fmt: skip
     if not results:
         raise UpsrError(f"{given.first} and {given.second} have no dataset and metric in common")
     _print(given, results)
@@ -92,10 +94,9 @@ def _print(given: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     for r in results:
         digits = DIGITS.get(r["metric"], NO_DIGITS) + 1
         span = "-" if r["low"] is None else f"{r['low']:+.{digits}f} .. {r['high']:+.{digits}f}"
-        wins = r["wins"] if r["higher_is_better"] else 1 - r["wins"]
         arrow = ARROWS[r["higher_is_better"]]
         table.add_row(r["dataset"], f"{r['protocol']}/{r['metric']} {arrow}", str(r["images"]),
-                      f"{r['difference']:+.{digits}f}", span, f"{wins:.0%}", f"{r['p_value']:.2g}")  # fmt: skip
+                      f"{r['difference']:+.{digits}f}", span, f"{r['wins']:.0%}", f"{r['p_value']:.2g}")  # fmt: skip
     console = Console()
     console.print(table)
     for r in results:
