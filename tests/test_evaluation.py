@@ -25,7 +25,7 @@ from upsr.errors import UpsrError
 from upsr.evaluation import statistics
 from upsr.evaluation.methods import METHODS, WrongWeightsError, describe, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
-from upsr.evaluation.results import Journal, read_rows, read_summary
+from upsr.evaluation.results import Entry, Journal, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
 from upsr.report.means import tables_of_means
 from upsr.report.numbers import head
@@ -328,7 +328,11 @@ def test_set_metrics_take_the_folders_and_need_the_images(place, monkeypatch):
     summary = run(place, methods=("bicubic",), protocols=("strict",), metrics=("psnr", "fid"))
     assert means(summary)["bicubic", "Tiny", "strict", "fid"] == 505
     assert ("bicubic", "Wild", "strict", "fid") not in means(summary)
-    summary = run(place, methods=("bicubic",), protocols=("strict",), metrics=("psnr", "fid"), save_images=False)
+    (place / "results/images/bicubic/seed_0/Tiny/of an image that was in the set once.png").write_bytes(b"")
+    again = run(place, methods=("RRDB",), datasets=("Tiny",), protocols=("strict",), metrics=("psnr", "fid"))
+    assert means(again)["bicubic", "Tiny", "strict", "fid"] == 505
+    plan = {"protocols": ("strict",), "metrics": ("psnr", "fid"), "folder": place / "without images"}
+    summary = run(place, methods=("bicubic",), save_images=False, **plan)
     assert "--no_images" in summary["missing_measures"]["strict/fid"]
 
 
@@ -441,14 +445,19 @@ def test_two_methods_are_compared_image_by_image():
 
 def test_a_journal_survives_whatever_is_in_it(tmp_path):
     journal = Journal(tmp_path, 0)
-    journal.add("w", "a", {"x": 1.5})
+    journal.add("w", "a", Entry("1", None, {"x": 1.5}))
     journal.close()
     with (tmp_path / "rank_0.jsonl").open("a") as file:
-        file.write('\n[1, 2]\nnull\n{"work": "w", "image": "b", "val')
+        file.write(
+            '\n[1, 2]\nnull\n{"work": "w", "image": "b", "content": "1", "picture": null, "values": {"x": NaN}}\n'
+        )
+        file.write('{"work": "w", "image": "b", "val')
     again = Journal(tmp_path, 0)
-    again.add("w", "c", {"x": 2.5})
+    again.add("w", "c", Entry("2", "3", {"x": 2.5}))
     again.close()
-    assert Journal(tmp_path, 1).read() == {"w": {"a": {"x": 1.5}, "c": {"x": 2.5}}}
+    assert Journal(tmp_path, 1).read() == {
+        "w": {"a": [Entry("1", None, {"x": 1.5})], "c": [Entry("2", "3", {"x": 2.5})]}
+    }
 
 
 @pytest.mark.parametrize(

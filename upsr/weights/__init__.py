@@ -37,7 +37,8 @@ def weight_files(opt: Options) -> dict[str, Path]:
     parts: dict[str, Part] = {"pretrain_network_g": "denoiser" if opt.network_aux else "g", "pretrain_network_aux": "g"}
     named = {key: getattr(opt.path, key) for key in parts}
     found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items() if name is not None}
-    if opt.network_aux is not None and "path" in opt.network_aux.arguments:
-        file, *more = files_of(Path(opt.network_aux.arguments["path"]))
-        found |= {"network_aux.path": file, **{f"network_aux.path ({other.suffix})": other for other in more}}
+    for key, network in (("network_g", opt.network_g), ("network_aux", opt.network_aux)):
+        if network is not None and "path" in network.arguments:
+            file, *more = files_of(Path(network.arguments["path"]))
+            found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
     return found
