@@ -299,8 +299,9 @@ def page(kept: Mapping[str, Any]) -> Iterator[str]:
         "",
         f"UPSR-tiny's denoiser and the shipped g, {kept['iterations']} iterations of 4 crops for each variant and seed "
         f"(`options/tiny/ablation/`), {kept['machine']['cpu']}, {kept['machine']['threads']} thread(s). Images: {images}; "
-        "protocol `strict`. A cell is the mean over the images (seeds averaged first) with half the width of its 95 % bootstrap "
-        "interval; ▲ (better) and ▼ (worse) mark paired differences from the table's reference that are beyond chance: their "
+        "protocol `strict`. A cell is the mean over the images (seeds averaged first) with half the width of its 95 % t "
+        "interval over the images; ▲ (better) and ▼ (worse) mark paired differences from the table's reference that are beyond "
+        "chance: their "
         "95 % interval leaves out 0. The reference is the full method, in the last table UPSR-tiny. The learned metrics of the "
         "paper (CLIPIQA, MUSIQ, MANIQA, LPIPS) need weights that could not be had where this was run.",
         "",

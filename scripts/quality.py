@@ -90,6 +90,7 @@ def quality(given: argparse.Namespace, run: Runtime) -> None:
         metrics=tuple(dict.fromkeys(measure.split("/")[1] for measure in MEASURES)),
         max_images=given.max_images,
         metric_weights=given.metric_weights,
+        with_earlier=False,
     )
     summary = run_evaluation(plan, run)
     free = _evaluated_free_photos(given, run) if page is not None else None

@@ -25,7 +25,7 @@ from upsr.provenance import machine, versions
 from upsr.report.cost import CostMeter
 from upsr.report.figures import FIGURES, FigureUnavailableError, Material
 from upsr.report.formats import FORMATS
-from upsr.report.tables import Evidence, Publication, fill, needed, read_publication
+from upsr.report.tables import Evidence, Publication, Table, fill, needed, read_publication, what_is_waited_for
 
 EXAMPLES = """examples:
   python scripts/reproduce_tables.py                                    everything that can be had here
@@ -67,12 +67,12 @@ def reproduce(given: argparse.Namespace, run: Any) -> None:
     unavailable = _unavailable(pairs, run.device) if summary is None else summary["unavailable"]
     meter = None if given.no_cost else _meter(given, run.device)
     evidence = Evidence(publication.protocol, summary, no_dataset, unavailable, meter)
-    for number, description in wanted.items():
-        table = fill(number, description, evidence)
+    tables = [fill(number, description, evidence) for number, description in wanted.items()]
+    for table in tables:
         for ending, render in FORMATS.items():
-            with atomic_write(given.out / f"table_{number}.{ending}") as path:
+            with atomic_write(given.out / f"table_{table.number}.{ending}") as path:
                 path.write_text(render(table), encoding="utf-8")
-        print(FORMATS["md"](table))
+        _show(table, given.out)
     material = Material(
         given.datasets_root, run.device, max_images=given.max_images, evaluation=given.out / "evaluation"
     )
@@ -83,9 +83,22 @@ def reproduce(given: argparse.Namespace, run: Any) -> None:
             print(f"Figure {number}: {path}")
         except FigureUnavailableError as error:
             print(f"Figure {number}: missing: {error}")
+    if hints := what_is_waited_for(tables):
+        print("\n".join(["", *hints]))
     if wanted:
         print(_origin(summary, run.device))
     print(f"written to {given.out}")
+
+
+def _show(table: Table, folder: Path) -> None:
+    """Print a table, or that it is empty: rows of nothing but published values are for its file."""
+    if table.measured:
+        print(FORMATS["md"](table))
+    else:
+        print(
+            f"### Table {table.number}. {table.title}\n\n{table.size} cells, none measured here yet; "
+            f"the published values and what each cell needs: {folder / f'table_{table.number}.md'}\n"
+        )
 
 
 def _evaluated(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -24,7 +25,7 @@ from upsr.errors import UpsrError
 from upsr.evaluation import statistics
 from upsr.evaluation.methods import METHODS, WrongWeightsError, describe, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
-from upsr.evaluation.results import Journal, read_rows, read_summary
+from upsr.evaluation.results import Entry, Journal, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
 from upsr.report.means import tables_of_means
 from upsr.report.numbers import head
@@ -327,7 +328,11 @@ def test_set_metrics_take_the_folders_and_need_the_images(place, monkeypatch):
     summary = run(place, methods=("bicubic",), protocols=("strict",), metrics=("psnr", "fid"))
     assert means(summary)["bicubic", "Tiny", "strict", "fid"] == 505
     assert ("bicubic", "Wild", "strict", "fid") not in means(summary)
-    summary = run(place, methods=("bicubic",), protocols=("strict",), metrics=("psnr", "fid"), save_images=False)
+    (place / "results/images/bicubic/seed_0/Tiny/of an image that was in the set once.png").write_bytes(b"")
+    again = run(place, methods=("RRDB",), datasets=("Tiny",), protocols=("strict",), metrics=("psnr", "fid"))
+    assert means(again)["bicubic", "Tiny", "strict", "fid"] == 505
+    plan = {"protocols": ("strict",), "metrics": ("psnr", "fid"), "folder": place / "without images"}
+    summary = run(place, methods=("bicubic",), save_images=False, **plan)
     assert "--no_images" in summary["missing_measures"]["strict/fid"]
 
 
@@ -409,13 +414,24 @@ def test_comparison_refuses_what_was_measured_differently(finished, monkeypatch,
     assert "warning: upsr/psnr on Tiny" in capsys.readouterr().out
 
 
-def test_intervals_cover_the_mean_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(200):
-        low, high = statistics.interval(rng.normal(3, 1, 40))
-        inside += low <= 3 <= high
-    assert 0.88 <= inside / 200 <= 0.99
+@pytest.mark.parametrize("images", [2, 5, 20, 100])
+def test_intervals_hold_the_mean_as_often_as_they_say_however_few_the_images(images):
+    samples = np.random.default_rng(images).normal(3, 1, (2000, images))
+    intervals = np.array([statistics.interval(sample) for sample in samples])
+    assert np.mean((intervals[:, 0] <= 3) & (intervals[:, 1] >= 3)) == pytest.approx(0.95, abs=0.015)
+
+
+def test_an_interval_is_students():
+    low, high = statistics.interval(np.array([1.0, 2.0, 4.0, 7.0]))
+    assert (low + high) / 2 == pytest.approx(3.5)
+    assert (high - low) / 2 == pytest.approx(
+        3.182446305 * math.sqrt(7 / 4)
+    )  # the variance is 7; 0.975 of t with 3 degrees
+    assert statistics.interval(np.array([2.0, 2.0])) == (2, 2)
+    assert statistics.interval(np.array([1.0, math.inf])) == (None, None)
+
+
+def test_two_methods_are_compared_image_by_image():
     same = statistics.compare({0: {"a": 1.0, "b": 2.0}}, {0: {"a": 1.0, "b": 2.0}})
     assert (same.difference, same.p_value, same.wins) == (0, 1, 0.5)
     shifted = statistics.compare(
@@ -429,14 +445,19 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 
 def test_a_journal_survives_whatever_is_in_it(tmp_path):
     journal = Journal(tmp_path, 0)
-    journal.add("w", "a", {"x": 1.5})
+    journal.add("w", "a", Entry("1", None, {"x": 1.5}))
     journal.close()
     with (tmp_path / "rank_0.jsonl").open("a") as file:
-        file.write('\n[1, 2]\nnull\n{"work": "w", "image": "b", "val')
+        file.write(
+            '\n[1, 2]\nnull\n{"work": "w", "image": "b", "content": "1", "picture": null, "values": {"x": NaN}}\n'
+        )
+        file.write('{"work": "w", "image": "b", "val')
     again = Journal(tmp_path, 0)
-    again.add("w", "c", {"x": 2.5})
+    again.add("w", "c", Entry("2", "3", {"x": 2.5}))
     again.close()
-    assert Journal(tmp_path, 1).read() == {"w": {"a": {"x": 1.5}, "c": {"x": 2.5}}}
+    assert Journal(tmp_path, 1).read() == {
+        "w": {"a": [Entry("1", None, {"x": 1.5})], "c": [Entry("2", "3", {"x": 2.5})]}
+    }
 
 
 @pytest.mark.parametrize(

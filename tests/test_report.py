@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 import shutil
@@ -21,9 +22,10 @@ from tests.evaluations import describe_dataset, run, save_rrdb, workplace, write
 from upsr.archs import UNetModelSwin
 from upsr.cli import main
 from upsr.evaluation.methods import describe
+from upsr.evaluation.results import read_summary
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
 from upsr.report.figures import FIGURES
-from upsr.report.html import differing_places, write_report
+from upsr.report.html import best_methods, differing_places, write_report
 from upsr.report.tables import COST_DIGITS, COST_TITLES, read_publication
 from upsr.timing import timed
 
@@ -51,7 +53,9 @@ def test_with_nothing_here_every_cell_is_explained(place, monkeypatch, capsys):
     out = reproduce(monkeypatch, capsys, "--no_cost", "--figure", *FIGURES)
     publication = read_publication()
     for number, table in publication.tables.items():
-        assert f"### Table {number}. {table.title}" in out
+        assert (
+            f"### Table {number}. {table.title}\n\n{len(table.rows) * len(table.columns)} cells, none measured" in out
+        )
         found = cells(place / "results/tables", number)
         assert len(found) == len(table.rows) * len(table.columns)
         for cell in found.values():
@@ -59,12 +63,18 @@ def test_with_nothing_here_every_cell_is_explained(place, monkeypatch, capsys):
             assert cell["status"] == "missing"
             assert cell["remarks"]
         text = (place / "results/tables" / f"table_{number}.md").read_text()
-        marks = {int(mark) for mark in re.findall(r"-((?:\[\d+\])+)", text) for mark in re.findall(r"\d+", mark)}
+        lines = [line for line in text.splitlines() if line.startswith("| ")]
+        marks = {int(mark) for line in lines for mark in re.findall(r"\[(\d+)\]", line)}
         assert marks == set(range(1, max(marks) + 1)) == {int(m) for m in re.findall(r"^\[(\d+)\] ", text, re.M)}
         tex = (place / "results/tables" / f"table_{number}.tex").read_text()
         assert tex.count(r" \\" + "\n") == len(table.rows) + 1
         assert tex.count("{") == tex.count("}")
-    assert "get it from https://github.com/csjcai/RealSR" in out
+    text = (place / "results/tables/table_4.md").read_text()
+    head, _, row = [line for line in text.splitlines() if line.startswith("| ")][:3]
+    assert re.search(r"\| RealSR psnr \[\d+\] \|", head)  # what all cells of a column or a row wait for is said there
+    assert re.match(r"\| ESRGAN \[\d+\] \| - \(20\.67\) \| - \(0\.4485\) \|", row)
+    assert re.search(r"126 empty cells wait for RealSR: .*get it from https://github.com/csjcai/RealSR", out)
+    assert re.search(r"\d+ cells at most can be filled with nothing but RealSR and UPSR-5\n", out)
     assert out.count("missing: no dataset of ImageNet-Test") == len(FIGURES)
 
 
@@ -142,7 +152,9 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
     assert found["DASR", "RealSR psnr"]["status"] == "missing"
     text = (fixtures / "results/tables/table_4.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| SwinIR "))
-    assert line.count("WRONG[") == 18
+    assert line.count("| WRONG (") == 18
+    mark = re.match(r"\| SwinIR (\[\d+\]) \|", line)[1]
+    assert f"{mark} SwinIR: architecture: ESRGAN" in text
     assert out.count("figure_") == 4
     for number in FIGURES:
         with Image.open(fixtures / "results/tables" / f"figure_{number}.png") as picture:
@@ -208,6 +220,8 @@ def test_the_report_works_in_a_browser(place, browser, capsys):
     page.on("requestfailed", lambda request: trouble.append(request.url))
     page.goto(f"file://{place / 'elsewhere/index.html'}")
 
+    opened = [page.locator(f"#{side}").input_value() for side in ("left", "right")]
+    assert opened == list(reversed(best_methods(read_summary(place / "results"), "Tiny")[:2]))
     means = page.locator("#means table").first
     assert means.locator("tbody tr").count() == 3
     assert page.locator("#images tbody tr").count() == 5
@@ -253,6 +267,16 @@ def test_a_report_can_be_made_where_the_data_are_gone(place):
     page = write_report(place / "results").read_text()
     assert "ground truth" not in page.split('id="data">')[1]
     assert main(["report", "nowhere"]) == 2
+
+
+def test_a_report_shows_no_originals_that_were_exchanged_since(place):
+    workplace(place)
+    run(place, methods=("bicubic",), datasets=("Tiny",))
+    Image.fromarray(np.zeros((192, 200, 3), np.uint8)).save(place / "datasets/Tiny/HR/photo 1.png")
+    data = json.loads(write_report(place / "results").read_text().split('id="data">')[1].split("</script>")[0])
+    shown = {image["key"]: list(image["pictures"]) for image in data["datasets"][0]["images"]}
+    assert shown["photo 1"] == ["bicubic"]
+    assert shown["photo 2"] == ["LR", "bicubic", "ground truth"]
 
 
 def test_a_report_of_many_photos_shows_some(place):

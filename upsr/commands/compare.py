@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from upsr.atomic import atomic_write
 from upsr.errors import UpsrError
+from upsr.evaluation.earlier import changed_since
 from upsr.evaluation.protocols import differences
 from upsr.evaluation.results import Row, by_seed, read_rows, read_summary
-from upsr.evaluation.statistics import compare
+from upsr.evaluation.statistics import INTERVAL, compare
+from upsr.report.console import number_column, plain_table, text_column
 from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
 
 EXAMPLES = """examples:
@@ -23,9 +25,10 @@ EXAMPLES = """examples:
   upsr compare results/evaluation bicubic UPSR-5 --json out.json
 
 Values are paired image by image; several seeds of an image are averaged first. A difference is the second minus the first,
-with its 95 % bootstrap interval; `wins` is the share of images on which the second is better; p is of Wilcoxon's
+with its 95 % t interval over the images; `wins` is the share of images on which the second is better; p is of Wilcoxon's
 signed-rank test.
-Numbers that were measured differently (another metric version, colour space, border, rounding) are refused unless --force."""
+Numbers that were measured differently (another metric version, colour space, border, rounding), on other files, or of files
+that have changed since are refused unless --force."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,25 +51,36 @@ def main(given: argparse.Namespace) -> int:
         _of_method(read_rows(folder), method, folder)
         for folder, method in ((given.folder, given.first), (other, given.second))
     ]
+    changed = {
+        f"{method} on {dataset}: {reason}"
+        for folder, of in zip((given.folder, other), rows, strict=True)
+        for (method, dataset), reason in changed_since(folder, [row for own in of.values() for row in own]).items()
+    }
+    if changed and not given.force:
+        raise UpsrError(
+            f"{'; '.join(sorted(changed))}; run `upsr evaluate` again, or compare the old numbers with --force"
+        )
     results = []
     for key in sorted(rows[0].keys() & rows[1].keys()):
         dataset, protocol, metric = key
         records = [summary["measures"][f"{protocol}/{metric}"] for summary in summaries]
-        warning = "; ".join(differences(*records) + _other_files(dataset, summaries))
+        warning = "; ".join(differences(*records) + _other_files(dataset, summaries, [of[key] for of in rows]))
         if warning and not given.force:
             raise UpsrError(
                 f"{protocol}/{metric} on {dataset} is not comparable: {warning}; --force compares it all the same"
             )
         found = compare(by_seed(rows[0][key]), by_seed(rows[1][key]))
+        higher_is_better = records[0]["higher_is_better"]
+        wins = found.wins if higher_is_better else 1 - found.wins
         results.append({"dataset": dataset, "protocol": protocol, "metric": metric, "warning": warning,
-                        "higher_is_better": records[0]["higher_is_better"], **asdict(found)})  # fmt: skip
+                        "higher_is_better": higher_is_better, **asdict(found), "wins": wins})  # fmt: skip
     if not results:
         raise UpsrError(f"{given.first} and {given.second} have no dataset and metric in common")
     _print(given, results)
     if given.json:
-        given.json.write_text(
-            json.dumps({"first": given.first, "second": given.second, "results": results}, indent=2) + "\n"
-        )
+        content = {"first": given.first, "second": given.second, "interval": INTERVAL, "results": results}
+        with atomic_write(given.json) as path:
+            path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return 0
 
 
@@ -80,24 +94,37 @@ def _of_method(rows: list[Row], method: str, folder: Path) -> dict[tuple[str, st
     return found
 
 
-def _other_files(dataset: str, summaries: list[dict[str, Any]]) -> list[str]:
+def _other_files(dataset: str, summaries: list[dict[str, Any]], rows: list[list[Row]]) -> list[str]:
+    """Whether the numbers are of the same LR images and ground truths, by the contents of the files."""
     names = {summary["datasets"][dataset]["names_sha256"] for summary in summaries}
+    contents = [{row.image: row.content for row in of_method if row.content} for of_method in rows]
+    common = contents[0].keys() & contents[1].keys()
+    other = sorted(image for image in common if contents[0][image] != contents[1][image])
+    if other:
+        return [f"the dataset's files differ in {len(other)} of {len(common)} images, '{other[0]}' for one"]
     return [] if len(names) == 1 else ["the dataset has other files"]
 
 
 def _print(given: argparse.Namespace, results: list[dict[str, Any]]) -> None:
-    table = Table(title=f"{given.second} minus {given.first}")
-    for head in ("dataset", "measure", "images", "difference", "95 % interval", "wins", "p"):
-        table.add_column(head, justify="left" if head in ("dataset", "measure") else "right")
-    for r in results:
-        digits = DIGITS.get(r["metric"], NO_DIGITS) + 1
-        span = "-" if r["low"] is None else f"{r['low']:+.{digits}f} .. {r['high']:+.{digits}f}"
-        wins = r["wins"] if r["higher_is_better"] else 1 - r["wins"]
-        arrow = ARROWS[r["higher_is_better"]]
-        table.add_row(r["dataset"], f"{r['protocol']}/{r['metric']} {arrow}", str(r["images"]),
-                      f"{r['difference']:+.{digits}f}", span, f"{wins:.0%}", f"{r['p_value']:.2g}")  # fmt: skip
     console = Console()
-    console.print(table)
+    for dataset in dict.fromkeys(r["dataset"] for r in results):
+        own = [r for r in results if r["dataset"] == dataset]
+        table = plain_table(f"{dataset}: {given.second} minus {given.first}, with its 95 % t interval over the images")
+        text_column(table, "measure")
+        for head in ("images", "difference", "95 % interval", "wins", "p"):
+            number_column(table, head)
+        for r in own:
+            digits = DIGITS.get(r["metric"], NO_DIGITS) + 1
+            span = "-" if r["low"] is None else f"{r['low']:+.{digits}f} .. {r['high']:+.{digits}f}"
+            table.add_row(
+                f"{r['protocol']}/{r['metric']} {ARROWS[r['higher_is_better']]}",
+                str(r["images"]),
+                f"{r['difference']:+.{digits}f}",
+                span,
+                f"{r['wins']:.0%}",
+                f"{r['p_value']:.2g}",
+            )
+        console.print(table)
     for r in results:
         if r["warning"]:
             text = f"warning: {r['protocol']}/{r['metric']} on {r['dataset']}: {r['warning']}"

@@ -21,12 +21,14 @@ EXAMPLES = """examples:
   upsr evaluate --methods UPSR-5 --datasets RealSR --seeds 0 1 2 --out results/three_seeds
   torchrun --nproc_per_node=4 -m upsr evaluate --methods UPSR-5 --datasets ImageNet-Test --batch_size 32
 
-A method is a name in options/methods/, an option file, a checkpoint that spandrel recognises, or a folder of finished
-images. Datasets are described in datasets/*.yml, protocols in options/protocols/*.yml; `--list` names all of them.
+A method is a name in options/methods/, an option file, the folder or name of a training run, a checkpoint that spandrel
+recognises, or a folder of finished images. Datasets are described in datasets/*.yml, protocols in options/protocols/*.yml;
+`--list` names all of them.
 
 The folder gets images.csv (or .parquet) with every value, summary.json (means, intervals, and all that the numbers depend
 on: protocol, metric versions, weights' sha256, options, seed, machine) and images/METHOD/seed_N/DATASET/. Finished images
-are not done again; adding methods, datasets or seeds to the same folder only does what is new."""
+are not done again while their files are as they were; adding methods, datasets or seeds to the same folder only does what is
+new, and the tables have all that the folder holds."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="side of LR tiles of large images; by default the method's"
     )
-    parser.add_argument("--tile_overlap", type=int, default=64, metavar="PIXELS", help="overlap of tiles (64)")
+    parser.add_argument(
+        "--tile_overlap", type=int, metavar="PIXELS", help="overlap of tiles (64, of small tiles half their side)"
+    )
     parser.add_argument("--no_images", action="store_true", help="do not write the restored images")
     parser.add_argument("--no_report", action="store_true", help="do not write the HTML report")
     parser.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the table by image (csv)")
@@ -97,11 +101,6 @@ def plan_of(given: argparse.Namespace) -> Plan:
     _count("--batch_size", given.batch_size)
     if given.max_images is not None:
         _count("--max_images", given.max_images)
-    tile = None
-    if given.tile is not None:
-        if given.tile < 8 or not 0 <= given.tile_overlap < given.tile:
-            raise UpsrError("--tile: at least 8 pixels, and more than --tile_overlap")
-        tile = TileOptions(size=given.tile, overlap=given.tile_overlap)
     return Plan(
         datasets=tuple(given.datasets),
         methods=tuple(given.methods),
@@ -113,11 +112,24 @@ def plan_of(given: argparse.Namespace) -> Plan:
         max_images=given.max_images,
         batch_size=given.batch_size,
         num_workers=given.num_workers,
-        tile=tile,
+        tile=_tile(given.tile, given.tile_overlap),
         save_images=not given.no_images,
         form=given.format,
         metric_weights=given.metric_weights,
     )
+
+
+def _tile(size: int | None, overlap: int | None) -> TileOptions | None:
+    """How images are cut; small tiles overlap by half, as the pipeline's do."""
+    if size is None:
+        if overlap is not None:
+            raise UpsrError("--tile_overlap: it needs --tile, the side of the tiles")
+        return None
+    if overlap is None:
+        overlap = min(TileOptions().overlap, size // 2)
+    if size < 8 or not 0 <= overlap < size:
+        raise UpsrError("--tile: at least 8 pixels, and more than --tile_overlap")
+    return TileOptions(size=size, overlap=overlap)
 
 
 def _count(name: str, value: int | str, smallest: int = 1) -> int:

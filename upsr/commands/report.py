@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from upsr.evaluation.earlier import changed_since
+from upsr.evaluation.results import read_rows
 from upsr.report.html import write_report
 
 EXAMPLES = """examples:
@@ -22,5 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Run it."""
-    print(write_report(given.folder, given.pictures))
+    warnings = [
+        f"{method} on {dataset}: {reason}; run `upsr evaluate` again"
+        for (method, dataset), reason in sorted(changed_since(given.folder, read_rows(given.folder)).items())
+    ]
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(write_report(given.folder, given.pictures, warnings))
     return 0

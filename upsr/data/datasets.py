@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -50,6 +51,10 @@ class ImageFolder:
     def image(self, key: str) -> NDArray[np.uint8]:
         """(H, W, C) uint8."""
         return decode_image(self._backend.read(key), self.channels, f"{self.root}/{key}")
+
+    def digest(self, key: str) -> str:
+        """sha256 of the encoded image, from whatever backend."""
+        return hashlib.sha256(self._backend.read(key)).hexdigest()
 
     def size(self, key: str) -> tuple[int, int]:
         """(height, width), from the header."""

@@ -21,7 +21,7 @@ from upsr.atomic import atomic_write
 from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
 from upsr.config.components import build
 from upsr.config.schema import DatasetOptions, Options
-from upsr.data.image_io import to_uint8, write_png
+from upsr.data.image_io import UnreadableImageError, to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
@@ -43,22 +43,28 @@ class Evaluation:
         name: of the set.
         images: key of an image: metric: value.
         unreadable: why images of the set are not among them.
+        failed: why others have no restored image: what there is has another size, or values that are not finite.
         complete: whether the set was gone through; an interrupted one says nothing.
-        means: metric: mean over the images that have it; metrics that no image has (no ground truth) are absent.
+        means: metric: mean over the images that have it; metrics that no image has (no ground truth) are absent. Where an image
+            has failed there are none: the rest would make a broken model look good.
     """
 
     name: str
     images: dict[str, dict[str, float]]
     unreadable: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     complete: bool = True
     means: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        names = list(dict.fromkeys(metric for values in self.images.values() for metric in values))
+        measured = {} if self.failed else self.images
+        names = list(dict.fromkeys(metric for values in measured.values() for metric in values))
         found = {name: [values[name] for values in self.images.values() if name in values] for name in names}
         self.means = {name: math.fsum(values) / len(values) for name, values in found.items()}
 
     def __str__(self) -> str:
+        if self.failed:
+            return f"{self.name}: {len(self.images)} images, {len(self.failed)} failed"
         if not self.means:
             return f"{self.name}: {len(self.images)} images, nothing to measure"
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in self.means.items())
@@ -74,19 +80,25 @@ class Evaluation:
             writer.writerows([key, *(values.get(c, "") for c in columns)] for key, values in self.images.items())
         with atomic_write(folder / "summary.json") as path:
             summary = {"dataset": self.name, "images": len(self.images), "unreadable": self.unreadable}
+            summary["failed"] = self.failed
             summary["means"] = self.means
             summary |= origin
-            path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """A set to evaluate on, built once for a run."""
+    """A set to evaluate on, built once for a run.
+
+    Attributes:
+        scale: restored images are so many times as large as their LR images, to the pixel; ``None`` leaves that unchecked.
+    """
 
     name: str
     dataset: Any
     batch_size: int
     num_workers: int
+    scale: int | None = None
 
 
 def build_validation_set(phase: str, options: DatasetOptions, max_images: int | None) -> ValidationSet:
@@ -139,6 +151,7 @@ def evaluate(
     Processes take every world_size-th image; an image's result depends neither on that nor on the batch it is in.
 
     Args:
+        restorer: where it raises UnreadableImageError, the image has failed, and the others go on.
         indices: of the images to restore; by default all.
         on_image: called with the key and the restored image (C, H, W) in [0, 1], on the process that restored it.
         on_measured: called with the key and the values, after ``on_image``, on that process.
@@ -156,18 +169,30 @@ def evaluate(
     )
     rows: dict[str, dict[str, float]] = {}
     unreadable: list[str] = []
+    failed: list[str] = []
     stopped = False
     with tqdm(total=len(own), desc=data.name, unit="image", disable=None if run.is_main else True, leave=False) as bar:
         for items in batches_of(loader):
             if stopped := stopping():
                 break
             unreadable += [item["unreadable"] for item in items if "unreadable" in item]
-            for batch in _equally_large([item for item in items if "unreadable" not in item]):
+            pending = _equally_large([item for item in items if "unreadable" not in item])
+            while pending:
+                batch = pending.pop(0)
                 lq = batch["lq"].to(run.device)
                 seen: dict[str, Tensor] = {}
                 show = on_details is not None and len(rows) < detailed
-                restored = restorer(lq, batch["key"], seen.__setitem__ if show else None)
+                try:
+                    restored = restorer(lq, batch["key"], seen.__setitem__ if show else None)
+                except UnreadableImageError as error:  # of finished images; it costs the others of its batch nothing
+                    alone = len(batch["key"]) == 1
+                    failed += [str(error)] if alone else []
+                    pending[:0] = [] if alone else _one_by_one(batch)
+                    continue
                 for i, key in enumerate(batch["key"]):
+                    if problem := _problem(lq[i], restored[i], data.scale):
+                        failed.append(f"{key}: {problem}")
+                        continue
                     gt = batch["gt"][i : i + 1].to(run.device) if "gt" in batch else None
                     if on_details is not None and show and len(rows) < detailed:
                         everything = {"LR": lq, **seen, "SR": restored} | ({"GT": batch["gt"]} if "gt" in batch else {})
@@ -178,13 +203,13 @@ def evaluate(
                     if on_measured is not None:
                         on_measured(key, rows[key])
             bar.update(len(items))
-    parts = run.gather((rows, unreadable, stopped))
-    images = {key: values for own_rows, _, _ in parts for key, values in own_rows.items()}
-    left_out = sorted(message for _, messages, _ in parts for message in messages)
-    for message in left_out:
+    parts = run.gather((rows, unreadable, failed, stopped))
+    images = {key: values for own_rows, *_ in parts for key, values in own_rows.items()}
+    unreadable, failed = (sorted(message for part in parts for message in part[place]) for place in (1, 2))
+    for message in (*unreadable, *failed):
         logger.warning("%s: left out: %s", data.name, message)
-    complete = not any(interrupted for _, _, interrupted in parts)
-    return Evaluation(data.name, dict(sorted(images.items())), left_out, complete)
+    complete = not any(interrupted for *_, interrupted in parts)
+    return Evaluation(data.name, dict(sorted(images.items())), unreadable, failed, complete)
 
 
 def _equally_large(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -193,6 +218,21 @@ def _equally_large(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for item in items:
         by_size.setdefault(item["lq"].shape, []).append(item)
     return [collate(group) for group in by_size.values()]
+
+
+def _one_by_one(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Batches of one, of the images of a batch."""
+    return [{name: part[i : i + 1] for name, part in batch.items()} for i in range(len(batch["key"]))]
+
+
+def _problem(lq: Tensor, restored: Tensor, scale: int | None) -> str | None:
+    """Why an image is not the restoration of an LR image."""
+    (height, width), wanted = restored.shape[-2:], [scale * side for side in lq.shape[-2:]] if scale else None
+    if wanted is not None and [height, width] != wanted:
+        return f"the restored image is {width}x{height}; {scale} times the LR image is {wanted[1]}x{wanted[0]}"
+    if not torch.isfinite(restored).all():
+        return "the restored image has values that are not finite; check the weights"
+    return None
 
 
 def _measure(metrics: Mapping[str, Metric], sr: Tensor, gt: Tensor | None, key: str) -> dict[str, float]:
@@ -210,7 +250,10 @@ def _measure(metrics: Mapping[str, Metric], sr: Tensor, gt: Tensor | None, key: 
         if gt is None and metric.needs_reference:
             continue
         try:
-            values[name] = metric(sr, gt if metric.needs_reference else None)
+            value = metric(sr, gt if metric.needs_reference else None)
+            if not math.isfinite(value):
+                raise MetricUnavailableError(f"it is {value}")
+            values[name] = value
         except MetricUnavailableError as error:
             logger.warning("%s: %s is not measured: %s", key, name, error)
     return values

@@ -70,7 +70,7 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
         with atomic_write(folder / "options.json") as path:
             path.write_text(json.dumps(opt.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
         logger.info("results in %s", folder)
-    unreadable = [message for result in results for message in result.unreadable]
+    unreadable = [message for result in results for message in (*result.unreadable, *result.failed)]
     if unreadable:
         raise UpsrError(f"{len(unreadable)} image(s) are missing in the results: {'; '.join(unreadable)}")
     return results

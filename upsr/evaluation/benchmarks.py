@@ -22,6 +22,7 @@ from upsr.data.datasets import ImageFolder, Sides
 from upsr.data.image_io import UnreadableImageError
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue
+from upsr.evaluation.contents import name_of
 
 _SHOWN = 3
 
@@ -144,7 +145,7 @@ def _repeated_names(benchmark: Benchmark, datasets: Path, findings: Findings) ->
     for key, value in benchmark.files.arguments.items():
         folder = root / str(value)
         if key.startswith("dataroot") and folder.is_dir():
-            times = Counter(str(Path(name).with_suffix("")) for name in list_keys(folder))
+            times = Counter(name_of(key) for key in list_keys(folder))
             repeated = sorted(stem for stem, count in times.items() if count > 1)
             if repeated:
                 findings.problems.append(

@@ -15,6 +15,7 @@ from upsr.diffusion.sampling import NoiseSource
 from upsr.errors import UpsrError
 from upsr.evaluation.methods import Method, MissingWeightsError, WrongWeightsError, of_model
 from upsr.models.base import Observer, Purpose, RestorationModel
+from upsr.provenance import digest_of, file_digest
 
 
 @METHOD_REGISTRY.register()
@@ -45,7 +46,10 @@ class LatentDiffusion:
             raise WrongWeightsError(f"{self.folder}: diffusers cannot load it ({reason})") from None
         model = LatentDiffusionSR(pipeline.unet, pipeline.vqvae, pipeline.scheduler, self.steps)
         weights = sorted(self.folder.glob("*/diffusion_pytorch_model*"))
-        return of_model(model, device, tile, weights=weights, facts={"steps": self.steps})
+        settings = digest_of(
+            {str(path.relative_to(self.folder)): file_digest(path) for path in self.folder.rglob("*.json")}
+        )
+        return of_model(model, device, tile, weights=weights, facts={"steps": self.steps, "settings_sha256": settings})
 
 
 class LatentDiffusionSR(RestorationModel):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
+import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +21,14 @@ from upsr.archs.spandrel_arch import SpandrelSR
 from upsr.compat import METHOD_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import read_yaml, refuse
+from upsr.config.problems import problems_of
 from upsr.config.schema import Component, Section, TileOptions
 from upsr.data.datasets import ImageFolder, partner_name
-from upsr.data.image_io import to_tensor
+from upsr.data.image_io import UnreadableImageError, to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue, homes
+from upsr.evaluation.contents import name_of
 from upsr.inference import ModelRestorer, Restorer
 from upsr.models import build_model
 from upsr.models.auxiliary_sr_model import AuxiliarySRModel
@@ -33,6 +39,9 @@ from upsr.weights import files_of, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
+_RUNS = Path("experiments")
+RUN_OPTIONS = "options.yml"
+"""In the folder of a training run."""
 
 
 class MissingWeightsError(UpsrError):
@@ -73,21 +82,37 @@ class Method:
     Attributes:
         restorer: for a seed and the name and keys of a dataset. Raises MissingWeightsError where there are no images of it.
         scale: ``None`` for any.
+        channels: of the images that it takes; ``None`` for any.
         draws: whether the result depends on the seed.
         weights: files it was made from.
         facts: architecture, parameters, options.
+        reads: for the name and keys of a dataset, sha256 of the file that each image's result is read from, by key; empty where
+            results are computed. Raises MissingWeightsError as ``restorer`` does.
     """
 
     restorer: Callable[[int, str, Sequence[str]], Restorer]
     scale: int | None
+    channels: int | None
     draws: bool
     weights: list[Path] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    reads: Callable[[str, Sequence[str]], Mapping[str, str]] = lambda dataset, keys: {}
+
+    def misfit(self, name: str, scale: int, channels: int) -> str | None:
+        """Why it cannot restore the images of a dataset, which is called ``name``."""
+        if self.scale not in (None, scale):
+            return f"x{self.scale}, but {name} is x{scale}"
+        if self.channels not in (None, channels):
+            return (
+                f"it takes images of {self.channels} channel(s), but those of {name} have {channels} (its key channels)"
+            )
+        return None
 
 
 def describe(name: str) -> MethodDescription:
-    """A method by its name in options/methods/; or from what a path leads to: a description, an option file, a network's
-    checkpoint, or a folder of finished images (with one folder for each dataset inside).
+    """A method by its name in options/methods/, or that of a training run in experiments/; or from what a path leads to: a
+    description, an option file, a network's checkpoint, the folder of a training run, or a folder of finished images (with one
+    folder for each dataset inside).
 
     Raises:
         UpsrError: there is none of these.
@@ -95,15 +120,42 @@ def describe(name: str) -> MethodDescription:
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
         if "model_type" in (data := read_yaml(path)) or "base" in data:
-            return MethodDescription(name=path.stem, make=Component(type="OptionFile", opt=name))
+            return _described(path.stem, "OptionFile", opt=name)
         return METHODS.read(name)
-    if path.suffix in _CHECKPOINTS:
+    if path.suffix in _CHECKPOINTS and not path.is_dir():
         if not path.is_file():
             raise UpsrError(f"{name}: no such checkpoint")
-        return MethodDescription(name=path.stem, make=Component(type="Checkpoint", path=name))
-    if path.is_dir() and name not in METHODS.names():
-        return MethodDescription(name=path.name, make=Component(type="FinishedImages", folder=name))
+        return _described(path.stem, "Checkpoint", path=name)
+    if name in METHODS.names():
+        return METHODS.read(name)
+    for folder in (path, _RUNS / path):
+        if (folder / RUN_OPTIONS).is_file():
+            return _of_run(folder)
+    if path.is_dir():
+        return _described(path.resolve().name, "FinishedImages", folder=name)
     return METHODS.read(name)
+
+
+def _described(name: str, kind: str, **arguments: Any) -> MethodDescription:
+    """A description without a file of its own."""
+    data = {"name": name, "make": {"type": kind, **arguments}}
+    refuse(f"--methods {name}", list(problems_of(MethodDescription, data)))
+    return MethodDescription.model_validate(data)
+
+
+def _of_run(folder: Path) -> MethodDescription:
+    """The newest weights of a training run, in whichever format it writes them."""
+    latest = [path for suffix in (".safetensors", ".pth") for path in folder.glob(f"models/net_g_latest{suffix}")]
+    if not latest:
+        raise UpsrError(
+            f"{folder}: the run has no models/net_g_latest.safetensors yet; it comes with the first checkpoint"
+        )
+    weights = json.dumps(str(latest[0]), ensure_ascii=False)
+    own = [
+        f"path.pretrain_network_g={weights}",
+        "path.param_key_g=null",
+    ]  # the key is that of the weights it began with
+    return _described(folder.resolve().name, "OptionFile", opt=str(folder / RUN_OPTIONS), force_yml=own)
 
 
 def make_ready(description: MethodDescription, device: torch.device, tile: TileOptions | None) -> Method:
@@ -156,13 +208,18 @@ class OptionFile:
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
         if not opt.path.allow_random_weights:
-            needed = ["path.pretrain_network_g"]
+            needed = [] if "network_g.path" in files else ["path.pretrain_network_g"]
             if opt.network_aux is not None and "network_aux.path" not in files:
                 needed.append("path.pretrain_network_aux")
             absent = [f"{key}: not set" for key in needed if key not in files]
             absent += [f"{key}: {path}" for key, path in files.items() if not path.is_file()]
             if absent:
-                raise MissingWeightsError(f"weights are not here ({', '.join(absent)})")
+                hint = (
+                    "; a training run is evaluated by its folder or its name"
+                    if any("not set" in a for a in absent)
+                    else ""
+                )
+                raise MissingWeightsError(f"weights are not here ({', '.join(absent)}){hint}")
         try:
             model = build_model(opt, "test")
         except UpsrError as error:
@@ -211,7 +268,7 @@ class BicubicUpsampling:
 
     def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
         """See :func:`make_ready`."""
-        return of_model(Bicubic(self.scale), device, None)
+        return dataclasses.replace(of_model(Bicubic(self.scale), device, None), channels=None)
 
 
 @METHOD_REGISTRY.register()
@@ -231,25 +288,50 @@ class FinishedImages:
         """See :func:`make_ready`."""
         if not self.folder.is_dir():
             raise MissingWeightsError(f"no folder of finished images at {self.folder}")
-        return Method(self._restorer, scale=None, draws=False)
+        return Method(self._restorer, scale=None, channels=None, draws=False, reads=self._digests)
 
     def _restorer(self, seed: int, dataset: str, keys: Sequence[str]) -> Restorer:
+        images, files = self._files(dataset, keys)
+
+        def read(lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+            images.channels = lq.shape[1]  # grey sets are compared in grey
+            found = [to_tensor(images.image(files[name])) for name in names]
+            if any(image.shape != found[0].shape for image in found):
+                raise UnreadableImageError(f"{images.root}: images of several sizes for LR images of one")
+            return torch.stack(found).to(lq.device)
+
+        return read
+
+    def _digests(self, dataset: str, keys: Sequence[str]) -> dict[str, str]:
+        images, files = self._files(dataset, keys)
+        digests = {}
+        for key, file in files.items():
+            with contextlib.suppress(UnreadableImageError):  # said when it is its turn to be measured
+                digests[key] = images.digest(file)
+        return digests
+
+    def _files(self, dataset: str, keys: Sequence[str]) -> tuple[ImageFolder, dict[str, str]]:
+        """The folder, and the finished image of each key."""
         own = self.folder / dataset
         try:
             images = ImageFolder(str(own if own.is_dir() else self.folder), channels=3)
         except UpsrError as error:
             raise MissingWeightsError(str(error)) from None
-        files = dict(zip(images.names(), images.keys, strict=True))
-        absent = [key for key in keys if self._name(key) not in files]
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for file in images.keys:
+            by_name[name_of(file)].append(file)
+        found = {key: by_name.get(self._name(key), []) for key in keys}
+        absent = [key for key, files in found.items() if not files]
         if absent:
             raise MissingWeightsError(
                 f"{images.root}: {len(absent)} of {len(keys)} images are not there, '{self._name(absent[0])}' for one"
             )
-
-        def read(lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
-            return torch.stack([to_tensor(images.image(files[self._name(name)])) for name in names]).to(lq.device)
-
-        return read
+        for key, files in found.items():
+            if len(files) > 1:
+                raise MissingWeightsError(
+                    f"{images.root}: '{self._name(key)}' is there {len(files)} times ({', '.join(files)}); keep one of them"
+                )
+        return images, {key: file for key, (file,) in found.items()}
 
     def _name(self, key: str) -> str:
         return partner_name(key, self.filename_tmpl)
@@ -274,6 +356,7 @@ def of_model(
     return Method(
         lambda seed, dataset, keys: ModelRestorer(model, seed, tile),
         scale=model.scale,
+        channels=model.channels,
         draws=model.draws,
         weights=list(weights),
         facts=described,

@@ -17,6 +17,7 @@ from upsr.config.load import refuse
 from upsr.config.schema import Component, FolderName, Section
 from upsr.evaluation.catalogue import Catalogue
 from upsr.metrics import Metric, MetricUnavailableError, SetMetric
+from upsr.provenance import file_digest
 
 SEPARATOR = "/"
 """Between protocol and metric in the name of a measure: ``upsr/psnr``."""
@@ -125,6 +126,8 @@ def _add(
         "higher_is_better": metric.higher_is_better,
         **component.model_dump(),
     }
+    if weights := component.arguments.get("weights_path"):
+        instruments.records[measure]["weights_sha256"] = file_digest(weights)
     if kind == "set_metrics":
         instruments.set_metrics[measure] = metric
     else:
@@ -135,10 +138,14 @@ def _add(
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Why two measures' numbers are not to be set side by side: what their records say differently.
 
-    Two versions of pyiqa count as one where the metric did not change between them. Paths of weight files are not compared.
+    Two versions of pyiqa count as one where the metric did not change between them. Of weight files the contents are
+    compared, where both records name a file.
     """
     found = []
-    for key in sorted({*one, *other} - {"version", "weights_path", "backbone_path"}):
+    of_one_alone = one.keys() ^ other.keys()
+    for key in sorted(
+        {*one, *other} - {"version", "weights_path", "backbone_path"} - ({"weights_sha256"} & of_one_alone)
+    ):
         if one.get(key) != other.get(key):
             found.append(f"{key} {one.get(key)} and {other.get(key)}")
     versions = [str(record.get("version")) for record in (one, other)]

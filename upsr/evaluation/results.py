@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +19,7 @@ from upsr.evaluation.protocols import SEPARATOR
 from upsr.evaluation.statistics import describe_sample
 
 SUMMARY = "summary.json"
-COLUMNS = ("dataset", "image", "method", "seed", "protocol", "metric", "value", "work")
+COLUMNS = ("dataset", "image", "method", "seed", "protocol", "metric", "value", "work", "content")
 
 Format = Literal["csv", "parquet"]
 
@@ -28,6 +30,7 @@ class Row:
 
     Attributes:
         work: identity of what was done: digest of method, weights, dataset, protocols and seed; :data:`SUMMARY` explains it.
+        content: digest of the dataset's files of this image; empty in tables of earlier versions.
     """
 
     dataset: str
@@ -38,29 +41,50 @@ class Row:
     metric: str
     value: float
     work: str
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished image.
+
+    Attributes:
+        content: digest of the files that it was made of.
+        picture: sha256 of the restored image's file; ``None`` if none was written.
+        values: by measure; finite.
+    """
+
+    content: str
+    picture: str | None
+    values: dict[str, float]
 
 
 class Journal:
-    """Finished images, one JSON line each, in one file for each process. A line that a kill has cut off does not count."""
+    """Finished images, one JSON line each, in one file for each process; and in ``works/`` what each work is.
+
+    A line that a kill has cut off does not count.
+    """
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.folder = folder
         self._path = folder / f"rank_{rank}.jsonl"
         self._file: Any = None
 
-    def read(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Values by work, image and measure, of all processes."""
-        found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    def read(self) -> dict[str, dict[str, list[Entry]]]:
+        """Entries by work and image, of all processes."""
+        found: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
         for path in sorted(self.folder.glob("rank_*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    entry = json.loads(line)
-                    found[entry["work"]][entry["image"]] = entry["values"]
+                    line = json.loads(line)
+                    entry = Entry(line["content"], line["picture"], dict(line["values"]))
+                    if all(math.isfinite(value) for value in entry.values.values()):
+                        found[line["work"]][line["image"]].append(entry)
                 except (ValueError, KeyError, TypeError):
                     continue
-        return dict(found)
+        return {work: dict(images) for work, images in found.items()}
 
-    def add(self, work: str, image: str, values: Mapping[str, float]) -> None:
+    def add(self, work: str, image: str, entry: Entry) -> None:
         """Note a finished image.
 
         Raises:
@@ -70,13 +94,33 @@ class Journal:
             if self._file is None:
                 self._file = self._path.open("a", encoding="utf-8")
                 self._file.write("\n" if self._path.stat().st_size else "")  # ends a line that a kill has cut off
-            self._file.write(json.dumps({"work": work, "image": image, "values": dict(values)}) + "\n")
+            line = {
+                "work": work,
+                "image": image,
+                "content": entry.content,
+                "picture": entry.picture,
+                "values": entry.values,
+            }
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
             raise UpsrError(
                 f"{self._path}: cannot be written ({error.strerror}); what is finished so far is kept"
             ) from None
+
+    def describe(self, work: str, record: Mapping[str, Any]) -> None:
+        """Note what a work is, for evaluations to come."""
+        with atomic_write(self.folder / "works" / f"{work}.json") as path:
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def works(self) -> dict[str, dict[str, Any]]:
+        """What each work is, the last described first."""
+        found = {}
+        for path in sorted((self.folder / "works").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+            with contextlib.suppress(ValueError):  # a damaged one says nothing
+                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     def close(self) -> None:
         """Release the file."""
@@ -95,7 +139,7 @@ def write_rows(folder: Path, rows: Sequence[Row], form: Format) -> Path:
                 arrow.table({name: [getattr(row, name) for row in rows] for name in COLUMNS}), temporary
             )
         else:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 writer = csv.writer(file)
                 writer.writerow(COLUMNS)
                 writer.writerows([getattr(row, name) for name in COLUMNS] for row in rows)
@@ -106,7 +150,7 @@ def read_rows(folder: Path) -> list[Row]:
     """The table by image of an evaluation's folder.
 
     Raises:
-        UpsrError: there is none.
+        UpsrError: there is none, or it has values that are not finite.
     """
     for form in ("csv", "parquet"):
         path = folder / f"images.{form}"
@@ -115,14 +159,20 @@ def read_rows(folder: Path) -> list[Row]:
         if form == "parquet":
             records = _pyarrow()[1].read_table(path).to_pylist()
         else:
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 records = list(csv.DictReader(file))
         try:
-            return [
+            rows = [
                 Row(**{**record, "seed": int(record["seed"]), "value": float(record["value"])}) for record in records
             ]
         except (KeyError, TypeError, ValueError):
             raise UpsrError(f"{path}: not a table that `upsr evaluate` writes") from None
+        for row in rows:
+            if not math.isfinite(row.value):
+                raise UpsrError(
+                    f"{path}: {row.metric} of '{row.image}' by {row.method} is {row.value}; run `upsr evaluate` again"
+                )
+        return rows
     raise UpsrError(f"{folder}: no images.csv or images.parquet; is this the folder of an evaluation?")
 
 
@@ -144,17 +194,22 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """``summary.json``."""
     with atomic_write(folder / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def rows_of(
-    work: str, dataset: str, method: str, seed: int, images: Mapping[str, Mapping[str, float]]
+    work: str,
+    dataset: str,
+    method: str,
+    seed: int,
+    images: Mapping[str, Mapping[str, float]],
+    contents: Mapping[str, str] | None = None,
 ) -> Iterable[Row]:
     """Rows of the values by image and ``protocol/metric``."""
     for image in sorted(images):
         for measure, value in images[image].items():
             protocol, _, metric = measure.partition(SEPARATOR)
-            yield Row(dataset, image, method, seed, protocol, metric, value, work)
+            yield Row(dataset, image, method, seed, protocol, metric, value, work, (contents or {}).get(image, ""))
 
 
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import math
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +20,14 @@ from upsr.atomic import sweep, writable_folder
 from upsr.config.schema import TileOptions
 from upsr.data.image_io import to_uint8, write_png
 from upsr.engine.distributed import Runtime
-from upsr.engine.evaluate import ValidationSet, evaluate
+from upsr.engine.evaluate import Evaluation, evaluate
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
 from upsr.evaluation import latent_diffusion  # noqa: F401  (registers a method)
-from upsr.evaluation.benchmarks import BENCHMARKS, Benchmark, Findings, check
+from upsr.evaluation.benchmarks import BENCHMARKS
+from upsr.evaluation.contents import digest_of_file
+from upsr.evaluation.earlier import Earlier, Finder
 from upsr.evaluation.methods import (
     Method,
     MethodDescription,
@@ -33,10 +38,12 @@ from upsr.evaluation.methods import (
     origin,
 )
 from upsr.evaluation.protocols import PROTOCOLS, Instruments, build_instruments
-from upsr.evaluation.results import Format, Journal, Row, rows_of, summarise, write_rows, write_summary
-from upsr.metrics import MetricUnavailableError
+from upsr.evaluation.results import SUMMARY, Entry, Format, Journal, Row, rows_of, summarise, write_rows, write_summary
+from upsr.evaluation.statistics import INTERVAL
+from upsr.evaluation.work import WHOLE_SET, OpenSet, Work, content_of_set, finished, made_of, open_set, pictures_of
+from upsr.metrics import MetricUnavailableError, SetMetric
 from upsr.metrics.iqa import metric_weights_folder
-from upsr.provenance import digest_of, machine, versions
+from upsr.provenance import machine, versions
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +64,7 @@ class Plan:
         max_images: only the first images of each set.
         tile: how large images are cut; ``None`` for what a method's options say.
         save_images: write the restored images; set metrics and the report need them.
+        with_earlier: show also what earlier evaluations have left in the folder, as far as its files are as they were.
         form: of the table by image.
         metric_weights: local folder of pyiqa's weights.
     """
@@ -74,6 +82,7 @@ class Plan:
     num_workers: int = 0
     tile: TileOptions | None = None
     save_images: bool = True
+    with_earlier: bool = True
     form: Format = "csv"
     metric_weights: Path | None = None
 
@@ -97,17 +106,6 @@ class Unavailable:
         return cls(method, dataset, "wrong" if isinstance(error, WrongWeightsError) else "missing", str(error))
 
 
-@dataclass(frozen=True)
-class _OpenSet:
-    """A dataset of the plan."""
-
-    description: Benchmark
-    data: ValidationSet
-    findings: Findings
-    keys: list[str]
-    has_gt: bool
-
-
 def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
     """Evaluate, or finish an evaluation that was interrupted.
 
@@ -122,149 +120,222 @@ def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
     configure_backends(run.device)
     if plan.metric_weights is not None:
         metric_weights_folder(plan.metric_weights)
-    descriptions = [describe(name) for name in plan.methods]
-    _refuse_repetition("method", [description.name for description in descriptions])
-    _refuse_repetition("dataset", list(plan.datasets))
+    descriptions = [(given, describe(given)) for given in plan.methods]
+    _refuse_repetition("method", [description.name for _, description in descriptions])
+    _refuse_repetition("dataset", [BENCHMARKS.read(name).name for name in plan.datasets])
     protocols = [PROTOCOLS.read(name) for name in plan.protocols]
-    sets = [_open(BENCHMARKS.read(name), plan, run) for name in plan.datasets]
+    sets = [_open(name, plan, run) for name in plan.datasets]
     instruments = build_instruments(protocols, run.device, plan.metrics)
     if run.is_main:
         for measure, reason in instruments.missing.items():
             logger.warning("%s is not measured: %s", measure, reason)
-        for folder in (plan.folder, *plan.folder.glob("images/*/*/*")):
+        for folder in (plan.folder, *(path for path in plan.folder.rglob("*") if path.is_dir())):
             sweep(folder)
     run.barrier()
 
-    worker = _Worker(plan, run, instruments)
-    for description in descriptions:
-        worker.evaluate_method(description, sets)
+    worker = _Worker(plan, run, instruments, {protocol.name: protocol.model_dump() for protocol in protocols})
+    for given, description in descriptions:
+        worker.evaluate_method(given, description, sets)
     worker.journal.close()
     run.barrier()
-    summary = worker.summary(sets, [protocol.model_dump() for protocol in protocols])
-    if not worker.rows and plan.pairs is None:
-        raise UpsrError(
-            "nothing could be evaluated: " + "; ".join(f"{u.method}: {u.reason}" for u in worker.unavailable)
-        )
-    if run.is_main:
-        write_rows(plan.folder, worker.rows, plan.form)
+    earlier = run.from_main(worker.earlier(sets) if run.is_main and plan.with_earlier else Earlier())
+    summary = worker.summary(sets, earlier)
+    nothing = not worker.rows and plan.pairs is None
+    if run.is_main and (not nothing or (plan.folder / SUMMARY).is_file()):
+        write_rows(plan.folder, [*worker.rows, *earlier.rows], plan.form)
         write_summary(plan.folder, summary)
         logger.info("results in %s", plan.folder)
+    if nothing:
+        reasons = [f"{item.method}: {item.reason}" for item in worker.unavailable]
+        raise UpsrError(f"nothing could be evaluated: {'; '.join(reasons) or 'no measure is defined for these images'}")
     return summary
 
 
 class _Worker:
     """Goes through methods, seeds and datasets, and collects what comes out."""
 
-    def __init__(self, plan: Plan, run: Runtime, instruments: Instruments) -> None:
-        self.plan, self.run, self.instruments = plan, run, instruments
+    def __init__(self, plan: Plan, run: Runtime, instruments: Instruments, protocols: dict[str, Any]) -> None:
+        self.plan, self.run, self.instruments, self.protocols = plan, run, instruments, protocols
         folder = plan.folder / "journal"
         if run.is_main:
             writable_folder(folder)
         run.barrier()
         self.journal = Journal(folder, run.rank)
-        self.known = run.from_main(self.journal.read())
+        self.known = self.journal.read() if run.is_main else {}
         self.rows: list[Row] = []
-        self.set_values: list[dict[str, Any]] = []
+        self.set_rows: list[Row] = []
         self.methods: dict[str, Any] = {}
+        self.reads: dict[str, Any] = {}
         self.works: dict[str, Any] = {}
         self.unavailable: list[Unavailable] = []
-        self.unreadable: dict[str, list[str]] = {}
+        self.left_out: dict[str, list[str]] = {}
 
-    def evaluate_method(self, description: MethodDescription, sets: Sequence[_OpenSet]) -> None:
+    def evaluate_method(self, given: str, description: MethodDescription, sets: Sequence[OpenSet]) -> None:
         """On all sets, with all seeds."""
+        name = description.name
         try:
             method = make_ready(description, self.run.device, self.plan.tile)
         except (MissingWeightsError, WrongWeightsError) as error:
-            self._cannot(description.name, None, error)
+            self._cannot(name, None, error)
             return
-        self.methods[description.name] = origin(description, method)
+        self.methods[name], self.reads[name] = origin(description, method), method.reads
         for data in sets:
-            if self.plan.pairs is not None and data.description.name not in self.plan.pairs[description.name]:
+            if self.plan.pairs is not None and data.name not in self.plan.pairs[name]:
                 continue
             try:
-                if method.scale not in (None, data.description.scale):
-                    raise MissingWeightsError(
-                        f"x{method.scale}, but {data.description.name} is x{data.description.scale}"
-                    )
-                for seed in self.plan.seeds if method.draws else self.plan.seeds[:1]:
-                    self._evaluate(description.name, method, data, seed)
-            except MissingWeightsError as error:
-                self._cannot(description.name, data.description.name, error)
+                if misfit := method.misfit(data.name, data.description.scale, data.channels):
+                    raise MissingWeightsError(misfit)
+                for seed in self.plan.seeds if method.draws else (0,):
+                    work = Work.of(
+                        method=name, given=given, tile=self.plan.tile, origin=self.methods[name], data=data, seed=seed,
+                        draws=method.draws, measures=self.instruments.records, protocols=self.protocols,
+                    )  # fmt: skip
+                    self._evaluate(work, method, data)
+            except (MissingWeightsError, WrongWeightsError) as error:
+                self._cannot(name, data.name, error)
 
-    def _evaluate(self, name: str, method: Method, data: _OpenSet, seed: int) -> None:
-        dataset = data.description.name
-        identity = {
-            "method": self.methods[name],
-            "dataset": {"name": dataset, "names_sha256": data.findings.facts["names_sha256"]},
-            "measures": self.instruments.records,
-            "seed": seed if method.draws else None,
-        }
-        work = digest_of(identity)[:16]
-        self.works[work] = {"method": name, "dataset": dataset, "seed": seed}
-        known = {key: self.known[work][key] for key in data.keys if key in self.known.get(work, {})}
-        todo = [i for i, key in enumerate(data.keys) if key not in known]
-        if known:
+    def _evaluate(self, work: Work, method: Method, data: OpenSet) -> None:
+        made = made_of(data, method.reads)
+        restorer = method.restorer(work.seed, data.name, data.keys)
+        pictures = self.pictures(work.method, work.seed, data.name)
+        images: dict[str, dict[str, float]] = {}
+        if self.run.is_main:
+            self.journal.describe(work.id, dataclasses.asdict(work))
+            known = self.known.get(work.id, {})
+            images = finished(known, made, pictures, with_pictures=self.plan.save_images)
+        images = self.run.from_main(images)
+        todo = [i for i, key in enumerate(data.keys) if key not in images]
+        if images:
             logger.info(
-                "%s on %s, seed %d: %d of %d images are finished", name, dataset, seed, len(known), len(data.keys)
-            )
-        images = known
+                "%s on %s, seed %d: %d of %d images are finished",
+                work.method, data.name, work.seed, len(images), len(data.keys),
+            )  # fmt: skip
         if todo:
-            pictures = self.pictures(name, seed, dataset)
             result = evaluate(
-                method.restorer(seed, dataset, data.keys),
+                restorer,
                 data.data,
                 self.instruments.metrics,
                 self.run,
                 indices=todo,
-                on_image=(lambda key, image: write_png(pictures / f"{key}.png", to_uint8(image)))
-                if self.plan.save_images
-                else None,
-                on_measured=lambda key, values: self.journal.add(work, key, values),
-                on_details=(lambda key, seen: self._keep_map(name, dataset, key, seen))
-                if self.plan.save_images
-                else None,
+                on_image=lambda key, image: self._keep_picture(pictures / f"{key}.png", image),
+                on_measured=lambda key, values: self.journal.add(
+                    work.id, key, Entry(made.get(key, ""), digest_of_file(pictures / f"{key}.png"), values)
+                ),
+                on_details=lambda key, seen: self._keep_map(work.method, data.name, key, seen),
                 detailed=len(todo),
             )
-            images = known | result.images
-            if result.unreadable:
-                self.unreadable[dataset] = result.unreadable
-            logger.info("%s, seed %d: %s", name, seed, result)
-        self.rows += rows_of(work, dataset, name, seed, images)
-        self._measure_set(name, dataset, seed, data)
+            images = images | result.images
+            self._note_left_out(work, data, images.keys(), result)
+            logger.info("%s, seed %d: %s", work.method, work.seed, result)
+        self.works[work.id] = {"method": work.method, "dataset": data.name, "seed": work.seed}
+        self.rows += rows_of(work.id, data.name, work.method, work.seed, images, data.contents)
+        self._measure_set(work, data, made, sorted(images))
 
-    def _measure_set(self, name: str, dataset: str, seed: int, data: _OpenSet) -> None:
+    def _note_left_out(self, work: Work, data: OpenSet, images: Collection[str], result: Evaluation) -> None:
+        """Remember why images are left out, and remove what earlier files have left in their places.
+
+        Raises:
+            WrongWeightsError: all are left out.
+        """
+        if self.run.is_main:
+            for key in set(data.keys) - set(images):
+                (self.pictures(work.method, work.seed, data.name) / f"{key}.png").unlink(missing_ok=True)
+                self.map(work.method, data.name, key).unlink(missing_ok=True)
+        messages = self.left_out.setdefault(data.name, [])
+        messages += [message for message in result.unreadable if message not in messages]
+        messages += [f"{work.method}: {message}" for message in result.failed]
+        if not images:
+            raise WrongWeightsError(f"none of {len(data.keys)} images could be measured: {messages[-1]}")
+
+    def _measure_set(self, work: Work, data: OpenSet, made: Mapping[str, str], keys: Sequence[str]) -> None:
         """Metrics of the whole set, on the main process: they take folders of finished images."""
         if not self.instruments.set_metrics or not data.has_gt:
             return
         values: dict[str, float] = {}
         if self.run.is_main:
-            for measure, metric in self.instruments.set_metrics.items():
+            pictures = self.pictures(work.method, work.seed, data.name)
+            content = content_of_set(data, made, pictures, keys)
+            entries = self.known.get(work.id, {}).get(WHOLE_SET, [])
+            values = next((dict(entry.values) for entry in entries if entry.content == content), {})
+            absent = self.instruments.set_metrics.keys() - values.keys()
+            for measure in absent:
                 try:
-                    if not self.plan.save_images:
-                        raise MetricUnavailableError("it needs the restored images; leave out --no_images")
-                    reference = Path(data.data.dataset.sides()["gt"][0].root)
-                    values[measure] = metric(self.pictures(name, seed, dataset), reference)
+                    values[measure] = self._value_of_set(self.instruments.set_metrics[measure], data, pictures, keys)
                 except MetricUnavailableError as error:
                     self.instruments.missing[measure] = str(error)
-        self.set_values.append({"dataset": dataset, "method": name, "seed": seed, "values": self.run.from_main(values)})
+            if absent & values.keys():
+                self.journal.add(work.id, WHOLE_SET, Entry(content, None, values))
+        found = {WHOLE_SET: self.run.from_main(values)}
+        self.set_rows += rows_of(work.id, data.name, work.method, work.seed, found)
+
+    def _value_of_set(self, metric: SetMetric, data: OpenSet, pictures: Path, keys: Sequence[str]) -> float:
+        """Of the pictures of these images alone: others may lie beside them."""
+        if not self.plan.save_images:
+            raise MetricUnavailableError("it needs the restored images; leave out --no_images")
+        reference = Path(data.data.dataset.sides()["gt"][0].root)
+        with tempfile.TemporaryDirectory() as folder:
+            for key in keys:
+                link = Path(folder) / f"{key}.png"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to((pictures / f"{key}.png").resolve())
+            value = metric(Path(folder), reference)
+        if not math.isfinite(value):
+            raise MetricUnavailableError(f"of {data.name} it is {value}")
+        return value
 
     def pictures(self, method: str, seed: int, dataset: str) -> Path:
         """Folder of restored images."""
-        return self.plan.folder / "images" / method / f"seed_{seed}" / dataset
+        return pictures_of(self.plan.folder, method, seed, dataset)
+
+    def map(self, method: str, dataset: str, key: str) -> Path:
+        """The uncertainty of an image."""
+        return self.plan.folder / "uncertainty" / method / dataset / f"{key}.png"
+
+    def _keep_picture(self, path: Path, image: Tensor) -> None:
+        """Write it, or see to it that none of earlier files stays in its place."""
+        if self.plan.save_images:
+            write_png(path, to_uint8(image))
+        else:
+            path.unlink(missing_ok=True)
 
     def _keep_map(self, method: str, dataset: str, key: str, seen: Mapping[str, Tensor]) -> None:
         """Write the uncertainty of a method that has one, as a grey picture on which psi_max is white."""
-        if "uncertainty" in seen:
-            grey = seen["uncertainty"].mean(dim=0, keepdim=True)
-            write_png(self.plan.folder / "uncertainty" / method / dataset / f"{key}.png", to_uint8(grey))
+        path = self.map(method, dataset, key)
+        if "uncertainty" in seen and self.plan.save_images:
+            write_png(path, to_uint8(seen["uncertainty"].mean(dim=0, keepdim=True)))
+        else:
+            path.unlink(missing_ok=True)
 
     def _cannot(self, method: str, dataset: str | None, error: UpsrError) -> None:
         item = Unavailable.because(method, dataset, error)
         self.unavailable.append(item)
         logger.warning("%s%s: %s: %s", method, f" on {dataset}" if dataset else "", item.status, error)
 
-    def summary(self, sets: Sequence[_OpenSet], protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def earlier(self, sets: Sequence[OpenSet]) -> Earlier:
+        """What the folder holds beside what was evaluated now."""
+        finder = Finder(
+            self.journal,
+            self.pictures,
+            {data.name: data for data in sets},
+            {name: (made_by, self.reads[name]) for name, made_by in self.methods.items()},
+            self.instruments.records,
+        )
+        gone = {item.method for item in self.unavailable if item.dataset is None}
+        said = {(item.method, item.dataset) for item in self.unavailable}
+        found = finder.find([*self.rows, *self.set_rows], {*self.works, *gone}, said)
+        for (method, dataset), reason in found.not_shown.items():
+            self._cannot(
+                method, dataset, MissingWeightsError(f"measured earlier, not shown: {reason}; evaluate it again")
+            )
+        return found
+
+    def summary(self, sets: Sequence[OpenSet], earlier: Earlier) -> dict[str, Any]:
         """Everything that is known of the numbers."""
+        for (method, dataset), reason in earlier.not_shown.items():
+            self._cannot(
+                method, dataset, MissingWeightsError(f"measured earlier, not shown: {reason}; evaluate it again")
+            )
+        rows, set_rows = [*self.rows, *earlier.rows], [*self.set_rows, *earlier.set_rows]
         return {
             "format": _FORMAT,
             "name": self.plan.folder.name,
@@ -272,53 +343,35 @@ class _Worker:
             "command": shlex.join(sys.argv),
             "versions": versions(),
             "machine": machine(self.run.device) | {"processes": self.run.world_size},
-            "seeds": list(self.plan.seeds),
+            "seeds": sorted({*self.plan.seeds, *(row.seed for row in rows)}),
             "max_images": self.plan.max_images,
-            "protocols": {protocol["name"]: dict(protocol) for protocol in protocols},
-            "measures": self.instruments.records,
+            "interval": INTERVAL,
+            "protocols": {**self.protocols, **earlier.protocols},
+            "measures": {**self.instruments.records, **earlier.measures},
             "missing_measures": self.instruments.missing,
-            "datasets": {
-                data.description.name: {
-                    "about": data.description.about,
-                    "licence": data.description.licence,
-                    "scale": data.description.scale,
-                    "has_gt": data.has_gt,
-                    "evaluated": len(data.keys),
-                    "doubts": data.findings.doubts,
-                    **data.findings.facts,
-                }
-                for data in sets
-            },
+            "datasets": {data.name: data.facts() for data in sets} | earlier.datasets,
             "datasets_root": str(self.plan.datasets_root),
-            "methods": self.methods,
-            "works": self.works,
+            "methods": {**self.methods, **earlier.methods},
+            "works": {**self.works, **earlier.works},
             "unavailable": [asdict(item) for item in self.unavailable],
-            "unreadable": self.unreadable,
-            "results": summarise(self.rows) + self._set_results(),
+            "unreadable": {name: messages for name, messages in self.left_out.items() if messages},
+            "results": summarise(rows) + summarise(set_rows),
         }
 
-    def _set_results(self) -> list[dict[str, Any]]:
-        """Entries like those of :func:`summarise`, with each set as one observation."""
-        rows = [
-            row
-            for entry in self.set_values
-            for row in rows_of("", entry["dataset"], entry["method"], entry["seed"], {"the whole set": entry["values"]})
-        ]
-        return summarise(rows)
 
-
-def _open(benchmark: Benchmark, plan: Plan, run: Runtime) -> _OpenSet:
-    findings = check(benchmark, plan.datasets_root, decode=False)
-    if findings.problems:
-        raise UpsrError("; ".join(f"{benchmark.name}: {problem}" for problem in findings.problems))
+def _open(given: str, plan: Plan, run: Runtime) -> OpenSet:
+    data = open_set(
+        given,
+        plan.datasets_root,
+        run,
+        max_images=plan.max_images,
+        batch_size=plan.batch_size,
+        num_workers=plan.num_workers,
+    )
     if run.is_main:
-        for doubt in findings.doubts:
-            logger.warning("%s: %s; numbers are not comparable with published ones", benchmark.name, doubt)
-    dataset = benchmark.open(plan.datasets_root)
-    keys = list(dataset.keys)[: plan.max_images]
-    sides = dataset.sides()
-    data = ValidationSet(benchmark.name, dataset, plan.batch_size, plan.num_workers)
-    return _OpenSet(benchmark, data, findings, keys, has_gt="gt" in sides)
+        for doubt in data.findings.doubts:
+            logger.warning("%s: %s; numbers are not comparable with published ones", data.name, doubt)
+    return data
 
 
 def _refuse_repetition(kind: str, names: Sequence[str]) -> None:

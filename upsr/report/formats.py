@@ -1,10 +1,11 @@
-"""Tables as Markdown, LaTeX and CSV. Every cell without a number has a mark, and every mark is explained below."""
+"""Tables as Markdown, LaTeX and CSV. Every cell without a number has a mark, or its row or column has, and every mark is
+explained below."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from upsr.report.tables import Cell, Table
 
@@ -32,9 +33,13 @@ def markdown(table: Table) -> str:
         "ours (published; difference)" + (f". {table.note[0].upper()}{table.note[1:]}." if table.note else ""),
         "",
     ]
-    lines += [_row(["method", *table.columns]), _row(["---"] + ["---:"] * len(table.columns))]
-    for label, cells in zip(table.rows, table.cells, strict=True):
-        lines.append(_row([label, *(_markdown_cell(cell, remarks) for cell in cells)]))
+    of_rows, of_columns = table.shared()
+    heads = [_marked(name, _marks(said, remarks)) for name, said in zip(table.columns, of_columns, strict=True)]
+    lines += [_row(["method", *heads]), _row(["---"] + ["---:"] * len(table.columns))]
+    for label, cells, said in zip(table.rows, table.cells, of_rows, strict=True):
+        own = [set(cell.finding.remarks) - said - column for cell, column in zip(cells, of_columns, strict=True)]
+        texts = [_markdown_cell(cell, _marks(rest, remarks)) for cell, rest in zip(cells, own, strict=True)]
+        lines.append(_row([_marked(label, _marks(said, remarks)), *texts]))
     lines += ["", *(f"[{i}] {remark}  " for i, remark in enumerate(remarks, start=1))]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -42,16 +47,22 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     """A booktabs table; ours above, the published value in grey below (needs booktabs, makecell, xcolor)."""
     remarks = table.remarks
+    of_rows, of_columns = table.shared()
+    heads = [
+        _escape(name) + _raised(_marks(said, remarks)) for name, said in zip(table.columns, of_columns, strict=True)
+    ]
     body = []
-    for label, cells in zip(table.rows, table.cells, strict=True):
-        body.append(" & ".join([_escape(label), *(_latex_cell(cell, remarks) for cell in cells)]) + r" \\")
+    for label, cells, said in zip(table.rows, table.cells, of_rows, strict=True):
+        own = [set(cell.finding.remarks) - said - column for cell, column in zip(cells, of_columns, strict=True)]
+        texts = [_latex_cell(cell, _marks(rest, remarks)) for cell, rest in zip(cells, own, strict=True)]
+        body.append(" & ".join([_escape(label) + _raised(_marks(said, remarks)), *texts]) + r" \\")
     lines = [
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_escape(table.title)}: ours, and the published value with the difference in grey.}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(["", *(_escape(column) for column in table.columns)]) + r" \\",
+        " & ".join(["", *heads]) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -83,8 +94,16 @@ def _row(texts: Sequence[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def _marks(cell: Cell, remarks: Sequence[str]) -> list[int]:
-    return [remarks.index(remark) + 1 for remark in cell.finding.remarks]
+def _marks(said: Collection[str], remarks: Sequence[str]) -> list[int]:
+    return [i for i, remark in enumerate(remarks, start=1) if remark in said]
+
+
+def _marked(text: str, marks: Sequence[int]) -> str:
+    return text + (" " + "".join(f"[{mark}]" for mark in marks) if marks else "")
+
+
+def _raised(marks: Sequence[int]) -> str:
+    return f"$^{{{','.join(map(str, marks))}}}$" if marks else ""
 
 
 def _ours(cell: Cell) -> str:
@@ -101,15 +120,12 @@ def _published(cell: Cell) -> str:
     return f"{text}; {round(cell.difference, cell.digits) + 0.0:+.{cell.digits}f}"  # + 0.0 makes -0.0 a plain 0
 
 
-def _markdown_cell(cell: Cell, remarks: Sequence[str]) -> str:
-    marks = "".join(f"[{mark}]" for mark in _marks(cell, remarks))
-    return f"{_ours(cell)}{marks} ({_published(cell)})"
+def _markdown_cell(cell: Cell, marks: Sequence[int]) -> str:
+    return f"{_ours(cell)}{''.join(f'[{mark}]' for mark in marks)} ({_published(cell)})"
 
 
-def _latex_cell(cell: Cell, remarks: Sequence[str]) -> str:
-    marks = ",".join(str(mark) for mark in _marks(cell, remarks))
-    ours = _ours(cell) + (f"$^{{{marks}}}$" if marks else "")
-    return rf"\makecell[r]{{{ours} \\ \textcolor{{gray}}{{{_published(cell)}}}}}"
+def _latex_cell(cell: Cell, marks: Sequence[int]) -> str:
+    return rf"\makecell[r]{{{_ours(cell)}{_raised(marks)} \\ \textcolor{{gray}}{{{_published(cell)}}}}}"
 
 
 def _escape(text: str) -> str:

@@ -21,7 +21,9 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.results import read_rows, read_summary
+from upsr.evaluation.contents import content_of
+from upsr.evaluation.results import Row, read_rows, read_summary
+from upsr.evaluation.work import pictures_of
 from upsr.report.means import by_reason, tables_of_means
 from upsr.report.numbers import DIGITS, NO_DIGITS, head
 
@@ -32,11 +34,12 @@ _QUALITY = 92
 Pixels = NDArray[np.uint8]
 
 
-def write_report(folder: Path, pictures: int = 100) -> Path:
+def write_report(folder: Path, pictures: int = 100, warnings: Sequence[str] = ()) -> Path:
     """Write ``report/`` in the folder of an evaluation; it needs nothing outside itself, and no server.
 
     Args:
         pictures: photos of each dataset that are shown; the tables have all.
+        warnings: what to know of the numbers.
 
     Returns:
         The page.
@@ -48,9 +51,11 @@ def write_report(folder: Path, pictures: int = 100) -> Path:
     report = writable_folder(folder / "report")
     shutil.rmtree(report / "pictures", ignore_errors=True)
     values: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for row in rows:
+    firsts: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in sorted(rows, key=lambda row: row.seed):
         by_image = values.setdefault(row.dataset, {}).setdefault(row.image, {})
         by_image.setdefault(row.method, {}).setdefault(f"{row.protocol}/{row.metric}", row.value)
+        firsts.setdefault(row.dataset, {}).setdefault(row.image, {}).setdefault(row.method, row)
     datasets = []
     for number, (name, images) in enumerate(values.items()):
         source = _Source(name, Path(summary["datasets_root"]))
@@ -58,17 +63,17 @@ def write_report(folder: Path, pictures: int = 100) -> Path:
         for i, key in enumerate(tqdm(sorted(images), desc=f"report, {name}", unit="image", disable=None, leave=False)):
             entry: dict[str, Any] = {"key": key, "values": images[key]}
             if i < pictures:
-                entry |= _Pictures(folder, report, f"pictures/{number}/{i}").write(summary, source, name, key)
+                entry |= _Pictures(folder, report, f"pictures/{number}/{i}").write(summary, source, firsts[name][key])
             shown.append(entry)
-        datasets.append({"name": name, "images": shown})
-    page = _render(summary, {"datasets": datasets, "measures": _measures(summary)})
+        datasets.append({"name": name, "images": shown, "best": best_methods(summary, name)})
+    page = _render(summary, {"datasets": datasets, "measures": _measures(summary)}, warnings)
     with atomic_write(report / "index.html") as path:
         path.write_text(page, encoding="utf-8")
     return report / "index.html"
 
 
 class _Source:
-    """LR and HR images of a dataset, if it is still where it was."""
+    """LR and HR images of a dataset, if they are still where they were and what they were."""
 
     def __init__(self, name: str, datasets_root: Path) -> None:
         try:
@@ -77,11 +82,12 @@ class _Source:
         except UpsrError:
             self._dataset, self._place = None, {}
 
-    def read(self, key: str) -> dict[str, Tensor]:
-        """``lq``, and ``gt`` where there is one."""
-        if key not in self._place:
+    def read(self, row: Row) -> dict[str, Tensor]:
+        """``lq``, and ``gt`` where there is one, if the row was measured on them."""
+        index = self._place.get(row.image)
+        if index is None or row.content not in ("", content_of(self._dataset.sides(), index)):
             return {}
-        item = self._dataset[self._place[key]]
+        item = self._dataset[index]
         return {name: item[name] for name in ("lq", "gt") if name in item}
 
 
@@ -92,22 +98,26 @@ class _Pictures:
         self.folder, self.report, self.place = folder, report, place
         (report / place).mkdir(parents=True, exist_ok=True)
 
-    def write(self, summary: Mapping[str, Any], source: _Source, dataset: str, key: str) -> dict[str, Any]:
-        """Write them, and say where they are: ``pictures`` by title and ``crops`` by place and title."""
-        seed = summary["seeds"][0]
+    def write(self, summary: Mapping[str, Any], source: _Source, rows: Mapping[str, Row]) -> dict[str, Any]:
+        """Write them, and say where they are: ``pictures`` by title and ``crops`` by place and title.
+
+        Args:
+            rows: one of the photo by each method that was measured on it.
+        """
         restored: dict[str, Pixels] = {}
         maps: dict[str, Pixels] = {}
-        for method in summary["methods"]:
-            file = self.folder / "images" / method / f"seed_{seed}" / dataset / f"{key}.png"
+        for method in (name for name in summary["methods"] if name in rows):
+            row = rows[method]
+            file = pictures_of(self.folder, method, row.seed, row.dataset) / f"{row.image}.png"
             if file.is_file():
                 restored[method] = decode_image(file.read_bytes(), 3, str(file))
-            file = self.folder / "uncertainty" / method / dataset / f"{key}.png"
+            file = self.folder / "uncertainty" / method / row.dataset / f"{row.image}.png"
             if file.is_file():
                 maps[f"uncertainty of {method}"] = _heat(decode_image(file.read_bytes(), 1, str(file)))
         if not restored:
             return {}
         size = next(iter(restored.values())).shape[:2]
-        original = source.read(key)
+        original = source.read(next(iter(rows.values())))
         everything = dict(restored)
         if "lq" in original:
             enlarged = F.interpolate(original["lq"][None], size=size, mode="nearest")[0]
@@ -136,6 +146,18 @@ class _Pictures:
         else:
             Image.fromarray(image).save(path, "WEBP", quality=_QUALITY, method=2)
         return f"{self.place}/{name}"
+
+
+def best_methods(summary: Mapping[str, Any], dataset: str) -> list[str]:
+    """Methods on a dataset, those first whose means come first among all in most measures (by the mean of their places)."""
+    places: dict[str, list[int]] = {}
+    own = [result for result in summary["results"] if result["dataset"] == dataset]
+    for protocol, metric in dict.fromkeys((result["protocol"], result["metric"]) for result in own):
+        found = [result for result in own if (result["protocol"], result["metric"]) == (protocol, metric)]
+        higher = summary["measures"][f"{protocol}/{metric}"]["higher_is_better"]
+        for place, result in enumerate(sorted(found, key=lambda result: result["mean"], reverse=higher)):
+            places.setdefault(result["method"], []).append(place)
+    return sorted(places, key=lambda method: sum(places[method]) / len(places[method]))
 
 
 def differing_places(images: Sequence[Pixels], side: int, count: int) -> list[tuple[int, int]]:
@@ -180,7 +202,7 @@ def _measures(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _render(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _render(summary: Mapping[str, Any], data: Mapping[str, Any], warnings: Sequence[str]) -> str:
     environment = Environment(
         loader=PackageLoader("upsr.report", "page"),
         autoescape=select_autoescape(["html"]),
@@ -189,9 +211,10 @@ def _render(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     )
     page = Path(__file__).parent / "page"
     # "<" ends a script wherever it stands, in strings too.
-    embedded = json.dumps(data).replace("<", "\\u003c")
+    embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
         summary=summary,
+        warnings=warnings,
         tables=list(tables_of_means(summary)),
         missing=by_reason(summary["missing_measures"]),
         data=embedded,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +98,8 @@ class Publication(Section):
     tables: dict[str, TableDescription]
 
 
+_NO_COST = "costs were not asked for (--no_cost)"
+
 Status = Literal["measured", "missing", "wrong"]
 
 
@@ -152,6 +154,26 @@ class Table:
         """Every remark once, in the order of the cells."""
         return list(dict.fromkeys(remark for row in self.cells for cell in row for remark in cell.finding.remarks))
 
+    @property
+    def measured(self) -> int:
+        """Number of cells with a number."""
+        return sum(cell.finding.value is not None for row in self.cells for cell in row)
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return len(self.rows) * len(self.columns)
+
+    def shared(self) -> tuple[list[set[str]], list[set[str]]]:
+        """The remarks that all cells of a row have, by row, and those of all cells of a column, by column.
+
+        What a column says its rows do not repeat.
+        """
+        said = [[set(cell.finding.remarks) for cell in row] for row in self.cells]
+        of_columns = [set.intersection(*column) for column in zip(*said, strict=True)]
+        of_rows = [set.intersection(*row) - set().union(*of_columns) for row in said]
+        return of_rows, of_columns
+
 
 def read_publication(name: str = "upsr") -> Publication:
     """The figures of a paper."""
@@ -186,7 +208,7 @@ class Evidence:
 
     def _cost(self, method: str, column: Column) -> Finding:
         if self.meter is None:
-            return Finding(None, "missing", ("costs were not asked for (--no_cost)",))
+            return Finding(None, "missing", (_NO_COST,))
         try:
             value = self.meter.measure(METHODS.read(method), str(column.cost), column.at)
         except NotMeasuredError as error:
@@ -233,6 +255,28 @@ def fill(number: str, description: TableDescription, evidence: Evidence) -> Tabl
     ]
     columns = [column.title for column in description.columns]
     return Table(number, description.title, description.note, columns, [row.label for row in description.rows], cells)
+
+
+def what_is_waited_for(tables: Sequence[Table], shown: int = 4) -> list[str]:
+    """Lines on what would fill most of the empty cells."""
+    waiting = [
+        frozenset(cell.finding.remarks)
+        for table in tables
+        for row in table.cells
+        for cell in row
+        if cell.finding.status == "missing" and _NO_COST not in cell.finding.remarks
+    ]
+    lines = [
+        f"{count:5} empty cells wait for {remark}"
+        for remark, count in Counter(remark for remarks in waiting for remark in remarks).most_common(shown)
+    ]
+    few = {remarks for remarks in waiting if len(remarks) <= 2}
+    filled = {remarks: sum(other <= remarks for other in waiting) for remarks in few}
+    if filled:
+        best = max(sorted(filled, key=sorted), key=lambda remarks: filled[remarks])
+        names = " and ".join(sorted(remark.partition(":")[0] for remark in best))
+        lines.append(f"{filled[best]:5} cells at most can be filled with nothing but {names}")
+    return lines
 
 
 def needed(tables: Iterable[TableDescription]) -> dict[str, set[str]]:

@@ -74,8 +74,12 @@ function choose(image, row) {
   byId("photo-name").textContent = image.key;
   const titles = Object.keys(image.pictures);
   const kept = ["left", "right"].map((side) => byId(side).value);
-  fillSelect(byId("left"), titles, Math.max(0, titles.indexOf(kept[0])));
-  fillSelect(byId("right"), titles, titles.includes(kept[1]) ? titles.indexOf(kept[1]) : titles.length > 1 ? 1 : 0);
+  // At first the two best methods; one alone beside the LR image, or whatever else there is.
+  const best = currentDataset().best.filter((method) => titles.includes(method));
+  const [right, left] = [...new Set([...best, ...titles])];
+  const pair = [titles.includes(kept[0]) ? kept[0] : left ?? right, titles.includes(kept[1]) ? kept[1] : right];
+  fillSelect(byId("left"), titles, titles.indexOf(pair[0]));
+  fillSelect(byId("right"), titles, titles.indexOf(pair[1]));
   byId("viewer").image = image;
   showPair();
   byId("crops").replaceChildren();
@@ -97,7 +101,7 @@ function showPair() {
     byId(`${side}-label`).textContent = title;
   }
   const zoom = byId("zoom").value;
-  byId("stage").style.width = zoom === "fit" ? "100%" : `${image.size[0] * zoom}px`;
+  byId("stage").style.width = zoom === "fit" ? `min(100%, ${image.size[0] * 3}px)` : `${image.size[0] * zoom}px`;
 }
 
 byId("slider").addEventListener("input", () => byId("stage").style.setProperty("--cut", `${byId("slider").value}%`));
