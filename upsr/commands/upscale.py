@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   torchrun --nproc_per_node=4 -m upsr upscale shots/ -o large/
 
 The noise of a photo is a function of --seed and its pixels: names, order, batches and the number of processes do not matter.
-Colour profile, EXIF (its orientation applied), alpha, grey, 16 bit and the frames of animations are kept where the format can.
+Profile, EXIF, XMP, texts, dpi, alpha, 16 bit, frames and pages are kept where the format can; what is left out is said.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
 --fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1).

@@ -1,4 +1,4 @@
-"""What EXIF and XMP say that concerns the pixels: orientation and resolution; and both made fit for upright pixels."""
+"""What EXIF and XMP say that concerns the pixels: orientation and resolution; both made fit for upright pixels; and IPTC."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from PIL import Image
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 0x0112, 0x011A, 0x011B, 0x0128
 _UNITS_PER_INCH = {2: 1.0, 3: 2.54}
 _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>)\s*)([0-9]+)""")
+_PHOTOSHOP, _IPTC = b"Photoshop 3.0\0", 0x0404
 _QUARTER_TURNS = (5, 6, 7, 8)
 
 _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -83,6 +84,24 @@ def neutral_exif(exif: bytes | None) -> bytes | None:
 def neutral_xmp(xmp: bytes | None) -> bytes | None:
     """XMP for pixels that are upright; of the same length."""
     return _XMP_ORIENTATION.sub(lambda match: match[1] + b"1".rjust(len(match[2]), b"0"), xmp) if xmp else None
+
+
+def iptc_of_photoshop(resources: bytes | None) -> bytes | None:
+    """The IPTC records in a JPEG's block of Photoshop's resources, or ``None``."""
+    data, place = resources or b"", len(_PHOTOSHOP)
+    while data[place : place + 4] == b"8BIM" and place + 12 <= len(data):
+        (kind,) = struct.unpack_from(">H", data, place + 4)
+        place += 6 + (data[place + 6] + 2) // 2 * 2  # a name with its length before it, both of even length
+        size = int.from_bytes(data[place : place + 4], "big")
+        if kind == _IPTC:
+            return data[place + 4 : place + 4 + size] or None
+        place += 4 + size + size % 2
+    return None
+
+
+def photoshop_of_iptc(iptc: bytes) -> bytes:
+    """What :func:`iptc_of_photoshop` reads."""
+    return _PHOTOSHOP + b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
 
 
 def _tags(exif: bytes | None) -> Image.Exif:

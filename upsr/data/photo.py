@@ -24,7 +24,7 @@ class Photo:
         durations: milliseconds that each frame of an animation is shown; empty for a still and for pages.
         loop: how often an animation plays, 0 for ever.
         xmp: a packet of XMP, whose orientation is 1.
-        iptc: as JPEG and TIFF hold it.
+        iptc: its records, without what Photoshop puts around them in a JPEG.
         texts: keyword and text, as PNG has them; "Comment" is also that of JPEG and GIF.
         resolution: (across, down) in dots per inch, None where the file does not say.
         colour: name and content of the chunks of a PNG that say how its colours are meant, beside a profile.

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from upsr.data import heif_and_jxl, jpeg_segments, png_chunks, tiff_tags
 from upsr.data.image_files import CAMERA_RAW_SUFFIXES, HEAD, UnreadableImageError, kind_of
 from upsr.data.metadata import (
+    iptc_of_photoshop,
     neutral_exif,
     neutral_xmp,
     orientation_of,
@@ -281,7 +282,8 @@ def _read_jpeg(data: bytes, name: str, max_pixels: int) -> Photo:
         notes = (*notes, "the first picture of several was taken")
     exif, xmp = _fact(image, "exif-data"), _fact(image, "xmp-data")
     return _photo(
-        [pixels], "JPEG", orientation_of(exif, xmp), icc=_profile(image), exif=exif, xmp=xmp, iptc=_fact(image, "iptc-data"),
+        [pixels], "JPEG", orientation_of(exif, xmp), icc=_profile(image), exif=exif, xmp=xmp,
+        iptc=iptc_of_photoshop(_fact(image, "iptc-data")),
         texts=tuple(("Comment", text) for text in segments.comments),
         resolution=resolution_of(exif) or segments.resolution, notes=notes,
     )  # fmt: skip
@@ -353,7 +355,7 @@ def _read_tiff(data: bytes, name: str, max_pixels: int) -> Photo:
         notes.append("colours are told by tags of their own, which were left out")
     return _photo(
         _split(_pixels(image, name), image), "TIFF", page.orientation, icc=_profile(image), exif=page.exif,
-        xmp=_fact(image, "xmp-data"), iptc=_fact(image, "iptc-data"), resolution=page.resolution,
+        xmp=_fact(image, "xmp-data"), iptc=page.iptc, resolution=page.resolution,
         notes=tuple(notes),
     )  # fmt: skip
 

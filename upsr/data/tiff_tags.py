@@ -15,6 +15,7 @@ _MOST_PAGES = 10_000
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 254, 256, 257, 258, 262
 _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 274, 277, 338, 339
 _X_RESOLUTION, _Y_RESOLUTION, _UNIT, _XMP = 282, 283, 296, 700
+IPTC = 33723
 _COLOUR = (301, 318, 319)
 """Transfer function, white point, primaries."""
 
@@ -44,6 +45,7 @@ class Page:
         orientation: 1 to 8, as in EXIF.
         resolution: (across, down) in dots per inch, or ``None``.
         exif: description, camera, date, author and the like, as a TIFF stream, or ``None``.
+        iptc: its records, or ``None``.
         has_colour_tags: whether colours are meant otherwise than usual.
     """
 
@@ -59,6 +61,7 @@ class Page:
     orientation: int
     resolution: tuple[float, float] | None
     exif: bytes | None
+    iptc: bytes | None
     has_colour_tags: bool
 
     @property
@@ -123,6 +126,7 @@ def _page(number: int, tags: ImageFileDirectory_v2, file: io.BytesIO) -> Page:
         else orientation_of(None, xmp if isinstance(xmp, bytes) else None),
         resolution=_resolution(tags),
         exif=_exif(tags, file),
+        iptc=_iptc(tags),
         has_colour_tags=any(tag in tags for tag in _COLOUR),
     )
 
@@ -142,6 +146,13 @@ def _resolution(tags: ImageFileDirectory_v2) -> tuple[float, float] | None:
         return positive(float(tags[_X_RESOLUTION]) * factor, float(tags[_Y_RESOLUTION]) * factor)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
+
+
+def _iptc(tags: ImageFileDirectory_v2) -> bytes | None:
+    value = tags.get(IPTC)
+    if isinstance(value, tuple):  # some write it as numbers of four bytes
+        value = b"".join(int(number).to_bytes(4, "little" if tags.prefix == b"II" else "big") for number in value)
+    return value if isinstance(value, bytes) and value else None
 
 
 def _exif(tags: ImageFileDirectory_v2, file: io.BytesIO) -> bytes | None:

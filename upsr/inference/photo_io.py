@@ -18,13 +18,14 @@ import numpy as np
 from PIL import Image
 
 from upsr.atomic import atomic_write
+from upsr.data.metadata import photoshop_of_iptc
 from upsr.data.photo import Frame, Photo
 from upsr.data.photo_reader import reason_of
 from upsr.data.png_chunks import chunk
 from upsr.data.samples import to_eight_bit
 from upsr.data.vips_library import vips
 from upsr.errors import UpsrError
-from upsr.inference.tiff_exif import add_exif
+from upsr.inference.tiff_additions import add_tags
 
 WRITABLE_SUFFIXES: dict[str, str] = {
     ".png": "PNG",
@@ -224,7 +225,7 @@ _USUAL_COLOUR = {
 
 def _save_with_vips(path: Path, kind: str, photo: Photo, encoding: _Encoding, quality: int) -> None:
     image = _fitted(_described(_joined(photo.frames), photo), encoding)
-    kept = ["icc", *(["xmp"] if photo.xmp else []), *(["iptc"] if photo.iptc else [])]
+    kept = ["icc", *(["xmp"] if photo.xmp else []), *(["iptc"] if kind == "JPEG" else [])]
     if photo.exif or (photo.resolution and kind in _RESOLUTION_IN_EXIF):
         kept.append("exif")  # asked for it, libvips makes some of its own
     options = {**encoding.options, **({"Q": quality} if encoding.lossy else {})}
@@ -257,7 +258,7 @@ def _described(image: Any, photo: Photo) -> Any:
         "icc-profile-data": photo.icc,
         "exif-data": b"Exif\0\0" + photo.exif if photo.exif else None,
         "xmp-data": photo.xmp,
-        "iptc-data": photo.iptc,
+        "iptc-data": photoshop_of_iptc(photo.iptc) if photo.iptc else None,
     }
     for key, content in blobs.items():
         if content:
@@ -355,8 +356,8 @@ def _add_to_gif(path: Path, photo: Photo) -> None:
 
 
 def _add_to_tiff(path: Path, photo: Photo) -> None:
-    if photo.exif:
-        add_exif(path, photo.exif)
+    if photo.exif or photo.iptc:
+        add_tags(path, photo.exif, photo.iptc)
 
 
 def _text_bytes(text: str) -> bytes:
