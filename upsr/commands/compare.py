@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from upsr.arguments import path
 from upsr.errors import UpsrError
 from upsr.evaluation.protocols import differences
 from upsr.evaluation.results import Row, by_seed, read_rows, read_summary
@@ -30,11 +31,11 @@ Numbers that were measured differently (another metric version, colour space, bo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr compare``."""
-    parser.add_argument("folder", type=Path, help="folder that `upsr evaluate` wrote")
+    parser.add_argument("folder", type=path, help="folder that `upsr evaluate` wrote")
     parser.add_argument("first", help="method")
     parser.add_argument("second", help="method")
-    parser.add_argument("--other", type=Path, metavar="FOLDER", help="folder of the second method, if it is another")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the statistics too")
+    parser.add_argument("--other", type=path, metavar="FOLDER", help="folder of the second method, if it is another")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write the statistics too")
     parser.add_argument(
         "--force", action="store_true", help="compare numbers that were measured differently, with a warning"
     )

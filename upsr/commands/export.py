@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from upsr.arguments import path
 
 EXAMPLES = """examples:
   upsr export tiny -o exported/tiny                              ONNX, for images of any size
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr export``."""
     parser.add_argument("weights", help="weights: a name or a path, as elsewhere")
     parser.add_argument("--g", metavar="FILE", help="weights of g, where WEIGHTS is a file of the denoiser alone")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument(
         "--format", nargs="+", choices=_FORMATS, default=["onnx"], help="onnx, torch (.pt2) or aoti (onnx)"
     )

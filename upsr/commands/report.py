@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from upsr.arguments import path
 from upsr.report.html import write_report
 
 EXAMPLES = """examples:
@@ -16,7 +16,7 @@ The folder report/ needs nothing outside itself and no server: open index.html, 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr report``."""
-    parser.add_argument("folder", type=Path, help="folder that `upsr evaluate` wrote")
+    parser.add_argument("folder", type=path, help="folder that `upsr evaluate` wrote")
     parser.add_argument("--pictures", type=int, default=100, metavar="N", help="photos of each dataset (100)")
 
 
