@@ -30,6 +30,10 @@ class PeerLostError(UpsrError):
     exit_code: ClassVar[int] = 4
 
 
+class UnsoundResultError(UpsrError):
+    """A restored image that no photo can have: not finite, or without anything of what the photo shows."""
+
+
 class PreemptedError(UpsrError):
     """Training was asked to stop, saved its state and can be resumed (75 is EX_TEMPFAIL of sysexits.h)."""
 

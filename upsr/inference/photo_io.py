@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,8 @@ def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> None:
             options = {**encoding.options, **({"Q": quality} if encoding.lossy else {})}
             if encoding.saver == "tiffsave":
                 options["bigtiff"] = sum(frame.nbytes for frame in photo.frames) > 0xF0000000
-            getattr(image, encoding.saver)(str(temporary), keep=keep, **options)
+            # As bytes, since names need not be UTF-8.
+            getattr(image, encoding.saver)(os.fsencode(temporary), keep=keep, **options)
     except pyvips.Error as error:  # the encoders' word for a full disk, among others
         raise UpsrError(f"{path}: cannot be written ({_reason(error)})") from None
 
@@ -177,6 +179,25 @@ def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> None:
 def suffix_for(photo: Photo) -> str:
     """The suffix that keeps a photo's format; ".png" where that is only read."""
     return next((suffix for suffix, kind in WRITABLE_SUFFIXES.items() if kind == photo.format), ".png")
+
+
+def takes_quality(path: Path) -> bool:
+    """Whether the format of ``path`` is written with a quality."""
+    return _ENCODINGS[WRITABLE_SUFFIXES[path.suffix.lower()]].lossy
+
+
+def check_writable(path: Path, photo: Photo, size: tuple[int, int]) -> None:
+    """Refuse before any work what :func:`write_photo` would refuse after it.
+
+    Args:
+        photo: what the result is made of.
+        size: (height, width) of the result.
+
+    Raises:
+        UpsrError: the format of ``path`` cannot hold such a result.
+    """
+    empty = tuple(np.broadcast_to(frame[:1, :1], (*size, frame.shape[-1])) for frame in photo.frames)
+    _encoding_for(path, replace(photo, frames=empty), 95)
 
 
 def _pyvips() -> Any:

@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
-from upsr.errors import UpsrError
+from upsr.errors import UnsoundResultError, UpsrError
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.compiled import MODES, compiled
 from upsr.inference.fidelity import at_fidelity
@@ -41,6 +41,8 @@ ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
 OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
+_SHOWS_SOMETHING, _SHOWS_NOTHING = 32 / 255, 1 / 255
+"""Differences between the largest and the smallest value of a photo, and of its result."""
 MAPS = ("uncertainty", "weight")
 """What an observer is shown that is a map and not a picture."""
 
@@ -292,6 +294,7 @@ class UPSRPipeline:
             noise = NoiseField(settings.seed, [identity], (lq.shape[1] * model.scale**2, *shape))
             image = restore_stepwise(model, lq, noise.fill, work, None if index else observe)
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
+            _check_sound(image, lq)
             frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
 
@@ -352,6 +355,12 @@ class UPSRPipeline:
 
     def _scratch_room(self) -> int:
         return SCRATCH_ROOM if self.device.type == "cpu" else free_memory(self.device) // 4
+
+
+def _check_sound(image: Tensor, lq: Tensor) -> None:
+    """Refuse a result of one value that is made of a photo with more: the weights are wrong, or their type."""
+    if float(lq.max() - lq.min()) >= _SHOWS_SOMETHING and float(image.max() - image.min()) < _SHOWS_NOTHING:
+        raise UnsoundResultError("the result would be of one colour, which the photo is not; give other weights")
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

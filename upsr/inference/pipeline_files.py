@@ -38,6 +38,8 @@ Loaded = tuple[UPSRModel, dict[str, Any]]
 def load_model(source: str | Path, g: str | Path | None = None, *, hub: dict[str, Any] | None = None) -> Loaded:
     """The model in whatever holds one, see :meth:`upsr.inference.pipeline.UPSRPipeline.from_pretrained`."""
     path = shipped_folder(str(source)) if str(source) in shipped_names() else Path(source)
+    if g is not None and (path.is_dir() or path.suffix in (".yml", ".yaml")):
+        raise UpsrError(f"--g: {g} has no effect beside {source}, which names its own; only a weight file needs it")
     if path.is_dir():
         return _of_folder(path)
     if path.suffix in (".yml", ".yaml"):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
+from upsr.errors import UnsoundResultError
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
 from upsr.inference.team import Team
@@ -137,6 +138,10 @@ class _Restoration:
         for batches in self._rounds():
             # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.
             for tiles, parts in zip(batches, self._made(batches, of_tiles), strict=False):
+                if not parts.isfinite().all():
+                    raise UnsoundResultError(
+                        "the networks gave values that are not finite; other weights may, or --dtype float32"
+                    )
                 for tile, part in zip(tiles, parts.split(len(self.lq)), strict=False):
                     image[tile.place()] += (part * self._window(tile)).to(image.device)
             self.work.scratch.release()
