@@ -21,7 +21,7 @@ _LONG = 60
 _PROBE = 64
 _PROBED_FROM = 64
 """Side of a part that is upscaled twice to measure the speed, and how many such parts a photo has at least."""
-_MOST_LINES = 20
+_MOST_LINES = 100
 """Files that are named of those skipped for one reason."""
 
 

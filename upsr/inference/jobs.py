@@ -163,7 +163,7 @@ def _jobs_in_folder(found: Sequence[Source], naming: _Naming, results_stay: bool
                 f"{_shown(result)}: lies among the photos, and the result of {_shown(photo)} would take its place; "
                 "--skip-existing leaves both alone, or choose another -o or --suffix"
             )
-        on_remark(Remark(result.path, f"the result of {_shown(photo)}", "skipped"))
+        on_remark(Remark(result.path, "a result of an earlier run", "skipped"))
     for source, job in jobs.items():
         usual = _natural(source, naming)
         if job.target.name != f"{usual.stem}{usual.ending}":

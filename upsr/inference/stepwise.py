@@ -139,9 +139,7 @@ class _Restoration:
             # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.
             for tiles, parts in zip(batches, self._made(batches, of_tiles), strict=False):
                 if not parts.isfinite().all():
-                    raise UnsoundResultError(
-                        "the networks gave values that are not finite; other weights may, or --dtype float32"
-                    )
+                    raise UnsoundResultError("the result is not finite; give other weights, or compute in float32")
                 for tile, part in zip(tiles, parts.split(len(self.lq)), strict=False):
                     image[tile.place()] += (part * self._window(tile)).to(image.device)
             self.work.scratch.release()

@@ -201,18 +201,17 @@ def check_name(job: Job, handling: Handling) -> None:
     """
     if job.target == STREAM:
         return
+    name = one_line(str(job.source))
     for path in (job.target, *(job.maps.values() if handling.save_uncertainty else ())):
         folder = next(parent for parent in path.parents if parent.is_dir())
         most, length = _longest_name(folder), len(os.fsencode(path.name))
         if length > most:
             raise UpsrError(
-                f"{one_line(str(job.source))}: the name of its result is too long ({length} bytes, {most} fit): "
-                f"{one_line(path.name)[:40]}...; give a shorter --suffix, or rename the photo"
+                f"{name}: the name of its result is too long ({length} bytes, {most} fit): {one_line(path.name)[:40]}...; "
+                "give a shorter --suffix, or rename the photo"
             )
-        if path.is_dir():
-            raise UpsrError(
-                f"{one_line(str(job.source))}: {one_line(str(path))} is a folder; move it, or choose another -o"
-            )
+        if os.path.isdir(path):
+            raise UpsrError(f"{name}: {one_line(str(path))} is a folder; move it, or choose another -o")
 
 
 def _longest_name(folder: Path) -> int:
@@ -267,7 +266,10 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
     photo = read_photo(source, name, max_pixels=handling.max_pixels)
     size = pipe.target_size(photo.frames[0].shape[:2], settings)
-    check_writable(_result_name(job, photo, handling), photo, size)
+    try:
+        check_writable(_result_name(job, photo, handling), photo, size)
+    except UpsrError as error:
+        raise UpsrError(f"{name}: {error}") from None
     _check_room(name, photo, size)
     return photo
 
@@ -314,7 +316,7 @@ def _result_name(job: Job, photo: Photo, handling: Handling) -> Path:
 
 def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished: dict[str, str]) -> str | None:
     """Why the result need not be made again, if so."""
-    if job.target == STREAM or not job.target.is_file():
+    if job.target == STREAM or not os.path.isfile(job.target):
         return None
     if handling.skip_existing:
         return THERE
