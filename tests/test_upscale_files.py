@@ -18,7 +18,7 @@ from tests.upscaling import save_pipeline
 from upsr.cli import main
 from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
-from upsr.inference.jobs import plan_jobs
+from upsr.inference.jobs import STREAM, plan_jobs
 from upsr.inference.pipeline import Settings, UPSRPipeline
 from upsr.inference.upscaling import JOURNAL, Handling, upscale_all
 
@@ -156,6 +156,12 @@ def test_names_that_cannot_be_are_refused(place, inputs, out, word):
     with pytest.raises(UpsrError, match=word):
         plan_jobs(inputs, out, "", None)
     assert files_in(place) == {"in/a.png", "in/b.png"}
+
+
+def test_a_file_may_be_named_like_standard_input(place):
+    photo("-", form="PNG")
+    jobs = plan_jobs(["-"], "-", "", None) + plan_jobs(["./-"], "out", "", None) + plan_jobs(["."], "out", "", None)
+    assert [job.source for job in jobs] == [STREAM, place / "-", place / "-"]
 
 
 def test_folders_may_have_any_name(place):

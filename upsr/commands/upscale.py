@@ -227,13 +227,17 @@ def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
     """What became of all files: what the processes did, and what was passed over before."""
     from upsr.inference.upscaling import Outcome
 
+    notes: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        for note, sources in outcome.notes.items():
+            notes[note] = sorted(notes.get(note, []) + sources)
     skipped = {str(remark.path): remark.text for remark in remarks if remark.kind == "skipped"}
     unread = [one_line(f"{remark.path}: {remark.text}") for remark in remarks if remark.kind == "failed"]
     return Outcome(
         done=sorted(name for outcome in outcomes for name in outcome.done),
         skipped={**skipped, **{name: why for outcome in outcomes for name, why in outcome.skipped.items()}},
         failed=sorted(unread + [line for outcome in outcomes for line in outcome.failed]),
-        left_out={name: losses for outcome in outcomes for name, losses in outcome.left_out.items()},
+        notes=notes,
         seconds=max(outcome.seconds for outcome in outcomes),
     )
 
@@ -259,7 +263,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
     )
     for names, applies, reason in idle:
         for name in names if applies else ():
-            if getattr(given, name) not in (None, False):
+            if (value := getattr(given, name)) is not None and value is not False:
                 raise UpsrError(f"{_option(name)}: has no effect {reason}")
 
 

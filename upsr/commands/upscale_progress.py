@@ -161,7 +161,7 @@ def _in_words(seconds: float) -> str:
 
 
 def summarise(outcome: Outcome, how: str) -> None:
-    """Say how many files were done, skipped and failed, why each was not done, and what formats left out.
+    """Say how many files were done, skipped and failed, why each was not done, and what was left out.
 
     Args:
         how: what the results depend on.
@@ -179,6 +179,7 @@ def summarise(outcome: Outcome, how: str) -> None:
     if outcome.skipped:
         kinds = sorted(Counter(outcome.skipped.values()).items(), key=lambda kind: -kind[1])
         lines.append("  skipped: " + "; ".join(f"{count} x {reason}" for reason, count in kinds))
-    losses = Counter(loss for found in outcome.left_out.values() for loss in found)
-    lines += [f"  {loss} ({count} photo{'s' if count > 1 else ''})" for loss, count in sorted(losses.items())]
+    for note, sources in sorted(outcome.notes.items()):
+        which = sources[0] if len(sources) == 1 else f"{len(sources)} photos, such as {sources[0]}"
+        lines.append(one_line(f"  note: {note} ({which})"))
     print("\n".join(lines), file=sys.stderr)

@@ -64,7 +64,8 @@ def find_sources(inputs: Sequence[str], out: Path, remark: OnRemark) -> list[Sou
     found: dict[tuple[str, str], Source] = {}
     for name in inputs:
         for source in _named(name, out, remark):
-            found.setdefault((os.path.realpath(source.path.parent), source.path.name), source)
+            stream = source.path == STREAM
+            found.setdefault(("", "-") if stream else (os.path.realpath(source.path.parent), source.path.name), source)
     return list(found.values())
 
 

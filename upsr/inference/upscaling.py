@@ -65,13 +65,13 @@ class Outcome:
         done: sources by name.
         skipped: why each source that was left alone was.
         failed: one line for each that failed.
-        left_out: what the format of a result does not hold, by source.
+        notes: what was left out of photos or results, a phrase each, with the sources that it concerns.
     """
 
     done: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -175,8 +175,8 @@ def upscale_all(
                 on_read(job, photo)
             large, maps = _upscale_one(pipe, job, photo, settings, handling, progress, team)
             if team is None or team.is_main:
-                if losses := _write(job, large, maps, handling):
-                    outcome.left_out[str(job.source)] = losses
+                for note in _write(job, large, maps, handling):
+                    outcome.notes.setdefault(note, []).append(str(job.source))
                 if journal is not None and STREAM not in (job.source, job.target):
                     journal.add(job)
             outcome.done.append(str(job.source))
