@@ -286,7 +286,8 @@ def test_resuming_needs_something_to_resume(place, upscale):
         (("-", "-o", "out", "--resume"), "--resume"),
         (("a.png", "-o", "out", "--resume", "--skip-existing"), "--resume"),
         (("a.png", "-o", "out", "--quality", "80"), "--quality"),
-        (("a.png", "-o", "out", "--steps", "0", "--seed", "1"), "--seed"),
+        (("a.png", "-o", "-", "--quality", "80"), "--quality"),
+        (("a.png", "-o", "out", "--steps", "0", "--seed", "0"), "--seed"),
         (("a.png", "-o", "out", "--fidelity", "1", "--adaptive", "0.1"), "--adaptive"),
         (("a.png", "-o", "out", "--steps", "0", "--fidelity", "0.3"), "--fidelity"),
         (("a.png", "-o", "out", "--share", "tiles"), "--share"),
@@ -333,6 +334,25 @@ def test_what_the_result_cannot_be_is_refused_before_the_work(place, upscale, mo
     assert lines[-1].startswith("  a.png: ")
     assert word in lines[-1]
     assert files_in(place) == {"a.png"}
+
+
+def test_whatever_goes_wrong_with_one_photo_the_others_are_done(place, upscale, monkeypatch):
+    photo("in/a.png", "in/b.png", "in/c.png")
+    right = UPSRPipeline.upscale
+    errors = iter([ValueError("odd"), RuntimeError("can't allocate memory: you tried to allocate 9 bytes")])
+
+    def work(*arguments, **more):
+        if error := next(errors, None):
+            raise error
+        return right(*arguments, **more)
+
+    monkeypatch.setattr(UPSRPipeline, "upscale", work)
+    code, lines = upscale("in", "-o", "out")
+    assert (code, counts(lines)) == (1, (1, 0, 2))
+    assert lines[-2:] == [
+        "  in/a.png: not done, by a fault of this program (ValueError: odd)",
+        "  in/b.png: not enough memory; give a smaller --tile, or upscale a smaller photo",
+    ]
 
 
 def run_with(weights, change):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,11 @@ _PATIENCE = 1.5
 
 @contextlib.contextmanager
 def said_if_slow(text: str) -> Iterator[None]:
-    """Shows ``text`` on a terminal while the block lasts, once it has lasted a while; in a log file nothing is written."""
-    if not sys.stderr.isatty():
+    """Shows ``text`` on a terminal while the block lasts, once it has lasted a while; in a log file nothing is written.
+
+    Of several processes the first one speaks.
+    """
+    if not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
         yield
         return
     shown = threading.Event()

@@ -33,13 +33,14 @@ EXAMPLES = """examples:
   torchrun --nproc_per_node=4 -m upsr upscale shots/ -o large/
 
 The noise of a photo is a function of --seed and its pixels: names, order, batches and the number of processes do not matter.
+No two results have one name: of a.png and a.tga the second becomes a_tga.png. What is passed over is counted and said.
 Colour profile, EXIF (its orientation applied), alpha, grey, 16 bit and the frames of animations are kept where the format can.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
 --fidelity: 0.5 is the model's own setting. Towards 0 the noise where g is sure grows to the full amount (b_u to 1). Towards 1 it
 falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
 
-Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices, 
+Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices,
 nothing was done; 4 another process of the run was lost; 130 interrupted, and --resume goes on."""
 
 
@@ -47,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr upscale``."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or - for standard input")
     parser.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="folder; for one photo also a file, or - for standard output"
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="folder (one that looks like a file: out.v2/); for one photo also a file, or - for standard output",
     )
     size = parser.add_argument_group("size")
     size.add_argument(
@@ -269,14 +274,17 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
     """Refuse what cannot be with these photos and results."""
-    from upsr.inference.jobs import STREAM
+    from upsr.inference.jobs import STREAM, ending_by_content
     from upsr.inference.photo_io import takes_quality
     from upsr.inference.upscaling import Journal
 
     files = [job.target for job in jobs if job.target != STREAM]
-    if given.quality is not None and files and not any(takes_quality(path) for path in files):
-        endings = ", ".join(sorted({path.suffix.lower() for path in files}))
-        raise UpsrError(f"--quality: has no effect on {endings}; JPEG, WebP and AVIF have one")
+    if given.quality is not None:
+        endings = {path.suffix.lower() for path in files} or {
+            _format(given.format) or ending_by_content(jobs[0].source)
+        }
+        if not any(takes_quality(ending) for ending in endings):
+            raise UpsrError(f"--quality: has no effect on {', '.join(sorted(endings))}; JPEG, WebP and AVIF have one")
     if given.record is not None:
         taken = {os.path.realpath(path) for job in jobs for path in (job.source, job.target, *job.maps.values())}
         if os.path.realpath(given.record) in taken or given.record.is_dir():

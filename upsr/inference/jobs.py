@@ -226,11 +226,11 @@ def _natural(source: Source, naming: _Naming) -> _Name:
     name, own = source.inside.name, source.inside.suffix
     known = own.lower() in PHOTO_SUFFIXES or own.lower() in WRITABLE_SUFFIXES
     stem = name.removesuffix(own) if known else name
-    ending = naming.form or (own if own.lower() in WRITABLE_SUFFIXES else _ending_by_content(source.path))
+    ending = naming.form or (own if own.lower() in WRITABLE_SUFFIXES else ending_by_content(source.path))
     return _Name(Path(naming.out) / source.inside.parent, f"{stem}{naming.suffix}", ending)
 
 
-def _ending_by_content(path: Path) -> str:
+def ending_by_content(path: Path) -> str:
     """The suffix of what a file holds; ".png" for what is only read."""
     kind = kind_of(_head(path))
     return next((suffix for suffix, written in WRITABLE_SUFFIXES.items() if written == kind), ".png")

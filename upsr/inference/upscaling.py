@@ -161,8 +161,8 @@ def upscale_all(
     if journal is not None:
         finished = journal.finished() if handling.resume else {}
         journal.begin()
-    # torch says with a RuntimeError that memory is short. In a team the others would wait for one that gave up.
-    failures = (*FAILURES, RuntimeError) if team is None else FAILURES
+    # Whatever is wrong with one photo, the others are done. In a team they would wait for one that gave up.
+    failures: Any = Exception if team is None else FAILURES
     began = time.monotonic()
     for job in jobs:
         progress = on_photo(job) if on_photo else None
@@ -327,14 +327,15 @@ def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished:
 
 def _one_line(job: Job, error: Exception) -> str:
     name, text = one_line(str(job.source)), " ".join(str(error).split())
+    if isinstance(error, UpsrError):
+        return one_line(str(error))
+    # torch says with a RuntimeError that memory is short.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in text):
         return f"{name}: not enough memory; give a smaller --tile, or upscale a smaller photo"
-    if isinstance(error, RuntimeError):
-        return f"{name}: {type(error).__name__}: {one_line(text)[:300]}"
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         return f"{name}: not done ({error.strerror or error}{one_line(place)})"
-    return one_line(str(error))
+    return f"{name}: not done, by a fault of this program ({type(error).__name__}: {one_line(text)[:300]})"
 
 
 def write_record(path: Path, outcome: Outcome, facts: dict[str, Any]) -> None:
