@@ -280,11 +280,10 @@ def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
 
     files = [job.target for job in jobs if job.target != STREAM]
     if given.quality is not None:
-        endings = {path.suffix.lower() for path in files} or {
-            _format(given.format) or ending_by_content(jobs[0].source)
-        }
-        if not any(takes_quality(ending) for ending in endings):
-            raise UpsrError(f"--quality: has no effect on {', '.join(sorted(endings))}; JPEG, WebP and AVIF have one")
+        results = files or [Path(f"-{_format(given.format) or ending_by_content(jobs[0].source)}")]
+        if not any(takes_quality(path) for path in results):
+            endings = ", ".join(sorted({path.suffix.lower() for path in results}))
+            raise UpsrError(f"--quality: has no effect on {endings}; JPEG, WebP and AVIF have one")
     if given.record is not None:
         taken = {os.path.realpath(path) for job in jobs for path in (job.source, job.target, *job.maps.values())}
         if os.path.realpath(given.record) in taken or given.record.is_dir():

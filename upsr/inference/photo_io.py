@@ -181,9 +181,9 @@ def suffix_for(photo: Photo) -> str:
     return next((suffix for suffix, kind in WRITABLE_SUFFIXES.items() if kind == photo.format), ".png")
 
 
-def takes_quality(suffix: str) -> bool:
-    """Whether the format of a writable suffix has a quality."""
-    return _ENCODINGS[WRITABLE_SUFFIXES[suffix]].lossy
+def takes_quality(path: Path) -> bool:
+    """Whether the format of ``path`` is written with a quality."""
+    return _ENCODINGS[WRITABLE_SUFFIXES[path.suffix.lower()]].lossy
 
 
 def check_writable(path: Path, photo: Photo, size: tuple[int, int]) -> None:
