@@ -6,7 +6,6 @@ with the shipped g. Training and evaluation go on where they were when they are 
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.engine.distributed import default_launcher, runtime
 from upsr.engine.setup import checked_model_options
@@ -164,9 +164,7 @@ CLAIMS = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("action", nargs="+", choices=["train", "evaluate", "report"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (0 1 2)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of them (all)")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scripts.demo import photo
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write, writable_folder
 from upsr.data.benchmark_degradation import degrade
 from upsr.data.image_io import decode_image, to_uint8, write_png
@@ -325,10 +326,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="METHOD",
                         help=f"as for upsr evaluate ({' '.join(METHODS)})")  # fmt: skip
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="DATASET",

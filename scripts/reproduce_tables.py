@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write, writable_folder
 from upsr.engine.distributed import default_launcher, runtime
 from upsr.errors import UpsrError
@@ -169,10 +170,8 @@ def _origin(summary: Mapping[str, Any] | None, device: torch.device) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     tables = list(read_publication().tables)
     parser.add_argument("--table", nargs="*", choices=tables, default=tables, metavar="N", help="tables (all)")
     parser.add_argument("--figure", nargs="*", choices=list(FIGURES), default=[], metavar="N",

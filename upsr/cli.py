@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
-from upsr.errors import UpsrError
+import upsr
+from upsr.arguments import ArgumentParser
+from upsr.errors import UpsrError, one_line
+from upsr.patience import said_if_slow
 
 _COMMANDS = {
     "upscale": "photos in, photos four times as large out",
@@ -19,6 +22,7 @@ _COMMANDS = {
     "export": "the networks as files for other runtimes: ONNX, torch.export",
 }
 _EPILOG = """`upsr COMMAND --help` explains a command with examples. Training and testing from option files: train.py, test.py.
+Options may be written with - or _: --max-images, --max_images.
 
 Exit codes: 0 finished; 2 a mistake in arguments, files or devices (one message says which); 130 interrupted."""
 
@@ -26,25 +30,27 @@ Exit codes: 0 finished; 2 a mistake in arguments, files or devices (one message 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command; a user's mistake is one line on stderr and its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        "upsr", description="UPSR: super-resolution of real photos.", epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files hold any bytes
+    parser = ArgumentParser("upsr", description="UPSR: super-resolution of real photos.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"upsr {upsr.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, about in _COMMANDS.items():
         commands.add_parser(name, help=about, add_help=False)
     chosen = parser.parse_known_args(given)[0].command
-    # Only the chosen command is imported: each brings its own heavy libraries.
-    module = importlib.import_module(f"upsr.commands.{chosen}")
-    own = argparse.ArgumentParser(
-        f"upsr {chosen}", description=module.__doc__, epilog=module.EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    module.add_arguments(own)
+    if chosen is None:
+        parser.print_help()
+        return 0
     try:
+        # Only the chosen command is imported: each brings its own heavy libraries.
+        with said_if_slow(f"upsr {chosen}: loading"):
+            module = importlib.import_module(f"upsr.commands.{chosen}")
+        own = ArgumentParser(f"upsr {chosen}", description=module.__doc__, epilog=module.EXAMPLES)
+        module.add_arguments(own)
         return module.main(own.parse_args(given[given.index(chosen) + 1 :]))
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
+        print(f"{error.label}: " + "\n".join(map(one_line, str(error).split("\n"))), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

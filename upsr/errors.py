@@ -30,9 +30,25 @@ class PeerLostError(UpsrError):
     exit_code: ClassVar[int] = 4
 
 
+class UnsoundResultError(UpsrError):
+    """A restored image that no photo can have: not finite, or without anything of what the photo shows."""
+
+
 class PreemptedError(UpsrError):
     """Training was asked to stop, saved its state and can be resumed (75 is EX_TEMPFAIL of sysexits.h)."""
 
     exit_code: ClassVar[int] = 75
     label: ClassVar[str] = "stopped"
     together: ClassVar[bool] = True
+
+
+def one_line(text: str) -> str:
+    """Text that is one line wherever it is printed: what names of files may hold beside letters, as line ends and bytes that are
+    no UTF-8, is written with a backslash, as Python does."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    # Bytes of a name that is no UTF-8 lie here (PEP 383).
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

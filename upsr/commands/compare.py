@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from upsr.arguments import path
 from upsr.atomic import atomic_write
 from upsr.errors import UpsrError
 from upsr.evaluation.earlier import changed_since
@@ -33,11 +34,11 @@ that have changed since are refused unless --force."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr compare``."""
-    parser.add_argument("folder", type=Path, help="folder that `upsr evaluate` wrote")
+    parser.add_argument("folder", type=path, help="folder that `upsr evaluate` wrote")
     parser.add_argument("first", help="method")
     parser.add_argument("second", help="method")
-    parser.add_argument("--other", type=Path, metavar="FOLDER", help="folder of the second method, if it is another")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the statistics too")
+    parser.add_argument("--other", type=path, metavar="FOLDER", help="folder of the second method, if it is another")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write the statistics too")
     parser.add_argument(
         "--force", action="store_true", help="compare numbers that were measured differently, with a warning"
     )

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from upsr.arguments import path
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS, Benchmark, Findings, check
 from upsr.evaluation.prepare import prepare
@@ -24,21 +25,34 @@ recipe (upsr/config/schema_teach.py); TaughtDataset trains on it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``upsr data``."""
-    parser.add_argument("action", choices=["list", "check", "prepare", "teach"])
-    parser.add_argument(
-        "names",
-        nargs="*",
-        metavar="NAME",
-        help="benchmarks; by default all (list) or those here (check); for teach the recipe, a YAML file",
-    )
-    parser.add_argument(
-        "--datasets_root", type=Path, default=Path("datasets"), help="folder of the datasets (datasets)"
-    )
-    parser.add_argument("--source", type=Path, help="what was downloaded, for prepare: a folder, zip or tar")
-    parser.add_argument("--out", type=Path, help="folder of the shards, for teach")
-    parser.add_argument("--workers", type=int, default=1, help="processes of teach, of one thread each (1)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of degradations that prepare draws (0)")
+    """The arguments of ``upsr data``: those of each action apart."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, about: str) -> argparse.ArgumentParser:
+        lines = [line for line in EXAMPLES.splitlines() if line.startswith(f"  upsr data {name}")]
+        examples = "\n".join(["examples:", *lines])
+        return actions.add_parser(name, help=about, description=about.capitalize() + ".", epilog=examples)
+
+    def root(of: argparse.ArgumentParser) -> None:
+        of.add_argument(
+            "--datasets_root", type=path, default=Path("datasets"), help="folder of the datasets (datasets)"
+        )
+
+    listing = action("list", "every benchmark and whether it is here; or all about some of them")
+    listing.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to describe")
+    root(listing)
+    checking = action("check", "whether benchmarks are whole: counts, sizes, pairs, damaged files, fingerprints")
+    checking.add_argument("names", nargs="*", metavar="NAME", help="benchmarks; without one all that are here")
+    root(checking)
+    preparing = action("prepare", "make the folder of a benchmark from what was downloaded, and check it")
+    preparing.add_argument("names", nargs=1, metavar="NAME", help="benchmark")
+    preparing.add_argument("--source", type=path, required=True, help="what was downloaded: a folder, zip or tar")
+    preparing.add_argument("--seed", type=int, default=0, help="seed of the degradations that are drawn (0)")
+    root(preparing)
+    teaching = action("teach", "degrade crops and keep a teacher's estimates of them, to train on; run again to resume")
+    teaching.add_argument("recipe", metavar="RECIPE.yml", help="what to make, see upsr/config/schema_teach.py")
+    teaching.add_argument("--out", type=path, required=True, metavar="FOLDER", help="folder of the shards")
+    teaching.add_argument("--workers", type=int, default=1, metavar="N", help="processes, of one thread each (1)")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -95,8 +109,6 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _prepare(given: argparse.Namespace) -> int:
-    if len(given.names) != 1 or given.source is None:
-        raise UpsrError("prepare makes one benchmark from one source: upsr data prepare NAME --source DOWNLOADED")
     benchmark = BENCHMARKS.read(given.names[0])
     images = prepare(benchmark, given.source, given.datasets_root, seed=given.seed)
     print(f"{benchmark.name}: {images} images in {benchmark.root(given.datasets_root)}")
@@ -104,12 +116,10 @@ def _prepare(given: argparse.Namespace) -> int:
 
 
 def _teach(given: argparse.Namespace) -> int:
-    if len(given.names) != 1 or given.out is None:
-        raise UpsrError("teach makes one cache from one recipe: upsr data teach RECIPE.yml --out FOLDER")
     if given.workers < 1:
         raise UpsrError(f"--workers: at least 1 process is needed, not {given.workers}")
     from upsr.evaluation.teaching import read_recipe, teach  # here: the other actions need no teacher
 
-    crops = teach(read_recipe(given.names[0]), given.out, given.workers)
+    crops = teach(read_recipe(given.recipe), given.out, given.workers)
     print(f"{crops} crops in {given.out / 'index.json'}")
     return 0

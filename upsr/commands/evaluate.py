@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
+from upsr.arguments import path
 from upsr.config.schema import TileOptions
 from upsr.engine.distributed import default_launcher, runtime
 from upsr.errors import UpsrError
@@ -42,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of methods that draw noise (0)"
     )
-    parser.add_argument("--out", type=Path, default=Path("results/evaluation"), help="folder (results/evaluation)")
+    parser.add_argument("--out", type=path, default=Path("results/evaluation"), help="folder (results/evaluation)")
     parser.add_argument(
-        "--datasets_root", type=Path, default=Path("datasets"), help="folder of the datasets (datasets)"
+        "--datasets_root", type=path, default=Path("datasets"), help="folder of the datasets (datasets)"
     )
     parser.add_argument("--max_images", type=int, metavar="N", help="only the first N images of each set")
     parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="equally large images at once (1)")
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_report", action="store_true", help="do not write the HTML report")
     parser.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the table by image (csv)")
     parser.add_argument(
-        "--metric_weights", type=Path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
+        "--metric_weights", type=path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
     )
     parser.add_argument("--num_gpu", default="auto", help="auto, 0 for the CPU, or the number of GPUs (auto)")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())

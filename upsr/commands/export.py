@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from upsr.arguments import path
 from upsr.errors import UpsrError
 
 EXAMPLES = """examples:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr export``."""
     parser.add_argument("weights", help="weights: a name or a path, as elsewhere")
     parser.add_argument("--g", metavar="FILE", help="weights of g, where WEIGHTS is a file of the denoiser alone")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    parser.add_argument("-o", "--output", type=path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument(
         "--format", nargs="+", choices=_FORMATS, default=["onnx"], help="onnx, torch (.pt2) or aoti (onnx)"
     )

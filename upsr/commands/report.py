@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from upsr.arguments import path
 from upsr.evaluation.earlier import changed_since
 from upsr.evaluation.results import read_rows
 from upsr.report.html import write_report
@@ -19,7 +19,7 @@ The folder report/ needs nothing outside itself and no server: open index.html, 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr report``."""
-    parser.add_argument("folder", type=Path, help="folder that `upsr evaluate` wrote")
+    parser.add_argument("folder", type=path, help="folder that `upsr evaluate` wrote")
     parser.add_argument("--pictures", type=int, default=100, metavar="N", help="photos of each dataset (100)")
 
 

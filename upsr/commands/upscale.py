@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from upsr.arguments import path
 from upsr.atomic import writable_folder
-from upsr.errors import UpsrError
+from upsr.commands.upscale_progress import progress_for, summarise
+from upsr.errors import UpsrError, one_line
+from upsr.patience import said_if_slow
+
+if TYPE_CHECKING:
+    from upsr.inference.jobs import Job
+    from upsr.inference.sources import Remark
 
 EXAMPLES = """examples:
   upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
@@ -25,13 +33,14 @@ EXAMPLES = """examples:
   torchrun --nproc_per_node=4 -m upsr upscale shots/ -o large/
 
 The noise of a photo is a function of --seed and its pixels: names, order, batches and the number of processes do not matter.
+No two results have one name: of a.png and a.tga the second becomes a_tga.png. What is passed over is counted and said.
 Profile, EXIF, XMP, texts, dpi, alpha, 16 bit, frames and pages are kept where the format can; what is left out is said.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
 --fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1).
 Towards 1 it falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
 
-Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices, 
+Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices,
 nothing was done; 4 another process of the run was lost; 130 interrupted, and --resume goes on."""
 
 
@@ -39,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr upscale``."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or - for standard input")
     parser.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="folder; for one photo also a file, or - for standard output"
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="folder (one that looks like a file: out.v2/); for one photo also a file, or - for standard output",
     )
     size = parser.add_argument_group("size")
     size.add_argument(
@@ -52,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", default="tiny", help="name, folder, run, option file, weight file or user/repository (tiny)"
     )
     look.add_argument("--g", metavar="FILE", help="weights of g, beside --weights FILE of a denoiser alone")
-    look.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (0)")
+    look.add_argument("--seed", type=int, metavar="N", help="of the noise (0)")
     look.add_argument("--steps", type=int, metavar="N", help="network calls (all that the model has); 0 for g alone")
     look.add_argument(
         "--fidelity", type=float, metavar="0..1", help="0 more detail and grain, 0.5 the model's own, 1 g's estimate"
@@ -63,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--format", metavar="FORMAT", help="png, jpg, webp, tif, avif, ...: of all results (each photo's)"
     )
-    files.add_argument("--quality", type=int, default=95, metavar="N", help="of JPEG, WebP and AVIF (95)")
+    files.add_argument("--quality", type=int, metavar="N", help="of JPEG, WebP and AVIF (95)")
     files.add_argument("--skip-existing", action="store_true", help="leave photos alone whose result is there")
     files.add_argument(
         "--resume",
@@ -71,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with an interrupted run: photos that it finished with these settings stay",
     )
     files.add_argument("--save-uncertainty", action="store_true", help="also NAME_uncertainty.png and NAME_weight.png")
-    files.add_argument("--record", type=Path, metavar="FILE", help="write what was done, and with what, as JSON")
+    files.add_argument("--record", type=path, metavar="FILE", help="write what was done, and with what, as JSON")
     files.add_argument("--max-megapixels", type=float, default=100, metavar="N", help="refuse larger photos (100)")
     work = parser.add_argument_group("computation")
     work.add_argument(
@@ -83,58 +96,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--share",
         choices=["photos", "tiles"],
-        default="photos",
         help="what several devices share: photos, or the tiles of each, for few large ones (photos)",
     )
     work.add_argument(
         "--dtype",
         choices=["auto", "float32", "bfloat16", "float16", "int8", "float8"],
-        default="auto",
         help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto)",
     )
     work.add_argument(
         "--compile",
         choices=["none", "default", "reduce-overhead", "max-autotune"],
-        default="none",
         help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many (none)",
     )
     work.add_argument(
         "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
     )
-    work.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="tiles at once; a CPU takes them one by one (1)"
-    )
+    work.add_argument("--batch", type=int, metavar="N", help="tiles at once; a CPU takes them one by one (1)")
     work.add_argument(
         "--adaptive",
         type=float,
-        default=0.0,
         metavar="BOUND",
         help="leave out steps that change a tile by less (0.004 is a grey level); see docs/performance.md (0, off)",
     )
-    work.add_argument("--quiet", action="store_true", help="no progress bar")
+    work.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def main(given: argparse.Namespace) -> int:
     """Run it."""
-    from upsr.engine.distributed import default_launcher, runtime  # here and below: --help should not wait for torch
-    from upsr.inference.jobs import plan_jobs
+    with said_if_slow("upsr upscale: loading"):
+        from upsr.engine.distributed import (
+            default_launcher,
+            runtime,
+        )  # here and below: --help should not wait for torch
+        from upsr.inference.pipeline import UPSRPipeline  # noqa: F401  (what takes longest, while there is a word for it)
 
     launcher = default_launcher()
     devices = given.devices.split(",")
-    if len(devices) > 1 and launcher == "none":
-        return _launch(devices)
+    _check_options(given, shared=len(devices) > 1 or launcher != "none")
     settings, handling = _settings(given), _handling(given)
-    jobs = plan_jobs(given.inputs, given.out, given.suffix, _format(given.format))
-    folder = _folder(given, jobs)
+    if len(devices) > 1 and launcher == "none":
+        if "-" not in given.inputs:
+            _planned(given)  # so that mistakes are told once, and not after processes have been started
+        return _launch(devices)
     with runtime(launcher, _num_gpu(devices)) as run:
-        return _run(given, settings, handling, jobs, folder, run, devices)
+        # One process looks: for others, results of the first may lie among the photos already.
+        found = run.from_main(_attempt(given) if run.is_main else None)
+        if isinstance(found, UpsrError):
+            if run.is_main:
+                raise found
+            return found.exit_code
+        jobs, remarks = found
+        return _run(given, settings, handling, jobs, remarks, _folder(given, jobs), run, devices)
+
+
+def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | UpsrError:
+    """What is planned, or why it cannot be, for all processes."""
+    try:
+        return _planned(given)
+    except UpsrError as error:
+        return error
+
+
+def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
+    """The photos and where their results go, and what is to be said of other files."""
+    from upsr.inference.jobs import plan_jobs
+
+    remarks: list[Remark] = []
+    jobs = plan_jobs(
+        given.inputs, given.out, given.suffix, _format(given.format), maps=given.save_uncertainty,
+        results_stay=given.skip_existing or given.resume, on_remark=remarks.append,
+    )  # fmt: skip
+    _check_targets(given, jobs)
+    return jobs, remarks
 
 
 def _run(
     given: argparse.Namespace,
     settings: Any,
     handling: Any,
-    jobs: Any,
+    jobs: list[Job],
+    remarks: list[Remark],
     folder: Path | None,
     run: Any,
     devices: list[str],
@@ -143,15 +184,19 @@ def _run(
     from upsr.inference.upscaling import Journal, Outcome, upscale_all, write_record
     from upsr.provenance import digest_of, machine, versions
 
+    if run.is_main:
+        _say_notes(remarks)
     device = run.device if len(devices) > 1 or devices == ["auto"] or run.world_size > 1 else devices[0]
-    pipe = UPSRPipeline.from_pretrained(
-        given.weights, g=given.g, device=device, dtype=given.dtype, compile=given.compile
-    )
-    if handling.save_uncertainty and not pipe.is_diffusion:
-        raise UpsrError("--save-uncertainty: this model is a network without diffusion and has no uncertainty")
-    settings = run.from_main(pipe.settled(settings, run.world_size))
+    with said_if_slow(f"upsr upscale: loading {given.weights}"):
+        pipe = UPSRPipeline.from_pretrained(
+            given.weights, g=given.g, device=device, dtype=given.dtype or "auto", compile=given.compile or "none"
+        )
+        if handling.save_uncertainty and not pipe.is_diffusion:
+            raise UpsrError("--save-uncertainty: this model is a network without diffusion and has no uncertainty")
+        settings = run.from_main(pipe.settled(settings, run.world_size))
+        weights = pipe.digest()
     facts = {
-        "weights": given.weights, "weights_sha256": pipe.digest(), "config": pipe.config, "settings": asdict(settings),
+        "weights": given.weights, "weights_sha256": weights, "config": pipe.config, "settings": asdict(settings),
         "quality": handling.quality, "dtype": str(pipe.dtype), "compile": pipe.compile,
         "versions": versions(), "machine": machine(pipe.device),
     }  # fmt: skip
@@ -161,119 +206,136 @@ def _run(
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
     team = run if given.share == "tiles" and run.world_size > 1 else None
     mine = jobs if team else (jobs[n] for n in itertools.takewhile(lambda n: n < len(jobs), run.numbers("photos")))
-    with _Bar(jobs, shown=run.is_main and not given.quiet) as bar:
+    with progress_for(pipe, settings, jobs, shown=run.is_main and not given.quiet) as shown:
         outcome = upscale_all(
-            pipe, mine, settings, handling, journal, team=team, on_photo=bar.photo, on_failure=bar.line
-        )
+            pipe, mine, settings, handling, journal,
+            team=team, on_photo=shown.photo, on_read=shown.read, on_failure=shown.failure,
+        )  # fmt: skip
     outcomes: list[Outcome] = run.gather_to_main(outcome)
     outcomes = outcomes[:1] if team else outcomes
-    failed = run.any(bool(outcome.failed))
+    failed = run.any(bool(outcome.failed) or any(remark.kind == "failed" for remark in remarks))
     if run.is_main:
-        total = _together(outcomes)
+        if journal is not None:
+            journal.clear()
+        total = _together(outcomes, remarks)
         if given.record is not None:
             write_record(given.record, total, facts)
-        _summarise(total, settings, digest_of(facts["weights_sha256"])[:12])
+        summarise(total, f"seed {settings.seed}, tile {str(settings.tile).lower()}, weights {digest_of(weights)[:12]}")
     return 1 if failed else 0
 
 
-class _Bar:
-    """A progress bar over the photos of all processes, and lines above it, on standard error."""
-
-    def __init__(self, jobs: Any, *, shown: bool) -> None:
-        from tqdm import tqdm
-
-        self._jobs = jobs
-        self._bar = tqdm(
-            total=len(jobs), disable=not shown, unit="photo", file=sys.stderr, dynamic_ncols=True,
-            bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} photos [{elapsed}<{remaining}]",
-        )  # fmt: skip
-        self._begun = 0
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is None:
-            self._bar.update(len(self._jobs) - self._bar.n)
-        self._bar.close()
-
-    def photo(self, job: Any) -> Any:
-        """A photo begins; what is told how far it is."""
-        before = self._jobs.index(job)
-        self._begun = before + 1
-        self._bar.set_postfix_str(job.source.name, refresh=False)
-
-        def progress(done: int, total: int) -> None:
-            self._bar.update(before + done / total - self._bar.n)
-
-        return progress
-
-    def line(self, text: str) -> None:
-        """A photo failed: print why above the bar."""
-        self._bar.update(self._begun - self._bar.n)
-        self._bar.write(f"failed: {text}", file=sys.stderr)
+def _say_notes(remarks: list[Remark]) -> None:
+    for remark in remarks:
+        if remark.kind == "note":
+            print(one_line(f"{remark.path}: {remark.text}"), file=sys.stderr)
 
 
-def _summarise(outcome: Any, settings: Any, weights: str) -> None:
-    print(
-        f"{len(outcome.done)} upscaled, {len(outcome.skipped)} skipped, {len(outcome.failed)} failed in "
-        f"{outcome.seconds:.1f} s (seed {settings.seed}, tile {str(settings.tile).lower()}, weights {weights})",
-        file=sys.stderr,
-    )
-    for note, sources in sorted(outcome.notes.items()):
-        which = sources[0] if len(sources) == 1 else f"{len(sources)} photos, such as {sources[0]}"
-        print(f"  note: {note} ({which})", file=sys.stderr)
-    for line in outcome.failed:
-        print(f"  {line}", file=sys.stderr)
-
-
-def _together(outcomes: list[Any]) -> Any:
+def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
+    """What became of all files: what the processes did, and what was passed over before."""
     from upsr.inference.upscaling import Outcome
 
     notes: dict[str, list[str]] = {}
     for outcome in outcomes:
         for note, sources in outcome.notes.items():
             notes[note] = sorted(notes.get(note, []) + sources)
+    skipped = {str(remark.path): remark.text for remark in remarks if remark.kind == "skipped"}
+    unread = [one_line(f"{remark.path}: {remark.text}") for remark in remarks if remark.kind == "failed"]
     return Outcome(
         done=sorted(name for outcome in outcomes for name in outcome.done),
-        skipped=sorted(name for outcome in outcomes for name in outcome.skipped),
-        failed=sorted(line for outcome in outcomes for line in outcome.failed),
+        skipped={**skipped, **{name: why for outcome in outcomes for name, why in outcome.skipped.items()}},
+        failed=sorted(unread + [line for outcome in outcomes for line in outcome.failed]),
         notes=notes,
         seconds=max(outcome.seconds for outcome in outcomes),
     )
 
 
+def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
+    """Refuse options that have no effect beside others, and values that are none."""
+    for name, value in vars(given).items():
+        if value == "" and name != "suffix":
+            raise UpsrError(f"{_option(name)}: it is empty, as a variable that is not set is")
+    if shared and "-" in given.inputs and given.share != "tiles":
+        raise UpsrError("-: standard input is read by one process; name one device, or give --share tiles")
+    without_noise = given.steps == 0 or (given.steps is None and given.fidelity == 1)
+    to_stream = given.out == "-"
+    idle = (
+        (("skip_existing", "resume"), to_stream, "with -o -: nothing can be there yet"),
+        (("resume",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
+        (("resume",), given.inputs == ["-"], "of standard input, which cannot be read again"),
+        (("seed", "adaptive", "compile", "dtype"), without_noise, "where nothing is denoised: --steps 0, --fidelity 1"),
+        (("fidelity",), given.steps == 0, "with --steps 0, which is g's estimate"),
+        (("outscale",), given.width is not None or given.height is not None, "together with --width or --height"),
+        (("share",), not shared, "on one device: name several with --devices"),
+        (("batch",), given.tile == "none", "with --tile none: there are no tiles to batch"),
+    )
+    for names, applies, reason in idle:
+        for name in names if applies else ():
+            if (value := getattr(given, name)) is not None and value is not False:
+                raise UpsrError(f"{_option(name)}: has no effect {reason}")
+
+
+def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
+    """Refuse what cannot be with these photos and results."""
+    from upsr.inference.jobs import STREAM, ending_by_content
+    from upsr.inference.photo_io import takes_quality
+    from upsr.inference.upscaling import Journal
+
+    files = [job.target for job in jobs if job.target != STREAM]
+    if given.quality is not None:
+        results = files or [Path(f"-{_format(given.format) or ending_by_content(jobs[0].source)}")]
+        if not any(takes_quality(path) for path in results):
+            endings = ", ".join(sorted({path.suffix.lower() for path in results}))
+            raise UpsrError(f"--quality: has no effect on {endings}; JPEG, WebP and AVIF have one")
+    if given.record is not None:
+        taken = {os.path.realpath(path) for job in jobs for path in (job.source, job.target, *job.maps.values())}
+        if os.path.realpath(given.record) in taken or given.record.is_dir():
+            raise UpsrError(f"--record: {given.record} is a photo, a result or a folder; name another file")
+        writable_folder(given.record.parent)
+    if given.resume and any(path.is_file() for path in files) and not Journal.is_in(_place(given, jobs)):
+        raise UpsrError(
+            f"--resume: no interrupted run is noted in {_place(given, jobs)}, and results are there; "
+            "--skip-existing leaves them, and without either they are made again"
+        )
+
+
+def _option(name: str) -> str:
+    return {"inputs": "INPUT", "out": "-o"}.get(name, f"--{name.replace('_', '-')}")
+
+
 def _settings(given: argparse.Namespace) -> Any:
     from upsr.inference.pipeline import Settings
 
-    if given.outscale is not None and (given.width or given.height):
-        raise UpsrError("--outscale: not together with --width or --height")
+    for name in ("width", "height"):
+        if (side := getattr(given, name)) is not None and side < 1:
+            raise UpsrError(f"--{name}: at least 1 pixel, not {side}")
     return Settings(
-        seed=given.seed,
+        seed=given.seed or 0,
         steps=given.steps,
         fidelity=given.fidelity,
         outscale=given.outscale,
         size=(given.width, given.height) if given.width is not None or given.height is not None else None,
         tile=_tile(given.tile),
-        tiles_at_once=given.batch,
+        tiles_at_once=1 if given.batch is None else given.batch,
         colour_fix=given.colour_fix,
-        adaptive=given.adaptive,
+        adaptive=given.adaptive or 0.0,
     )
 
 
 def _handling(given: argparse.Namespace) -> Any:
     from upsr.inference.upscaling import Handling
 
-    if not 1 <= given.quality <= 100:
-        raise UpsrError(f"--quality: 1 to 100, not {given.quality}")
-    if not given.max_megapixels > 0:
+    quality = 95 if given.quality is None else given.quality
+    if not 1 <= quality <= 100:
+        raise UpsrError(f"--quality: 1 to 100, not {quality}")
+    if not 0 < given.max_megapixels < math.inf:
         raise UpsrError("--max-megapixels: a number above 0 is needed")
     return Handling(
-        quality=given.quality,
+        quality=quality,
         max_pixels=int(given.max_megapixels * 1e6),
         skip_existing=given.skip_existing,
         resume=given.resume,
         save_uncertainty=given.save_uncertainty,
+        stream_suffix=_format(given.format),
     )
 
 
@@ -282,9 +344,10 @@ def _tile(text: str | None) -> Any:
         return "auto"
     if text == "none":
         return None
-    if not text.isdigit():
-        raise UpsrError(f"--tile: a number of LR pixels, auto or none, not '{text}'")
-    return int(text)
+    try:
+        return int(text)
+    except ValueError:
+        raise UpsrError(f"--tile: a number of LR pixels, auto or none, not '{one_line(text)}'") from None
 
 
 def _format(name: str | None) -> str | None:
@@ -296,14 +359,16 @@ def _format(name: str | None) -> str | None:
     return suffix
 
 
-def _folder(given: argparse.Namespace, jobs: Any) -> Path | None:
+def _folder(given: argparse.Namespace, jobs: list[Job]) -> Path | None:
     """The folder of the results, which can be written to; ``None`` for standard output."""
     from upsr.inference.jobs import STREAM
 
-    if jobs[0].target == STREAM:
-        return None
+    return None if jobs[0].target == STREAM else writable_folder(_place(given, jobs))
+
+
+def _place(given: argparse.Namespace, jobs: list[Job]) -> Path:
     out = Path(given.out)
-    return writable_folder(out.parent if jobs[0].target == out else out)
+    return out.parent if jobs[0].target == out else out
 
 
 def _num_gpu(devices: list[str]) -> Any:

@@ -14,6 +14,7 @@ import torch
 import upsr.data
 import upsr.metrics
 import upsr.models  # noqa: F401  (registers the models, networks and losses)
+from upsr.arguments import ArgumentParser
 from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from upsr.config import Options
 from upsr.config.components import UnknownTypeError, component_problems, resolve
@@ -28,9 +29,7 @@ from upsr.weights import named_weights
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """The arguments that train.py and test.py share."""
-    result = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = ArgumentParser(description=description, epilog=epilog)
     result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
     result.add_argument(
         "--launcher",

@@ -1,36 +1,23 @@
-"""Which files `upsr upscale` reads, and where each result goes."""
+"""Which files `upsr upscale` reads, and where each result goes: all of it is decided before the first photo is read."""
 
 from __future__ import annotations
 
-import glob
+import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from upsr.errors import UpsrError
+from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, kind_of
+from upsr.errors import UpsrError, one_line
 from upsr.inference.photo_io import WRITABLE_SUFFIXES
+from upsr.inference.pipeline import MAPS
+from upsr.inference.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
 
-STREAM = Path("-")
-
-# Files in folders are taken by their names; what is named itself is looked into whatever its name is.
-_READ_SUFFIXES = frozenset(
-    {
-        *WRITABLE_SUFFIXES,
-        ".ppm",
-        ".pgm",
-        ".pnm",
-        ".ico",
-        ".icns",
-        ".jp2",
-        ".pcx",
-        ".psd",
-        ".qoi",
-        ".sgi",
-        ".tga",
-        ".dds",
-    }
-)
+_SEPARATORS = tuple(mark for mark in (os.sep, os.altsep) if mark)
 
 
 @dataclass(frozen=True)
@@ -39,102 +26,289 @@ class Job:
 
     Attributes:
         source: the file; :data:`STREAM` is standard input.
-        target: where the result goes; :data:`STREAM` is standard output. A name without a suffix gets that of the photo.
+        target: where the result goes; :data:`STREAM` is standard output.
+        maps: where each of :data:`upsr.inference.pipeline.MAPS` goes.
     """
 
     source: Path
     target: Path
+    maps: dict[str, Path] = field(default_factory=dict)
 
 
-def plan_jobs(inputs: Sequence[str], out: str, suffix: str, form: str | None) -> list[Job]:
+@dataclass(frozen=True)
+class _Naming:
+    """What decides the names of results: as the arguments of :func:`plan_jobs`."""
+
+    out: str
+    suffix: str
+    form: str | None
+    maps: bool
+
+
+def plan_jobs(
+    inputs: Sequence[str],
+    out: str,
+    suffix: str,
+    form: str | None,
+    *,
+    maps: bool = False,
+    results_stay: bool = False,
+    on_remark: OnRemark = lambda _: None,
+) -> list[Job]:
     """A job for each photo that the inputs name: files, folders with all below them, patterns, or ``-``.
 
+    No two results have one name, nor names that differ only by case or by how accents are written, which some file systems take
+    for one. Where photos would come to that, as a.png and a.tga do, all but one get a name of their own: a_tga.png.
+
     Args:
-        out: a folder; or, for one input that is a file, the file to write (a name with an image suffix), or ``-``.
+        out: a folder; or, for one photo, the file to write (a name with an image suffix), or ``-``.
         suffix: appended to names.
         form: suffix of the format of all results, ``None`` to keep each photo's.
+        maps: whether the maps are written too.
+        results_stay: whether results that are there are left alone; it is no mistake then that they lie among the photos.
+        on_remark: is told what is passed over and why, and which results have other names than their photos.
 
     Raises:
-        UpsrError: an input is not there, nothing is found, or two photos would have one result.
+        UpsrError: an input is not there, nothing is found, a name cannot be a result's, or a result would take the place of a
+            photo, or of the result of a photo of the same name.
     """
-    found = list(_sources(inputs, Path(out)))
+    _check_names(inputs, out, suffix)
+    passed: dict[tuple[str, str], str] = {}
+
+    def once(remark: Remark) -> None:
+        """Two inputs may hold the same file."""
+        place = os.path.realpath(remark.path.parent), remark.path.name
+        if place not in passed:
+            passed[place] = remark.text
+            on_remark(remark)
+
+    found = find_sources(inputs, Path(out), once)
     if not found:
-        raise UpsrError(
-            f"{' '.join(inputs)}: no photos found; folders are searched for {', '.join(sorted(_READ_SUFFIXES))}"
-        )
-    jobs = [Job(source, _target(source, inside, out, suffix, form, alone=len(found) == 1)) for source, inside in found]
-    _check_targets(jobs)
+        reasons = ", ".join(f"{number} x {text}" for text, number in sorted(Counter(passed.values()).items()))
+        raise UpsrError(f"{' '.join(map(one_line, inputs))}: no photos found" + (f" ({reasons})" if reasons else ""))
+    naming = _Naming(out, suffix, form, maps)
+    if (target := _single_target(naming, found)) is not None:
+        jobs = [_job_of_one(found[0], target, naming)]
+    else:
+        jobs = _jobs_in_folder(found, naming, results_stay, on_remark)
+    _check_places(jobs)
     return jobs
 
 
-def _sources(inputs: Sequence[str], out: Path) -> Iterator[tuple[Path, Path]]:
-    """Each source, and its place below the input that named it."""
-    seen: set[Path] = set()
-    for name in inputs:
-        for source, inside in _named(name, out):
-            key = Path(os.path.abspath(source))
-            if source == STREAM or key not in seen:
-                seen.add(key)
-                yield source, inside
+def _check_names(inputs: Sequence[str], out: str, suffix: str) -> None:
+    if "" in (*inputs, out):
+        raise UpsrError("INPUT and -o: one is empty, as a variable that is not set is; name a file or folder")
+    if inputs.count("-") > 1:
+        raise UpsrError("-: standard input is one photo; name it once")
+    if any(mark in suffix for mark in (*_SEPARATORS, "\0")):
+        raise UpsrError(f"--suffix: '{one_line(suffix)}' cannot be part of a file's name; -o names the folder")
 
 
-def _named(name: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    path = Path(name)
-    if path == STREAM:
-        yield STREAM, Path("stdin")
-    elif path.is_dir():
-        yield from _below(path, out)
-    elif os.path.lexists(path):
-        yield path, Path(path.name)
-    else:
-        matches = sorted(glob.glob(name, recursive=True))
-        if not matches:
-            raise UpsrError(f"{name}: no such file or folder, and no pattern that anything matches")
-        for match in matches:
-            if Path(match).is_dir():
-                continue
-            yield Path(match), Path(Path(match).name)
+def _single_target(naming: _Naming, found: Sequence[Source]) -> Path | None:
+    """The file that ``out`` names, or standard output; ``None`` if it is a folder.
 
-
-def _below(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Photos in a folder and those below it, sorted; links are followed, but no folder is entered twice."""
-    entered: set[str] = set()
-    results = os.path.realpath(out)
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in entered or (real == results and Path(root) != folder):
-            folders.clear()
-            continue
-        entered.add(real)
-        folders.sort()
-        for file in sorted(files):
-            path = Path(root, file)
-            if path.suffix.lower() in _READ_SUFFIXES and not file.startswith("."):
-                yield path, path.relative_to(folder)
-
-
-def _target(source: Path, inside: Path, out: str, suffix: str, form: str | None, *, alone: bool) -> Path:
-    path = Path(out)
-    if path == STREAM:
-        if not alone:
+    Raises:
+        UpsrError: it names a file that cannot be written, or there are several photos for it.
+    """
+    if naming.out == "-":
+        if len(found) > 1:
             raise UpsrError("-o -: standard output takes one photo; name a folder for more")
         return STREAM
-    if alone and path.suffix.lower() in WRITABLE_SUFFIXES and not path.is_dir():
+    path = Path(naming.out)
+    ending = path.suffix.lower()
+    if not ending or os.path.isdir(path) or naming.out.endswith(_SEPARATORS):
+        return None
+    folder = f"for a folder of that name give {one_line(naming.out)}{os.sep}"
+    if ending in WRITABLE_SUFFIXES:
+        if len(found) > 1:
+            raise UpsrError(f"{one_line(naming.out)}: one file, but there are {len(found)} photos; {folder}")
         return path
-    kept = form or inside.suffix
-    return path / inside.with_name(f"{inside.name.removesuffix(inside.suffix)}{suffix}{kept}")
+    if ending in PHOTO_SUFFIXES or not any(source.in_folder for source in found):
+        writable = ", ".join(suffix.lstrip(".") for suffix in WRITABLE_SUFFIXES)
+        raise UpsrError(
+            f"{one_line(naming.out)}: '{one_line(ending)}' is no format that can be written ({writable}); {folder}"
+        )
+    return None
 
 
-def _check_targets(jobs: Sequence[Job]) -> None:
-    taken: dict[str, Job] = {}
-    for job in jobs:
-        if job.target == STREAM:
-            continue
-        key = os.path.realpath(job.target)
-        if key == os.path.realpath(job.source):
-            raise UpsrError(f"{job.source}: its result would take its place; choose another -o, or give --suffix _x4")
-        if key in taken:
+def _job_of_one(source: Source, target: Path, naming: _Naming) -> Job:
+    if naming.suffix:
+        raise UpsrError("--suffix: not beside an -o that is the whole name; put it there, or give a folder")
+    if target == STREAM:
+        if naming.maps:
+            raise UpsrError("--save-uncertainty: standard output takes the photo alone; give a file or a folder")
+        return Job(source.path, target)
+    if naming.form is not None:
+        raise UpsrError("--format: not beside an -o that is the whole name, whose suffix tells the format")
+    places = _Places()
+    places.take([(target,)], source)
+    return Job(source.path, target, _maps_of(source, target, places) if naming.maps else {})
+
+
+def _jobs_in_folder(found: Sequence[Source], naming: _Naming, results_stay: bool, on_remark: OnRemark) -> list[Job]:
+    """A job for each photo but those that are results of others, as there are after an earlier run into the same folder.
+
+    Raises:
+        UpsrError: these would be made again, in the place of something that may be none.
+    """
+    results: dict[Source, Source] = {}
+    jobs = _named_jobs(found, naming)
+    while earlier := _results_among(jobs, naming, places := _Places()):
+        results |= earlier
+        jobs = _named_jobs([source for source in jobs if source not in results], naming)
+    written = {places.key(path) for job in jobs.values() for path in _written(job, naming)}
+    for result, photo in results.items():
+        if not results_stay and places.key(result.path) in written:
             raise UpsrError(
-                f"{job.source}, {taken[key].source}: both would become {job.target}; upscale them into different folders"
+                f"{_shown(result)}: lies among the photos, and the result of {_shown(photo)} would take its place; "
+                "--skip-existing leaves both alone, or choose another -o or --suffix"
             )
-        taken[key] = job
+        on_remark(Remark(result.path, "a result of an earlier run", "skipped"))
+    for source, job in jobs.items():
+        usual = _natural(source, naming)
+        if job.target.name != f"{usual.stem}{usual.ending}":
+            on_remark(
+                Remark(source.path, f"its result is {one_line(str(job.target))}: the usual name is taken", "note")
+            )
+    return [job if naming.maps else Job(job.source, job.target) for job in jobs.values()]
+
+
+def _results_among(jobs: dict[Source, Job], naming: _Naming, places: _Places) -> dict[Source, Source]:
+    """Sources that are results of others, and of which. Appended names tell them whatever their format is."""
+    made: dict[str, Source] = {}
+    for source, job in jobs.items():
+        for path in (job.target, *job.maps.values()) if naming.suffix else _written(job, naming):
+            made.setdefault(places.key(path.with_suffix("") if naming.suffix else path), source)
+    found: dict[Source, Source] = {}
+    for source in jobs:
+        if source.path == STREAM:
+            continue
+        photo = made.get(places.key(source.path.with_suffix("") if naming.suffix else source.path))
+        if photo is not None and photo is not source:
+            found[source] = photo
+    return found
+
+
+def _written(job: Job, naming: _Naming) -> Iterable[Path]:
+    return (job.target, *(job.maps.values() if naming.maps else ()))
+
+
+def _named_jobs(found: Sequence[Source], naming: _Naming) -> dict[Source, Job]:
+    """A job for each photo, with maps; no two of them write to one place."""
+    by_name: dict[Path, Source] = {}
+    for source in found:
+        if (other := by_name.setdefault(source.inside, source)) is not source:
+            raise UpsrError(
+                f"{_shown(source)}, {_shown(other)}: both would become {one_line(str(source.inside))} in "
+                f"{one_line(naming.out)}; upscale them into different folders"
+            )
+    places = _Places()
+    names = {source: _natural(source, naming) for source in found}
+    # Photos that keep their format come first, and with it keep their name; then all maps, as the name of a photo may be one's.
+    first_kept = sorted(found, key=lambda source: names[source].ending.lower() != source.path.suffix.lower())
+    targets = {source: places.take(names[source].variants(source), source)[0] for source in first_kept}
+    return {source: Job(source.path, targets[source], _maps_of(source, targets[source], places)) for source in found}
+
+
+@dataclass(frozen=True)
+class _Name:
+    folder: Path
+    stem: str
+    ending: str
+
+    def variants(self, source: Source) -> Iterator[tuple[Path, ...]]:
+        """The name, and others in its place."""
+        return ((self.folder / f"{stem}{self.ending}",) for stem in _stems(self.stem, source))
+
+
+def _natural(source: Source, naming: _Naming) -> _Name:
+    """The name of the result where no other photo has it."""
+    name, own = source.inside.name, source.inside.suffix
+    known = own.lower() in PHOTO_SUFFIXES or own.lower() in WRITABLE_SUFFIXES
+    stem = name.removesuffix(own) if known else name
+    ending = naming.form or (own if own.lower() in WRITABLE_SUFFIXES else ending_by_content(source.path))
+    return _Name(Path(naming.out) / source.inside.parent, f"{stem}{naming.suffix}", ending)
+
+
+def ending_by_content(path: Path) -> str:
+    """The suffix of what a file holds; ".png" for what is only read."""
+    kind = kind_of(_head(path))
+    return next((suffix for suffix, written in WRITABLE_SUFFIXES.items() if written == kind), ".png")
+
+
+def _head(path: Path) -> bytes:
+    if path == STREAM:
+        return sys.stdin.buffer.peek(HEAD)[:HEAD]  # type: ignore[union-attr]
+    if irregular(path):
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:  # it is told when the photo is read
+        return b""
+
+
+def _maps_of(source: Source, target: Path, places: _Places) -> dict[str, Path]:
+    variants = (tuple(target.parent / f"{stem}_{name}.png" for name in MAPS) for stem in _stems(target.stem, source))
+    return dict(zip(MAPS, places.take(variants, source), strict=True))
+
+
+def _stems(stem: str, source: Source) -> Iterator[str]:
+    yield stem
+    if mark := source.path.suffix.lstrip("."):
+        yield f"{stem}_{mark}"
+    yield from (f"{stem}_{number}" for number in itertools.count(2))
+
+
+class _Places:
+    """The places of results, as the file system that is least particular has them."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Source] = {}
+        self._folders: dict[Path, str] = {}
+
+    def key(self, path: Path) -> str:
+        """Equal for two paths that may be one place."""
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return folded(os.path.join(self._folders[folder], path.name))
+
+    def take(self, variants: Iterable[tuple[Path, ...]], source: Source) -> tuple[Path, ...]:
+        """The first of ``variants`` of which no path is taken."""
+        for paths in variants:
+            keys = [self.key(path) for path in paths]
+            if not any(key in self._taken for key in keys):
+                self._taken |= dict.fromkeys(keys, source)
+                return paths
+        raise AssertionError("variants are without end")
+
+
+def folded(path: str) -> str:
+    """A path without what some file systems do not tell apart: case, and how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).lower())
+
+
+def _check_places(jobs: Sequence[Job]) -> None:
+    """No result replaces a photo, or a link to one."""
+    places = _Places()
+    photos: dict[str, Path] = {}
+    for job in jobs:
+        if job.source != STREAM:
+            photos |= dict.fromkeys((places.key(job.source), folded(os.path.realpath(job.source))), job.source)
+    for job in jobs:
+        for path in (job.target, *job.maps.values()) if job.target != STREAM else ():
+            if (photo := photos.get(places.key(path))) is None:
+                continue
+            if photo == job.source and path == job.target:
+                raise UpsrError(
+                    f"{one_line(str(photo))}: its result would take its place; choose another -o, or give --suffix _x4"
+                )
+            raise UpsrError(
+                f"{one_line(str(photo))}: {one_line(path.name)} of {one_line(str(job.source))} would take its place; "
+                "choose another -o"
+            )
+
+
+def _shown(source: Source) -> str:
+    return one_line(str(source.path))

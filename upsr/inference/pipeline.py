@@ -21,7 +21,7 @@ from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
 from upsr.data.photo_reader import frame_of_pillow, read_photo
 from upsr.data.samples import UnclearSamplesError
-from upsr.errors import UpsrError
+from upsr.errors import UnsoundResultError, UpsrError
 from upsr.inference.colour import COLOUR_FIXES
 from upsr.inference.compiled import MODES, compiled
 from upsr.inference.fidelity import at_fidelity
@@ -43,6 +43,8 @@ OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
 _LEAST_TILE = 8
+_SHOWS_SOMETHING, _SHOWS_NOTHING = 32 / 255, 1 / 255
+"""Differences between the largest and the smallest value of a photo, and of its result."""
 MAPS = ("uncertainty", "weight")
 """What an observer is shown that is a map and not a picture."""
 
@@ -320,6 +322,7 @@ class UPSRPipeline:
             noise = NoiseField(settings.seed, [identity] * len(batch), (model.channels * model.scale**2, *shape))
             image = restore_stepwise(model, batch, noise.fill, work, None if index else observe).flatten(0, 1)[None]
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
+            _check_sound(image, lq)
             frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
 
@@ -390,6 +393,12 @@ def _float32(dtype: torch.dtype | str) -> torch.dtype:
     if dtype not in ("auto", "float32", torch.float32):
         raise UpsrError(f"dtype is {dtype}; it is for the denoiser, and this model has none: give auto or float32")
     return torch.float32
+
+
+def _check_sound(image: Tensor, lq: Tensor) -> None:
+    """Refuse a result of one value that is made of a photo with more: the weights are wrong, or their type."""
+    if float(lq.max() - lq.min()) >= _SHOWS_SOMETHING and float(image.max() - image.min()) < _SHOWS_NOTHING:
+        raise UnsoundResultError("the result would be of one colour, which the photo is not; give other weights")
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
+from upsr.errors import UnsoundResultError
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
 from upsr.inference.team import Team
@@ -143,6 +144,8 @@ class _FirstEstimate:
         for batches in self._rounds():
             # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.
             for tiles, parts in zip(batches, self._made(batches, of_tiles), strict=False):
+                if not parts.isfinite().all():
+                    raise UnsoundResultError("the result is not finite; give other weights, or compute in float32")
                 for tile, part in zip(tiles, parts.split(len(self.lq)), strict=False):
                     image[tile.place()] += (part * self._window(tile)).to(image.device)
             self.work.scratch.release()

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.data.photo_reader import read_photo
-from upsr.errors import UpsrError
+from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
 from upsr.inference.jobs import STREAM, Job
+from upsr.inference.memory import free_memory
 from upsr.inference.photo import Photo
-from upsr.inference.photo_io import WRITABLE_SUFFIXES, suffix_for, write_photo
+from upsr.inference.photo_io import check_writable, suffix_for, write_photo
 from upsr.inference.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
+from upsr.inference.sources import irregular
 from upsr.inference.stepwise import Progress
 from upsr.inference.team import Team
 from upsr.provenance import digest_of, file_digest
@@ -27,6 +31,10 @@ from upsr.provenance import digest_of, file_digest
 JOURNAL = ".upsr-journal"
 FAILURES = (UpsrError, OSError, MemoryError)
 """What may be wrong with a photo or its place."""
+
+_CPU = torch.device("cpu")
+THERE, FINISHED = "its result is there", "finished before the run was interrupted"
+"""Why photos are left alone."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class Handling:
         skip_existing: leave photos alone whose result is there.
         resume: leave photos alone that an interrupted run of the same settings has finished.
         save_uncertainty: also write psi and the weight, as grey PNGs beside the result.
+        stream_suffix: names the format of standard output; ``None`` for that of the photo.
     """
 
     quality: int = 95
@@ -46,6 +55,7 @@ class Handling:
     skip_existing: bool = False
     resume: bool = False
     save_uncertainty: bool = False
+    stream_suffix: str | None = None
 
 
 @dataclass
@@ -53,13 +63,14 @@ class Outcome:
     """What became of a process's photos.
 
     Attributes:
-        done, skipped: sources by name.
+        done: sources by name.
+        skipped: why each source that was left alone was.
         failed: one line for each that failed.
         notes: what was left out of photos or results, a phrase each, with the sources that it concerns.
     """
 
     done: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -79,28 +90,50 @@ class Journal:
         self._path = folder / f"{JOURNAL}-{rank}.jsonl"
         self._settings = digest_of(settings)
 
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Whether a run into this folder has begun and not ended."""
+        return next(folder.glob(f"{JOURNAL}-*.jsonl"), None) is not None
+
+    def begin(self) -> None:
+        """Make the file, so that a run that is interrupted before its first photo is known too."""
+        self._path.touch()
+
     def finished(self) -> dict[str, str]:
         """Digests of the finished photos by the name of the result, of all processes."""
         entries: dict[str, str] = {}
         for path in self._folder.glob(f"{JOURNAL}-*.jsonl"):
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                    if entry["settings"] == self._settings:
+                        entries[entry["target"]] = entry["source_sha256"]
+                except (ValueError, TypeError, KeyError):
                     continue  # the last line of a run that was killed
-                if entry["settings"] == self._settings:
-                    entries[entry["target"]] = entry["source_sha256"]
         return entries
 
-    def add(self, job: Job, target: Path) -> None:
+    def name(self, target: Path) -> str:
+        """What a result is called in the journal: its place in the folder, wherever the folder is looked at from."""
+        return os.path.relpath(target, self._folder)
+
+    def add(self, job: Job) -> None:
         """Note a finished photo."""
-        entry = {"target": str(target), "source_sha256": file_digest(job.source), "settings": self._settings}
+        entry = {
+            "target": self.name(job.target),
+            "source_sha256": file_digest(job.source),
+            "settings": self._settings,
+        }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def close(self) -> None:
         """Remove this process's file: the run has come to its end."""
         self._path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the files of all processes, those of an earlier run with more of them too."""
+        for path in self._folder.glob(f"{JOURNAL}-*.jsonl"):
+            path.unlink(missing_ok=True)
 
 
 def upscale_all(
@@ -112,6 +145,7 @@ def upscale_all(
     *,
     team: Team | None = None,
     on_photo: Callable[[Job], Progress] | None = None,
+    on_read: Callable[[Job, Photo], None] | None = None,
     on_failure: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Upscale photos; one that fails does not keep the others from it.
@@ -120,26 +154,36 @@ def upscale_all(
         journal: where finished photos are noted, and read from with ``handling.resume``.
         team: processes that share the tiles of each photo, which all of them are given; its main process reads and writes.
         on_photo: called before each photo, gives what is told its progress.
+        on_read: called with each photo before it is upscaled.
         on_failure: is told why a photo failed, in one line.
     """
     outcome = Outcome()
-    finished = journal.finished() if journal is not None and handling.resume else {}
+    finished: dict[str, str] = {}
+    if journal is not None:
+        finished = journal.finished() if handling.resume else {}
+        journal.begin()
+    # Whatever is wrong with one photo, the others are done. In a team they would wait for one that gave up.
+    failures: Any = Exception if team is None else FAILURES
     began = time.monotonic()
     for job in jobs:
         progress = on_photo(job) if on_photo else None
         try:
-            if _is_there(job, handling, finished):
-                outcome.skipped.append(str(job.source))
+            if reason := _left_alone(job, handling, journal, finished):
+                outcome.skipped[str(job.source)] = reason
                 continue
-            large, maps = _upscale_one(pipe, job, settings, handling, progress, team)
+            photo = _read_by(team, lambda job=job: _read(pipe, job, settings, handling))  # type: ignore[misc]
+            if on_read is not None:
+                on_read(job, photo)
+            large, maps = _upscale_one(pipe, job, photo, settings, handling, progress, team)
             if team is None or team.is_main:
-                target, losses = _write(job, large, maps, handling)
-                for note in (*large.notes, *losses):
+                for note in _write(job, large, maps, handling):
                     outcome.notes.setdefault(note, []).append(str(job.source))
-                if journal is not None and STREAM not in (job.source, target):
-                    journal.add(job, target)
+                if journal is not None and STREAM not in (job.source, job.target):
+                    journal.add(job)
             outcome.done.append(str(job.source))
-        except FAILURES as error:
+        except PeerLostError:
+            raise
+        except failures as error:
             line = _one_line(job, error)
             outcome.failed.append(line)
             if on_failure:
@@ -150,38 +194,95 @@ def upscale_all(
     return outcome
 
 
+def check_name(job: Job, handling: Handling) -> None:
+    """Refuse a photo whose result has a name that the file system cannot hold, or that is a folder's.
+
+    Raises:
+        UpsrError: it is so.
+    """
+    if job.target == STREAM:
+        return
+    name = one_line(str(job.source))
+    for path in (job.target, *(job.maps.values() if handling.save_uncertainty else ())):
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        most, length = _longest_name(folder), len(os.fsencode(path.name))
+        if length > most:
+            raise UpsrError(
+                f"{name}: the name of its result is too long ({length} bytes, {most} fit): {one_line(path.name)[:40]}...; "
+                "give a shorter --suffix, or rename the photo"
+            )
+        if os.path.isdir(path):
+            raise UpsrError(f"{name}: {one_line(str(path))} is a folder; move it, or choose another -o")
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        return 255
+
+
 def _upscale_one(
     pipe: UPSRPipeline,
     job: Job,
+    photo: Photo,
     settings: Settings,
     handling: Handling,
     progress: Progress | None,
     team: Team | None,
 ) -> tuple[Photo, dict[str, Photo]]:
-    photo = _read(job, handling) if team is None else _read_together(job, handling, team)
     maps: dict[str, Photo] = {}
 
     def keep(name: str, shown: Tensor) -> None:
         if name in MAPS:
             maps[name] = Photo((shown_frame(name, shown),), "PNG")
 
-    large = pipe.upscale(
-        photo, settings, progress=progress, observe=keep if handling.save_uncertainty else None, team=team
-    )
+    try:
+        large = pipe.upscale(
+            photo, settings, progress=progress, observe=keep if handling.save_uncertainty else None, team=team
+        )
+    except UnsoundResultError as error:
+        raise UnsoundResultError(f"{one_line(str(job.source))}: {error}") from None
     return large, maps
 
 
-def _read(job: Job, handling: Handling) -> Photo:
+def _check_room(name: str, photo: Photo, size: tuple[int, int]) -> None:
+    """Refuse a result that is larger than the memory: a system that runs out of it ends the process without a word."""
+    height, width = size
+    needed = height * width * sum(frame.shape[-1] * frame.itemsize for frame in photo.frames)
+    free = free_memory(_CPU)
+    if needed > free:
+        raise UpsrError(
+            f"{name}: a result of {width} x {height} needs {needed / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} are free; "
+            "give a smaller --outscale, --width or --height"
+        )
+
+
+def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) -> Photo:
+    """The photo, of which the result can be written as far as is known before it is made."""
+    check_name(job, handling)
+    name = one_line(str(job.source))
+    if kind := irregular(job.source) if job.source != STREAM else None:
+        raise UpsrError(f"{name}: {kind}, which is not opened; a pipe can be standard input: upsr upscale - < {name}")
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-    return read_photo(source, str(job.source), max_pixels=handling.max_pixels)
+    photo = read_photo(source, name, max_pixels=handling.max_pixels)
+    size = pipe.target_size(photo.frames[0].shape[:2], settings)
+    try:
+        check_writable(_result_name(job, photo, handling), photo, size)
+    except UpsrError as error:
+        raise UpsrError(f"{name}: {error}") from None
+    _check_room(name, photo, size)
+    return photo
 
 
-def _read_together(job: Job, handling: Handling, team: Team) -> Photo:
+def _read_by(team: Team | None, read: Callable[[], Photo]) -> Photo:
     """What the main process reads, or its error, on every process: none waits for one that gave up."""
+    if team is None:
+        return read()
     found: Photo | Exception | None = None
     if team.is_main:
         try:
-            found = _read(job, handling)
+            found = read()
         except FAILURES as error:
             found = error
     found = team.from_main(found)
@@ -190,50 +291,52 @@ def _read_together(job: Job, handling: Handling, team: Team) -> Photo:
     return found
 
 
-def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> tuple[Path, tuple[str, ...]]:
-    """Write the result and the maps; where the result went, and what it does not hold."""
-    target = job.target
-    if target != STREAM and target.suffix.lower() not in WRITABLE_SUFFIXES:
-        target = target.with_name(target.name + suffix_for(large)) if not target.suffix else target.with_suffix(".png")
-    if target == STREAM:
-        return target, _write_to_stdout(large, handling.quality)
-    losses = write_photo(target, large, quality=handling.quality)
+def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> list[str]:
+    """Write the result and the maps; what was left out or made up for in reading and writing."""
+    if job.target == STREAM:
+        return [*large.notes, *_write_to_stdout(large, handling)]
+    losses = write_photo(job.target, large, quality=handling.quality)
     for name, picture in maps.items():
-        write_photo(target.with_name(f"{target.stem}_{name}.png"), picture)
-    return target, losses
+        write_photo(job.maps[name], picture)
+    return [*large.notes, *losses]
 
 
-def _write_to_stdout(photo: Photo, quality: int) -> tuple[str, ...]:
+def _write_to_stdout(photo: Photo, handling: Handling) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"photo{suffix_for(photo)}"
-        losses = write_photo(path, photo, quality=quality)
+        path = Path(folder) / f"photo{handling.stream_suffix or suffix_for(photo)}"
+        losses = write_photo(path, photo, quality=handling.quality)
         sys.stdout.buffer.write(path.read_bytes())
         sys.stdout.buffer.flush()
     return losses
 
 
-def _is_there(job: Job, handling: Handling, finished: dict[str, str]) -> bool:
-    """Whether the result need not be made again."""
-    targets = [target for target in _possible(job.target) if target.is_file()] if job.target != STREAM else []
-    if handling.skip_existing and targets:
-        return True
-    return any(finished.get(str(target)) == file_digest(job.source) for target in targets)
+def _result_name(job: Job, photo: Photo, handling: Handling) -> Path:
+    """The result's path, or for standard output a name of its format."""
+    return Path(f"-{handling.stream_suffix or suffix_for(photo)}") if job.target == STREAM else job.target
 
 
-def _possible(target: Path) -> Iterator[Path]:
-    """Where a result may have gone: a suffix that cannot be written becomes another."""
-    yield target
-    if target.suffix.lower() not in WRITABLE_SUFFIXES:
-        yield target.with_suffix(".png")
-        yield from (target.with_name(target.name + suffix) for suffix in WRITABLE_SUFFIXES)
+def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished: dict[str, str]) -> str | None:
+    """Why the result need not be made again, if so."""
+    if job.target == STREAM or not os.path.isfile(job.target):
+        return None
+    if handling.skip_existing:
+        return THERE
+    if journal is None or job.source == STREAM or journal.name(job.target) not in finished:
+        return None
+    return FINISHED if finished[journal.name(job.target)] == file_digest(job.source) else None
 
 
 def _one_line(job: Job, error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return f"{job.source}: not enough memory; give a smaller --tile, or upscale a smaller photo"
+    name, text = one_line(str(job.source)), " ".join(str(error).split())
+    if isinstance(error, UpsrError):
+        return one_line(str(error))
+    # torch says with a RuntimeError that memory is short.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in text):
+        return f"{name}: not enough memory; give a smaller --tile, or upscale a smaller photo"
     if isinstance(error, OSError):
-        return f"{job.source}: cannot be read ({error.strerror or error})"
-    return " ".join(str(error).split())
+        place = f": {error.filename}" if error.filename else ""
+        return f"{name}: not done ({error.strerror or error}{one_line(place)})"
+    return f"{name}: not done, by a fault of this program ({type(error).__name__}: {one_line(text)[:300]})"
 
 
 def write_record(path: Path, outcome: Outcome, facts: dict[str, Any]) -> None:

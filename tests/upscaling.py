@@ -1,0 +1,30 @@
+"""A saved pipeline with the smallest networks, to upscale with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.tiny import UNET, random_weights
+from upsr.config import parse_options
+from upsr.inference.pipeline import UPSRPipeline
+from upsr.inference.pipeline_files import config_of
+from upsr.models import build_model
+
+
+def save_pipeline(folder: Path) -> Path:
+    """Write it to ``folder``, which is given back."""
+    opt = parse_options(
+        {
+            "name": "least",
+            "model_type": "UPSRModel",
+            "datasets": {},
+            "network_g": {"type": "UNetModelSwin", **UNET},
+            "network_aux": {"type": "CompactSR", "num_feat": 8, "num_block": 1},
+            "path": {"allow_random_weights": True},
+        },
+        "least",
+    )
+    model = build_model(opt, "test")
+    random_weights(model.network_g)
+    UPSRPipeline(model.eval(), config_of(opt), "cpu").save_pretrained(folder)
+    return folder

@@ -1,0 +1,54 @@
+"""Command lines of all programs: two spellings of an option, and one line for a mistake."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from upsr.errors import one_line
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that takes ``--max-images`` and ``--max_images`` for the same option, and prints no usage with a mistake.
+
+    Descriptions and examples keep their lines.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse's, after options have got the spelling that they are declared with."""
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        return super().parse_known_args([*map(self._as_declared, given[:end]), *given[end:]], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with 2."""
+        self.exit(2, f"error: {one_line(message)}; `{self.prog} --help` explains\n")
+
+    def _as_declared(self, argument: str) -> str:
+        if not argument.startswith("--"):
+            return argument
+        name, equals, value = argument.partition("=")
+        for spelling in (name, f"--{name[2:].replace('_', '-')}", f"--{name[2:].replace('-', '_')}"):
+            if any(option.startswith(spelling) for option in self._option_string_actions):
+                return spelling + equals + value
+        return argument
+
+
+def path(text: str) -> Path:
+    """The type of arguments that name a file or folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, as a shell's variable that is not set is.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, as a variable that is not set is; name a file or folder")
+    return Path(text)
