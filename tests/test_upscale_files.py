@@ -304,10 +304,19 @@ def test_an_option_without_effect_is_refused_by_its_name(place, upscale, argumen
     before = Path("a.png").read_bytes()
     code, lines = upscale(*arguments, steps=None)
     assert code == 2
-    assert lines[-1].startswith(f"error: {option}: ")
+    assert re.match(rf"error: {option}[:,] ", lines[-1])
     assert len(lines) == 1
     assert files_in(place) == {"a.png"}
     assert Path("a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", [("--seed", "0"), ("--fidelity", "0.6"), ("--save-uncertainty",)])
+def test_options_of_diffusion_need_a_model_with_it(place, upscale, monkeypatch, option):
+    photo("a.png")
+    monkeypatch.setattr(UPSRPipeline, "num_steps", 0)
+    code, lines = upscale("a.png", "-o", "out", *option, steps=None)
+    assert (code, len(lines)) == (2, 1)
+    assert re.match(f"error: {option[0]}: has no effect on .*, a network without diffusion", lines[0])
 
 
 def test_quality_acts_where_one_result_has_it(place, upscale):

@@ -191,8 +191,7 @@ def _run(
         pipe = UPSRPipeline.from_pretrained(
             given.weights, g=given.g, device=device, dtype=given.dtype or "auto", compile=given.compile or "none"
         )
-        if handling.save_uncertainty and not pipe.is_diffusion:
-            raise UpsrError("--save-uncertainty: this model is a network without diffusion and has no uncertainty")
+        _check_model(given, pipe)
         settings = run.from_main(pipe.settled(settings, run.world_size))
         weights = pipe.digest()
     facts = {
@@ -272,6 +271,13 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
         for name in names if applies else ():
             if (value := getattr(given, name)) is not None and value is not False:
                 raise UpsrError(f"{_option(name)}: has no effect {reason}")
+
+
+def _check_model(given: argparse.Namespace, pipe: Any) -> None:
+    """Refuse what a network that upscales by itself has not."""
+    for name in ("seed", "steps", "fidelity", "adaptive", "save_uncertainty") if pipe.num_steps == 0 else ():
+        if (value := getattr(given, name)) is not None and value is not False:
+            raise UpsrError(f"{_option(name)}: has no effect on {given.weights}, a network without diffusion")
 
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
