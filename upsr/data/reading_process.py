@@ -11,12 +11,13 @@ from typing import IO, Any, cast
 from upsr.errors import UpsrError
 
 _readers: dict[int, subprocess.Popen[bytes]] = {}
-"""By the process that asks. One is started once, as that takes seconds, and ends when its input does."""
+"""By the process that asks. One is started once, as that takes seconds, and ends when its input does, or by a file that brings
+libvips down."""
 
 
 def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
     """What :func:`upsr.data.photo_reader.read_photo` gives or raises, from another process."""
-    if os.getpid() not in _readers:
+    if os.getpid() not in _readers or _readers[os.getpid()].poll() is not None:
         program = "from upsr.data.reading_process import serve; serve()"
         _readers[os.getpid()] = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -396,8 +397,11 @@ def _float32(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def _check_sound(image: Tensor, lq: Tensor) -> None:
-    """Refuse a result of one value that is made of a photo with more: the weights are wrong, or their type."""
-    if float(lq.max() - lq.min()) >= _SHOWS_SOMETHING and float(image.max() - image.min()) < _SHOWS_NOTHING:
+    """Refuse a result that is not finite, or of one value and made of a photo with more: the weights are wrong, or their type."""
+    shown = float(torch.sub(*image.aminmax()))  # NaN where any value is
+    if math.isnan(shown):
+        raise UnsoundResultError("the result is not finite; give other weights, or compute in float32")
+    if float(lq.max() - lq.min()) >= _SHOWS_SOMETHING and abs(shown) < _SHOWS_NOTHING:
         raise UnsoundResultError("the result would be of one colour, which the photo is not; give other weights")
 
 

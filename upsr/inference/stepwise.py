@@ -20,7 +20,6 @@ from torch import Tensor
 
 from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
-from upsr.errors import UnsoundResultError
 from upsr.inference.padding import pad_to_multiple
 from upsr.inference.scratch import Scratch, bands
 from upsr.inference.team import Team
@@ -144,8 +143,6 @@ class _FirstEstimate:
         for batches in self._rounds():
             # Added up in the order of the tiles, whoever made them: sums of another order would end in other digits.
             for tiles, parts in zip(batches, self._made(batches, of_tiles), strict=False):
-                if not parts.isfinite().all():
-                    raise UnsoundResultError("the result is not finite; give other weights, or compute in float32")
                 for tile, part in zip(tiles, parts.split(len(self.lq)), strict=False):
                     image[tile.place()] += (part * self._window(tile)).to(image.device)
             self.work.scratch.release()
@@ -192,7 +189,9 @@ class _FirstEstimate:
         result = self.work.scratch.zeros(batch, channels, height * scale, width * scale)
         for rows in bands(height, _BAND):
             place = Tile(rows.start, rows.stop, 0, width)
-            pixels = self.model.codec.decode(self._cut(x_0, [place])).clamp(-1, 1)
+            pixels = self.model.codec.decode(self._cut(x_0, [place]))
+            # What is infinite stays to be seen as such after the clamp. Asking whether it is would make a GPU wait.
+            pixels = pixels.masked_fill(pixels.isinf(), torch.nan).clamp(-1, 1)
             result[place.place(scale)] = ((pixels + 1) / 2).to(result.device)
             self.work.scratch.release()
         return result
