@@ -111,9 +111,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _device(rehearse: bool) -> str:
+    if rehearse:
+        return "cpu"
+    from upsr.errors import UpsrError
     from upsr.inference.hardware import usable_device
 
-    return "cpu" if rehearse else str(usable_device("cuda"))
+    try:
+        return str(usable_device("cuda"))
+    except UpsrError as error:
+        reason = str(error).rpartition(";")[0]
+        raise UpsrError(f"{reason}; run it on a machine with a GPU, or give --rehearse") from None
 
 
 def _earlier(out: Path, previous: Path | None, device: str, rehearse: bool) -> dict[str, Any]:

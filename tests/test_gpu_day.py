@@ -13,7 +13,10 @@ import gpu_day
 import gpu_stages
 import gpu_wheels
 import pytest
+import torch
 from gpu_state import PIECE, carried, pack, unpack
+
+from upsr.errors import UpsrError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -161,6 +164,12 @@ def test_mistakes_are_one_line(day, tmp_path, capsys, monkeypatch):
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "lpips, yaml cannot be imported; carry their wheels: python benchmarks/gpu_wheels.py" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_rehearsal_is_named():
+    with pytest.raises(UpsrError, match="cannot be used here .*; run it on a machine with a GPU, or give --rehearse"):
+        gpu_day._device(rehearse=False)
 
 
 def test_the_state_of_a_run_comes_back_in_pieces(tmp_path):
