@@ -168,7 +168,7 @@ def test_mistakes_are_one_line(day, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_the_rehearsal_is_named():
-    with pytest.raises(UpsrError, match="cannot be used here .*; run it on a machine with a GPU, or give --rehearse"):
+    with pytest.raises(UpsrError, match=r"cannot be used here .*; run it on a machine with a GPU, or give --rehearse"):
         gpu_day._device(rehearse=False)
 
 
