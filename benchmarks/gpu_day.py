@@ -89,15 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from upsr.errors import UpsrError
+    from upsr.errors import UpsrError, told
 
     try:
         device = _device(given.rehearse)
         plan = Plan(given.out, device, given.rehearse, time.monotonic() + 60 * given.minutes)
         return run(plan, given.only or list(MINUTES), _earlier(given.out, given.previous, device, given.rehearse))
     except UpsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.engine.distributed import default_launcher, runtime
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.evaluation.results import read_rows, read_summary
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.evaluation.statistics import BySeed, compare, describe_sample
@@ -179,8 +179,7 @@ def main() -> int:
         if "report" in given.action:
             report()
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     return 0
 
 

@@ -29,7 +29,7 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.data.benchmark_degradation import degrade
 from upsr.data.image_io import decode_image, to_uint8, write_png
 from upsr.engine.distributed import Runtime, default_launcher, runtime
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.results import read_rows
 from upsr.evaluation.session import Plan, run_evaluation
@@ -70,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with runtime(given.launcher, "auto") as run:
             quality(given, run)
     except UpsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept", file=sys.stderr)
         return 130

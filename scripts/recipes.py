@@ -25,7 +25,7 @@ from upsr.data import GlobalBatchSampler, TaughtPairsDataset
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.evaluation.teaching import Crops, read_recipe
 from upsr.inference import ModelRestorer
@@ -147,8 +147,7 @@ def main() -> int:
         if "report" in actions:
             report()
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     return 0
 
 

@@ -18,7 +18,7 @@ import torch
 from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write, writable_folder
 from upsr.engine.distributed import default_launcher, runtime
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.evaluation.benchmarks import BENCHMARKS, check
 from upsr.evaluation.methods import METHODS, MissingWeightsError, WrongWeightsError, make_ready
 from upsr.evaluation.session import Plan, Unavailable, run_evaluation
@@ -47,8 +47,7 @@ def main() -> int:
         with runtime(given.launcher, "auto") as run:
             reproduce(given, run)
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept", file=sys.stderr)
         return 130

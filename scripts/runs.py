@@ -24,7 +24,7 @@ from upsr.config.difference import option_differences
 from upsr.engine.checkpoint import CheckpointStore
 from upsr.engine.heartbeat import read_status
 from upsr.engine.validation import BEST
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 
 _MISSED_BEATS = 3
 
@@ -96,8 +96,7 @@ def main() -> int:
         runs = [describe(folder) for folder in folders]
         print(json.dumps(runs, indent=2) if arguments.json else table(runs))
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     return 0
 
 

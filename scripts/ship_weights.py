@@ -22,7 +22,7 @@ from upsr.archs.weights import read_weight_file, select_weights
 from upsr.atomic import atomic_write
 from upsr.data.backends import list_keys
 from upsr.data.image_io import decode_image
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
 
@@ -48,8 +48,7 @@ def main() -> int:
             raise UpsrError("name at least one run: --g RUN, --denoiser RUN")
         ship(runs, given.target)
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     return 0
 
 

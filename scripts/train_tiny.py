@@ -33,7 +33,7 @@ from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.evaluation.teaching import read_recipe, teach
 
 EXAMPLES = """examples:
@@ -90,8 +90,7 @@ def main() -> int:
             return 0
         run(given.recipe, given.teaching, given.shared, max(1, given.threads))
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

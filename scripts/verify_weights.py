@@ -20,7 +20,7 @@ from upsr.config import load_options
 from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 
 EXAMPLES = """examples:
   python -m scripts.verify_weights                              both stages, five to ten minutes on two cores
@@ -42,8 +42,7 @@ def main() -> int:
     try:
         largest = max(verify(part, given.photos, given.iterations) for part in given.parts)
     except UpsrError as error:
-        print(f"{error.label}: {error}", file=sys.stderr)
-        return error.exit_code
+        return told(error)
     same = largest <= TOLERANCE
     print(f"\nlargest difference {largest:.2%}: {'the recorded training' if same else 'not the recorded training'}")
     return 0 if same else 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import upsr
 from upsr.arguments import ArgumentParser
-from upsr.errors import UpsrError, one_line
+from upsr.errors import UpsrError, told
 from upsr.patience import said_if_slow
 
 _COMMANDS = {
@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(own)
         return module.main(own.parse_args(given[given.index(chosen) + 1 :]))
     except UpsrError as error:
-        print(f"{error.label}: " + "\n".join(map(one_line, str(error).split("\n"))), file=sys.stderr)
-        return error.exit_code
+        return told(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

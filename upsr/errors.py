@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import ClassVar
 
 
@@ -40,6 +41,12 @@ class PreemptedError(UpsrError):
     exit_code: ClassVar[int] = 75
     label: ClassVar[str] = "stopped"
     together: ClassVar[bool] = True
+
+
+def told(error: UpsrError) -> int:
+    """Print an error to standard error, as every entry point does; the exit code."""
+    print(f"{error.label}: " + "\n".join(map(one_line, str(error).split("\n"))), file=sys.stderr)
+    return error.exit_code
 
 
 def one_line(text: str) -> str:

@@ -22,7 +22,7 @@ from upsr.config.load import read_options, refuse
 from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, told
 from upsr.models.base import Purpose, RestorationModel
 from upsr.weights import named_weights
 
@@ -59,7 +59,7 @@ def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Names
             body(opt, run)
     except UpsrError as error:
         if is_main or not error.together:
-            print(f"{error.label}: {error}", file=sys.stderr)
+            return told(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -17,12 +17,11 @@ from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
 from upsr.config.schema import Component, FolderName, Section
-from upsr.data.backends import list_keys
+from upsr.data.backends import list_keys, without_suffix
 from upsr.data.datasets import ImageFolder, Sides
 from upsr.data.image_io import UnreadableImageError
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue
-from upsr.evaluation.contents import name_of
 
 _SHOWN = 3
 
@@ -145,7 +144,7 @@ def _repeated_names(benchmark: Benchmark, datasets: Path, findings: Findings) ->
     for key, value in benchmark.files.arguments.items():
         folder = root / str(value)
         if key.startswith("dataroot") and folder.is_dir():
-            times = Counter(name_of(key) for key in list_keys(folder))
+            times = Counter(without_suffix(key) for key in list_keys(folder))
             repeated = sorted(stem for stem, count in times.items() if count > 1)
             if repeated:
                 findings.problems.append(

@@ -1,4 +1,4 @@
-"""What the images of an evaluation are: their names, and digests of the files they come from.
+"""Digests of the files that the images of an evaluation come from.
 
 Numbers are kept under these digests, so that none is shown of a file that has changed since. Sizes and times of files would be
 cheaper, but ``cp -p`` keeps both.
@@ -10,16 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upsr.data.datasets import Sides
-from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
+from upsr.data.image_io import UnreadableImageError
 from upsr.provenance import digest_of, file_digest
 
 _DIGITS = 16
-
-
-def name_of(key: str) -> str:
-    """A key without the suffix of an image file: keys of an lmdb have none, and ``img_0.5`` is whole."""
-    path = Path(key)
-    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else key
 
 
 def contents(sides: Sides, names: Sequence[str]) -> dict[str, str]:

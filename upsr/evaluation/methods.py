@@ -23,12 +23,12 @@ from upsr.config.components import build, component_problems
 from upsr.config.load import read_yaml, refuse
 from upsr.config.problems import problems_of
 from upsr.config.schema import Component, Section, TileOptions
+from upsr.data.backends import without_suffix
 from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import UnreadableImageError, to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue, homes
-from upsr.evaluation.contents import name_of
 from upsr.inference import ModelRestorer, Restorer
 from upsr.models import build_model
 from upsr.models.auxiliary_sr_model import AuxiliarySRModel
@@ -319,7 +319,7 @@ class FinishedImages:
             raise MissingWeightsError(str(error)) from None
         by_name: dict[str, list[str]] = defaultdict(list)
         for file in images.keys:
-            by_name[name_of(file)].append(file)
+            by_name[without_suffix(file)].append(file)
         found = {key: by_name.get(self._name(key), []) for key in keys}
         absent = [key for key, files in found.items() if not files]
         if absent:
