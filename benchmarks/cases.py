@@ -19,15 +19,15 @@ from plain import PlainATD, PlainUNet, plain_restore
 from torch import Tensor, nn
 from train_step import Ours, Plain
 
+from upsr.accelerate.compiled import compiled
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config import Options, load_options
 from upsr.config.schema import TileOptions
-from upsr.inference.compiled import compiled
-from upsr.inference.memory import OVERLAP
-from upsr.inference.restore import restore
-from upsr.inference.tiling import Canvas, tiles_of
-from upsr.models import UPSRModel, build_model
+from upsr.methods import UPSRModel, build_model
+from upsr.pipeline.memory import OVERLAP
+from upsr.restoring.restore import restore
+from upsr.restoring.tiling import Canvas, tiles_of
 from upsr.rng import torch_generator
 
 

@@ -113,7 +113,7 @@ def _device(rehearse: bool) -> str:
     if rehearse:
         return "cpu"
     from upsr.errors import UpsrError
-    from upsr.inference.hardware import usable_device
+    from upsr.pipeline.hardware import usable_device
 
     try:
         return str(usable_device("cuda"))

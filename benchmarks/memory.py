@@ -25,11 +25,11 @@ from common import FULL_SIZE
 from plain import plain_restore
 
 from upsr.config import load_options
-from upsr.inference.photo import Photo
-from upsr.inference.photo_io import write_photo
-from upsr.inference.pipeline import Settings, UPSRPipeline
-from upsr.inference.pipeline_files import config_of
-from upsr.models import build_model
+from upsr.methods import build_model
+from upsr.photos.photo import Photo
+from upsr.photos.photo_io import write_photo
+from upsr.pipeline.files import config_of
+from upsr.pipeline.pipeline import Settings, UPSRPipeline
 
 
 def main() -> int:

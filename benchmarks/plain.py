@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upsr.models import UPSRModel
+from upsr.methods import UPSRModel
 
 MASKED = -100.0
 

@@ -25,8 +25,8 @@ from cases import SECTIONS, Setting
 from harness import measure
 from limits import Limits
 
+from upsr.accelerate.compiled import MODES
 from upsr.engine.setup import configure_backends
-from upsr.inference.compiled import MODES
 
 DEFAULT = ("denoiser", "g", "restore")
 

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from common import machine
 
-from upsr.inference.photo import Photo
-from upsr.inference.pipeline import Settings, UPSRPipeline
+from upsr.photos.photo import Photo
+from upsr.pipeline.pipeline import Settings, UPSRPipeline
 from upsr.timing import timed
 
 

@@ -25,8 +25,8 @@ import torch
 from common import machine
 from PIL import Image
 
-from upsr.inference.pipeline import Settings, UPSRPipeline
 from upsr.metrics import PSNR, SSIM
+from upsr.pipeline.pipeline import Settings, UPSRPipeline
 from upsr.timing import synchronise
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")

@@ -37,7 +37,7 @@ from upsr.data.loader import collate
 from upsr.engine.distributed import Runtime
 from upsr.engine.setup import configure_backends
 from upsr.engine.train_loop import Trainer
-from upsr.models.build import autocast_dtype
+from upsr.methods.build import autocast_dtype
 from upsr.rng import torch_generator
 from upsr.timing import Timing, peak_gib, reset_peak, synchronise, timed
 

@@ -26,9 +26,9 @@ from upsr.errors import UpsrError, told
 from upsr.evaluation.results import read_rows, read_summary
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.evaluation.statistics import BySeed, compare, describe_sample
-from upsr.inference import restore
-from upsr.models import RestorationModel, build_model
-from upsr.models.bicubic import Bicubic
+from upsr.methods import RestorationModel, build_model
+from upsr.methods.bicubic.method import Bicubic
+from upsr.restoring import restore
 from upsr.timing import timed
 
 EXAMPLES = """examples:

@@ -28,12 +28,12 @@ from upsr.engine.evaluate import Evaluation, ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options, checked_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.inference import ModelRestorer, restore
+from upsr.methods import RestorationModel, UPSRModel, build_model
+from upsr.methods.bicubic.method import Bicubic
+from upsr.methods.sr.method import AuxiliarySRModel
 from upsr.metrics import PSNR, SSIM, Metric, MetricUnavailableError
 from upsr.metrics.iqa import NIQE
-from upsr.models import RestorationModel, UPSRModel, build_model
-from upsr.models.auxiliary_sr_model import AuxiliarySRModel
-from upsr.models.bicubic import Bicubic
+from upsr.restoring import ModelRestorer, restore
 
 TRAINING_PHOTOS = ("astronaut.png", "rocket.jpg", "ihc.png", "hubble_deep_field.jpg")
 HELD_OUT_PHOTOS = {"cat": ("chelsea.png", (40, 110)), "coffee": ("coffee.png", (90, 200))}

@@ -28,11 +28,11 @@ from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError, told
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.evaluation.teaching import Crops, read_recipe
-from upsr.inference import ModelRestorer
+from upsr.methods import build_model
+from upsr.methods.bicubic.method import Bicubic
 from upsr.metrics import LPIPS, NIQE, PSNR, Grid
-from upsr.models import build_model
-from upsr.models.bicubic import Bicubic
 from upsr.provenance import machine, versions
+from upsr.restoring import ModelRestorer
 
 EXAMPLES = """examples:
   upsr data teach options/teaching/tiny2_kept_apart.yml --out experiments/tiny2_cache/kept_apart

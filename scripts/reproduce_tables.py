@@ -20,7 +20,7 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.engine.distributed import default_launcher, runtime
 from upsr.errors import UpsrError, told
 from upsr.evaluation.benchmarks import BENCHMARKS, check
-from upsr.evaluation.methods import METHODS, MissingWeightsError, WrongWeightsError, make_ready
+from upsr.evaluation.entries import METHODS, MissingWeightsError, WrongWeightsError, make_ready
 from upsr.evaluation.session import Plan, Unavailable, run_evaluation
 from upsr.provenance import machine, versions
 from upsr.report.cost import CostMeter

@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=7861, metavar="N", help="port of the page meanwhile (7861)")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (docs/images)")
     given = parser.parse_args()
-    from upsr.inference.pipeline import UPSRPipeline
+    from upsr.pipeline.pipeline import UPSRPipeline
 
     take(UPSRPipeline.from_pretrained(given.weights), given.out, given.port)
     return 0

@@ -30,9 +30,9 @@ from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
 from upsr.data.photo import Photo
 from upsr.data.photo_reader import read_photo
-from upsr.inference.photo import to_colour, to_frame
-from upsr.inference.photo_io import write_photo
-from upsr.inference.pipeline import Settings
+from upsr.photos.photo import to_colour, to_frame
+from upsr.photos.photo_io import write_photo
+from upsr.pipeline.pipeline import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE = 60_000
@@ -519,7 +519,7 @@ def test_mistakes_of_the_command_are_one_line(monkeypatch, capsys):
 def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):
     """The command as a user gives it: a photo comes out, Ctrl-C ends it, nothing is left behind."""
     pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
-    pytest.importorskip("upsr.inference.pipeline")
+    pytest.importorskip("upsr.pipeline.pipeline")
     command = [sys.executable, "-m", "upsr", "serve", "--device", "cpu", "--port", str(free_port())]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upsr.diffusion import (
-    SAMPLERS,
-    PixelUnshuffleCodec,
-    ResidualShift,
-    UncertaintyWeight,
-    exponential_sqrt_etas,
-    respace,
-    sample,
-)
+from upsr.diffusion import SAMPLERS, PixelUnshuffleCodec, ResidualShift, exponential_sqrt_etas, respace, sample
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 STEPS = [1, 4, 5, 15]
 

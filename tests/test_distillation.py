@@ -13,7 +13,7 @@ from upsr.diffusion.schedule import respace
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.models import UPSRDistillationModel, UPSRModel, build_model
+from upsr.methods import UPSRDistillationModel, UPSRModel, build_model
 from upsr.rng import stacked, torch_generator
 
 

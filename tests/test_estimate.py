@@ -9,8 +9,8 @@ from tests import tiny
 from tests.training import tiny_options
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.config import parse_options
-from upsr.inference import ModelRestorer
-from upsr.models import build_model
+from upsr.methods import build_model
+from upsr.restoring import ModelRestorer
 
 
 class Silent(DenoisingNetwork):

@@ -23,9 +23,9 @@ from upsr.cli import main
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.errors import UpsrError
 from upsr.evaluation import statistics
-from upsr.evaluation.methods import METHODS, WrongWeightsError, describe, make_ready
+from upsr.evaluation.entries import METHODS, WrongWeightsError, describe, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
-from upsr.evaluation.results import Entry, Journal, read_rows, read_summary
+from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
 from upsr.report.means import tables_of_means
 from upsr.report.numbers import head
@@ -445,7 +445,7 @@ def test_two_methods_are_compared_image_by_image():
 
 def test_a_journal_survives_whatever_is_in_it(tmp_path):
     journal = Journal(tmp_path, 0)
-    journal.add("w", "a", Entry("1", None, {"x": 1.5}))
+    journal.add("w", "a", Measured("1", None, {"x": 1.5}))
     journal.close()
     with (tmp_path / "rank_0.jsonl").open("a") as file:
         file.write(
@@ -453,10 +453,10 @@ def test_a_journal_survives_whatever_is_in_it(tmp_path):
         )
         file.write('{"work": "w", "image": "b", "val')
     again = Journal(tmp_path, 0)
-    again.add("w", "c", Entry("2", "3", {"x": 2.5}))
+    again.add("w", "c", Measured("2", "3", {"x": 2.5}))
     again.close()
     assert Journal(tmp_path, 1).read() == {
-        "w": {"a": [Entry("1", None, {"x": 1.5})], "c": [Entry("2", "3", {"x": 2.5})]}
+        "w": {"a": [Measured("1", None, {"x": 1.5})], "c": [Measured("2", "3", {"x": 2.5})]}
     }
 
 

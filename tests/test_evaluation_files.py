@@ -27,7 +27,7 @@ from upsr.engine.evaluate import ValidationSet
 from upsr.engine.evaluate import evaluate as evaluate_set
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.methods import describe
+from upsr.evaluation.entries import describe
 from upsr.evaluation.results import Row, read_rows, read_summary, write_rows
 from upsr.metrics import PSNR
 from upsr.report.console import print_summary

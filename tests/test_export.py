@@ -19,11 +19,11 @@ from upsr import cli
 from upsr.archs import ATD, CompactSR
 from upsr.diffusion.sampling import deterministic_step, stochastic_step
 from upsr.errors import UpsrError
-from upsr.inference import export
-from upsr.inference.export import Difference, export_model
-from upsr.inference.pipeline import UPSRPipeline
-from upsr.models import UPSRModel
+from upsr.export.export import Difference, export_model
+from upsr.methods import UPSRModel
+from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import file_digest, weights_digest
+from upsr.restoring import export
 from upsr.weights import shipped_names
 
 pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")

@@ -20,8 +20,8 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.inference import ModelRestorer
-from upsr.models import build_model
+from upsr.methods import build_model
+from upsr.restoring import ModelRestorer
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -99,7 +99,7 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ("network_g", "os.system", "'os.system' is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "subprocess.Popen", "is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "tests.broken_module.Net", "cannot be imported (ZeroDivisionError: division by zero)"),
-        ("model_type", "tests.toy.ToyNetwork", "is no class that derives from upsr.models.base.RestorationModel"),
+        ("model_type", "tests.toy.ToyNetwork", "is no class that derives from upsr.methods.base.RestorationModel"),
         ("train.pixel_opt", "tests.toy.ToyMetric", "is no class that derives from torch.nn.modules.module.Module"),
         ("val.metrics.mae", "tests.toy.ToyLoss", "is no class that derives from upsr.metrics.base.Metric"),
         ("datasets.train", "tests.toy.ToyLoss", "is no class that derives from torch.utils.data.dataset.Dataset"),

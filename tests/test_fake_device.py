@@ -20,11 +20,12 @@ from upsr.config.schema import Component, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
-from upsr.diffusion import SAMPLERS, ResidualShift, UncertaintyWeight, exponential_sqrt_etas, respace
+from upsr.diffusion import SAMPLERS, ResidualShift, exponential_sqrt_etas, respace
 from upsr.diffusion.sampling import deterministic_step
-from upsr.inference.restore import restore
-from upsr.models import AuxiliarySRModel, UPSRDistillationModel, UPSRModel
-from upsr.models.build import Losses
+from upsr.methods import AuxiliarySRModel, UPSRDistillationModel, UPSRModel
+from upsr.methods.build import Losses
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
+from upsr.restoring.restore import restore
 from upsr.rng import stacked
 
 SCHEDULE = {"diffusion/residual_shift.py eta: cpu -> cuda": 1}

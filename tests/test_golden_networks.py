@@ -11,14 +11,9 @@ from tests.golden_recipe import arr, filled, key_shapes, vector
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.weights import load_network_weights
-from upsr.diffusion import (
-    SAMPLERS,
-    ResidualShift,
-    UncertaintyWeight,
-    exponential_sqrt_etas,
-    respace,
-)
-from upsr.models import UPSRModel
+from upsr.diffusion import SAMPLERS, ResidualShift, exponential_sqrt_etas, respace
+from upsr.methods import UPSRModel
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 TOLERANCE = 1e-4
 

@@ -9,18 +9,19 @@ import torch
 
 from tests import tiny
 from tests.training import tiny_options
+from upsr.accelerate.compiled import compiled
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config.schema import Options, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
-from upsr.diffusion import SAMPLERS, ResidualShift, UncertaintyWeight, exponential_sqrt_etas, respace
+from upsr.diffusion import SAMPLERS, ResidualShift, exponential_sqrt_etas, respace
 from upsr.engine.distributed import Runtime
 from upsr.engine.sinks import read_rows
 from upsr.engine.train_loop import train
-from upsr.inference.compiled import compiled
-from upsr.inference.restore import restore
-from upsr.models import UPSRModel
+from upsr.methods import UPSRModel
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
+from upsr.restoring.restore import restore
 
 pytestmark = pytest.mark.gpu
 

@@ -8,9 +8,9 @@ from skimage import data
 
 from upsr.data.image_io import to_tensor
 from upsr.engine.setup import checked_model_options
-from upsr.inference import restore
+from upsr.methods import build_model
 from upsr.metrics import Grid, MetricUnavailableError
-from upsr.models import build_model
+from upsr.restoring import restore
 from upsr.rng import torch_generator
 
 

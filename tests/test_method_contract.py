@@ -16,9 +16,9 @@ from upsr.config.load import merged, parse_options
 from upsr.config.schema import Options, TileOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
-from upsr.inference import ModelRestorer
-from upsr.models import RestorationModel, build_model
-from upsr.models.bicubic import Bicubic
+from upsr.methods import RestorationModel, build_model
+from upsr.methods.bicubic.method import Bicubic
+from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
 
 CPU = Runtime(torch.device("cpu"))

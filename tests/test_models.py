@@ -8,8 +8,8 @@ from tests import tiny
 from tests.training import tiny_options
 from upsr.config import parse_options
 from upsr.errors import UpsrError
-from upsr.inference.fidelity import at_fidelity
-from upsr.models import build_model
+from upsr.methods import build_model
+from upsr.methods.upsr.fidelity import at_fidelity
 
 
 def model_of(tmp_path, **changes):

@@ -17,7 +17,7 @@ from upsr.archs.ncnn import read_ncnn
 from upsr.cli import main
 from upsr.config import parse_options
 from upsr.errors import UpsrError
-from upsr.evaluation.methods import Checkpoint, MissingWeightsError, WrongWeightsError, describe, make_ready
+from upsr.evaluation.entries import Checkpoint, MissingWeightsError, WrongWeightsError, describe, make_ready
 from upsr.weights import weight_files
 
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_shared_weights_are_the_package_files(shared_dir):
 
 
 def package_file(name):
-    from upsr.evaluation.methods import _located
+    from upsr.evaluation.entries import _located
 
     path = _located(f"package:{name}")
     if path is None or not path.is_file():

@@ -15,7 +15,7 @@ from upsr.config.components import build, component_problems
 from upsr.config.yaml_text import dump_yaml, load_yaml
 from upsr.engine.setup import checked_options, component_problems_in
 from upsr.errors import UpsrError
-from upsr.models.build import build_network
+from upsr.methods.build import build_network
 
 OPTIONS = Path(__file__).parents[1] / "options"
 FULL = OPTIONS / "000_UPSR_RealSR_x4.yml"

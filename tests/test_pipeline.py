@@ -19,16 +19,16 @@ from upsr import cli
 from upsr.archs import CompactSR, SpandrelSR, UNetModelSwin
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
-from upsr.inference.colour import COLOUR_FIXES
-from upsr.inference.hardware import dtype_for
-from upsr.inference.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
-from upsr.inference.padding import padded_size
-from upsr.inference.photo import Photo
-from upsr.inference.photo_io import write_photo
-from upsr.inference.pipeline import Settings, UPSRPipeline
-from upsr.inference.restore import NoiseField, restore
-from upsr.inference.scratch import Scratch
-from upsr.inference.stepwise import Work, axis_windows, restore_stepwise
+from upsr.photos.photo import Photo
+from upsr.photos.photo_io import write_photo
+from upsr.pipeline.hardware import dtype_for
+from upsr.pipeline.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
+from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.restoring.colour import COLOUR_FIXES
+from upsr.restoring.padding import padded_size
+from upsr.restoring.restore import NoiseField, restore
+from upsr.restoring.scratch import Scratch
+from upsr.restoring.stepwise import Work, axis_windows, restore_stepwise
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def test_noise_written_in_planes_is_the_noise_drawn_at_once():
 
 
 def test_the_tile_fits_the_memory(pipe, monkeypatch):
-    import upsr.inference.memory as memory
+    import upsr.pipeline.memory as memory
 
     for free, expected in (
         (64 << 30, TILE_SIDES[0]),
@@ -306,7 +306,7 @@ def test_colour_fixes_bring_back_the_photos_colours(kind):
 
 
 def test_wavelet_in_bands_is_the_same_as_at_once(monkeypatch):
-    import upsr.inference.colour as colour
+    import upsr.restoring.colour as colour
 
     lq, image = torch.rand(1, 3, 40, 24), torch.rand(1, 3, 160, 96)
     whole = colour.wavelet(image, lq, Scratch(lq.device, 1 << 30))
@@ -327,7 +327,7 @@ def test_saved_and_loaded_it_is_the_same(pipe, tmp_path):
 
 
 def test_weights_in_the_authors_layout_become_safetensors(pipe, tmp_path, monkeypatch):
-    import upsr.inference.pipeline_files as files
+    import upsr.pipeline.files as files
 
     sections = {key: pipe.config[key] for key in files.SECTIONS}
     monkeypatch.setattr(files, "RELEASED", sections)  # the released shapes are too large for a test
@@ -381,7 +381,7 @@ def test_a_config_that_was_tampered_with_is_refused(tmp_path, pipe):
 
 def test_the_denoiser_is_compiled_if_asked_for(monkeypatch):
     modes = []
-    monkeypatch.setattr("upsr.inference.pipeline.compiled", lambda network, mode: modes.append(mode) or network)
+    monkeypatch.setattr("upsr.pipeline.pipeline.compiled", lambda network, mode: modes.append(mode) or network)
     pipe = UPSRPipeline.from_pretrained("tiny", device="cpu", compile="max-autotune")
     pipe.to(dtype="float32")
     assert modes == ["max-autotune"] * 2

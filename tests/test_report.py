@@ -21,7 +21,7 @@ from tests import tiny
 from tests.evaluations import describe_dataset, run, save_rrdb, workplace, write
 from upsr.archs import UNetModelSwin
 from upsr.cli import main
-from upsr.evaluation.methods import describe
+from upsr.evaluation.entries import describe
 from upsr.evaluation.results import read_summary
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
 from upsr.report.figures import FIGURES

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from upsr.config.schema import TileOptions
-from upsr.inference import restore
-from upsr.inference.padding import pad_to_multiple
-from upsr.inference.tiling import tile_starts
-from upsr.models import RestorationModel
+from upsr.methods import RestorationModel
+from upsr.restoring import restore
+from upsr.restoring.padding import pad_to_multiple
+from upsr.restoring.tiling import tile_starts
 
 
 class Probe(RestorationModel):

@@ -25,7 +25,7 @@ from upsr.engine.setup import checked_model_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import pixel_digest
-from upsr.inference import ModelRestorer
+from upsr.restoring import ModelRestorer
 from upsr.weights import find_weights, shipped_names, weight_files
 
 OPTIONS = "options/tiny/test.yml"

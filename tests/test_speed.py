@@ -21,6 +21,7 @@ from torch import nn
 
 from tests import tiny
 from upsr import allocator
+from upsr.accelerate.compiled import compiled
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
@@ -30,11 +31,11 @@ from upsr.archs.precision import lower
 from upsr.archs.reorder import inverse, reordered
 from upsr.archs.swin_unet_arch import GroupNorm32
 from upsr.archs.winograd import winograd, winograd_weight
-from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
+from upsr.diffusion import ResidualShift, exponential_sqrt_etas
 from upsr.diffusion.sampling import deterministic_step
 from upsr.errors import UpsrError
-from upsr.inference.compiled import compiled
-from upsr.models import UPSRModel
+from upsr.methods import UPSRModel
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 CPU = torch.device("cpu")
 WIDE = {**tiny.UNET, "image_size": 32, "model_channels": 64, "swin_embed_dim": 64, "num_feat": 64}
@@ -286,7 +287,7 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
 
 
 def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatch):
-    monkeypatch.setattr("upsr.inference.compiled._MOST_SIZES", 2)
+    monkeypatch.setattr("upsr.accelerate.compiled._MOST_SIZES", 2)
     network, inputs = model.network_g, (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32, seed=1))
     built = []
 

@@ -261,7 +261,7 @@ def _index_of_something_else(root: Path) -> None:
 
 def test_the_perceptual_loss_sees_each_sample_from_its_own_place():
     from upsr.config.schema import Component
-    from upsr.models.build import Losses
+    from upsr.methods.build import Losses
     from upsr.rng import torch_generator
 
     losses = Losses(Component(type="MSELoss"), Component(type="L1Loss"), perceptual_shift=4)

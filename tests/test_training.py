@@ -21,9 +21,9 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import build_metrics, build_validation_set, evaluate
 from upsr.engine.train_loop import Trainer, train
 from upsr.errors import UpsrError
-from upsr.inference import ModelRestorer
-from upsr.models import build_model
-from upsr.models.bicubic import Bicubic
+from upsr.methods import build_model
+from upsr.methods.bicubic.method import Bicubic
+from upsr.restoring import ModelRestorer
 
 REPOSITORY = Path(__file__).parents[1]
 CPU = Runtime(torch.device("cpu"))

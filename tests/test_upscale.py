@@ -16,8 +16,8 @@ from PIL import Image
 from tests.tiny import picture
 from tests.upscaling import save_pipeline
 from upsr.errors import UpsrError
-from upsr.inference.jobs import STREAM, plan_jobs
-from upsr.inference.pipeline import UPSRPipeline
+from upsr.photos.jobs import STREAM, plan_jobs
+from upsr.pipeline.pipeline import UPSRPipeline
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -201,8 +201,8 @@ def test_what_is_there_is_skipped(weights, photos, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(weights, photos, tmp_path):
-    from upsr.inference.pipeline import Settings
-    from upsr.inference.upscaling import Handling, Journal, upscale_all
+    from upsr.photos.upscaling import Handling, Journal, upscale_all
+    from upsr.pipeline.pipeline import Settings
 
     pipe = UPSRPipeline.from_pretrained(weights, device="cpu")
     jobs = plan_jobs([str(photos)], str(tmp_path), "", None)

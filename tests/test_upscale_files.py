@@ -18,9 +18,9 @@ from tests.upscaling import save_pipeline
 from upsr.cli import main
 from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
-from upsr.inference.jobs import STREAM, plan_jobs
-from upsr.inference.pipeline import Settings, UPSRPipeline
-from upsr.inference.upscaling import JOURNAL, Handling, upscale_all
+from upsr.photos.jobs import STREAM, plan_jobs
+from upsr.photos.upscaling import JOURNAL, Handling, upscale_all
+from upsr.pipeline.pipeline import Settings, UPSRPipeline
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 

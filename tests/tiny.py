@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from upsr.archs import UNetModelSwin
-from upsr.diffusion import ResidualShift, UncertaintyWeight, exponential_sqrt_etas
+from upsr.diffusion import ResidualShift, exponential_sqrt_etas
 from upsr.diffusion.sampling import deterministic_step
-from upsr.models import UPSRModel
+from upsr.methods import UPSRModel
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 UNET: dict[str, Any] = {
     "image_size": 16,

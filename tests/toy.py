@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.archs.contracts import SRNetwork
+from upsr.methods import RestorationModel
+from upsr.methods.build import build_losses, build_network, load_or_refuse
 from upsr.metrics.base import Metric
-from upsr.models import RestorationModel
-from upsr.models.build import build_losses, build_network, load_or_refuse
 
 
 class ToyNetwork(SRNetwork):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.tiny import UNET, random_weights
 from upsr.config import parse_options
-from upsr.inference.pipeline import UPSRPipeline
-from upsr.inference.pipeline_files import config_of
-from upsr.models import build_model
+from upsr.methods import build_model
+from upsr.pipeline.files import config_of
+from upsr.pipeline.pipeline import UPSRPipeline
 
 
 def save_pipeline(folder: Path) -> Path:

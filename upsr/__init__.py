@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upsr.inference.pipeline import UPSRPipeline
+    from upsr.pipeline.pipeline import UPSRPipeline
 
 __version__ = "0.1.0"
 __all__ = ["UPSRPipeline", "__version__"]
@@ -21,7 +21,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 def __getattr__(name: str) -> Any:
     """``upsr.UPSRPipeline``, imported when it is asked for: torch takes seconds, and ``upsr --help`` needs none."""
     if name == "UPSRPipeline":
-        from upsr.inference.pipeline import UPSRPipeline
+        from upsr.pipeline.pipeline import UPSRPipeline
 
         return UPSRPipeline
     raise AttributeError(f"module 'upsr' has no attribute '{name}'")

@@ -31,7 +31,7 @@ from basicsr.utils.registry import (  # noqa: E402  (must follow the mend)
     Registry,
 )
 
-METHOD_REGISTRY = Registry("method")
+ENTRY_REGISTRY = Registry("entry")
 """Ways to get a restored image that evaluation can measure."""
 
 BENCHMARK_PREPARER_REGISTRY = Registry("benchmark preparer")
@@ -41,8 +41,8 @@ __all__ = [
     "ARCH_REGISTRY",
     "BENCHMARK_PREPARER_REGISTRY",
     "DATASET_REGISTRY",
+    "ENTRY_REGISTRY",
     "LOSS_REGISTRY",
-    "METHOD_REGISTRY",
     "METRIC_REGISTRY",
     "MODEL_REGISTRY",
 ]

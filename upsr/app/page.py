@@ -34,7 +34,7 @@ from upsr.app.pictures import (
 )
 from upsr.data.photo import Photo
 from upsr.errors import UpsrError
-from upsr.inference.pipeline import MAPS, Settings, shown_frame
+from upsr.pipeline.pipeline import MAPS, Settings, shown_frame
 
 WHOLE, SQUARE = "Whole photo", "Square crop"
 LARGEST_SCALE = 8
@@ -67,7 +67,7 @@ CSS = """
 
 
 class Pipeline(Protocol):
-    """What the page needs of :class:`upsr.inference.pipeline.UPSRPipeline`."""
+    """What the page needs of :class:`upsr.pipeline.pipeline.UPSRPipeline`."""
 
     @property
     def scale(self) -> int:

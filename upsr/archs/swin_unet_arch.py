@@ -454,7 +454,7 @@ class UNetModelSwin(DenoisingNetwork):
         if any(side % self.size_multiple for side in x.shape[-2:]):
             raise UpsrError(
                 f"the denoiser takes sides that are multiples of {self.size_multiple}, not {tuple(x.shape[-2:])}; "
-                "pad the image (upsr.inference.restore does)"
+                "pad the image (upsr.restoring.restore does)"
             )
         emb = self.time_embed(timestep_embedding(t, self.model_channels).to(next(self.time_embed.parameters()).dtype))
         first, *others = self.input_blocks

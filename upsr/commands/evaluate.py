@@ -11,7 +11,7 @@ from upsr.config.schema import TileOptions
 from upsr.engine.distributed import default_launcher, runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.methods import METHODS
+from upsr.evaluation.entries import METHODS
 from upsr.evaluation.protocols import PROTOCOLS
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.report.console import print_summary

@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Run it."""
-    from upsr.inference.export import export_model, require  # here: takes seconds, and --help should not
-    from upsr.inference.pipeline import UPSRPipeline
-    from upsr.models import UPSRModel
+    from upsr.export.export import export_model, require  # here: takes seconds, and --help should not
+    from upsr.methods import UPSRModel
+    from upsr.pipeline.pipeline import UPSRPipeline
 
     formats = list(dict.fromkeys(given.format))
     require(formats, not given.no_check)

@@ -61,7 +61,7 @@ def main(given: argparse.Namespace) -> int:
     # A process that is told to end should remove its files, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    from upsr.inference.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
+    from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
 
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
     if not pipe.is_diffusion:

@@ -18,8 +18,8 @@ from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
 
 if TYPE_CHECKING:
-    from upsr.inference.jobs import Job
-    from upsr.inference.sources import Remark
+    from upsr.photos.jobs import Job
+    from upsr.photos.sources import Remark
 
 EXAMPLES = """examples:
   upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
@@ -128,7 +128,7 @@ def main(given: argparse.Namespace) -> int:
             default_launcher,
             runtime,
         )  # here and below: --help should not wait for torch
-        from upsr.inference.pipeline import UPSRPipeline  # noqa: F401  (what takes longest, while there is a word for it)
+        from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (what takes longest, while there is a word for it)
 
     launcher = default_launcher()
     devices = given.devices.split(",")
@@ -159,7 +159,7 @@ def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | Upsr
 
 def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
     """The photos and where their results go, and what is to be said of other files."""
-    from upsr.inference.jobs import plan_jobs
+    from upsr.photos.jobs import plan_jobs
 
     remarks: list[Remark] = []
     jobs = plan_jobs(
@@ -180,8 +180,8 @@ def _run(
     run: Any,
     devices: list[str],
 ) -> int:
-    from upsr.inference.pipeline import UPSRPipeline
-    from upsr.inference.upscaling import Journal, Outcome, upscale_all, write_record
+    from upsr.photos.upscaling import Journal, Outcome, upscale_all, write_record
+    from upsr.pipeline.pipeline import UPSRPipeline
     from upsr.provenance import digest_of, machine, versions
 
     if run.is_main:
@@ -231,7 +231,7 @@ def _say_notes(remarks: list[Remark]) -> None:
 
 def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
     """What became of all files: what the processes did, and what was passed over before."""
-    from upsr.inference.upscaling import Outcome
+    from upsr.photos.upscaling import Outcome
 
     notes: dict[str, list[str]] = {}
     for outcome in outcomes:
@@ -282,9 +282,9 @@ def _check_model(given: argparse.Namespace, pipe: Any) -> None:
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
     """Refuse what cannot be with these photos and results."""
-    from upsr.inference.jobs import STREAM, ending_by_content
-    from upsr.inference.photo_io import takes_quality
-    from upsr.inference.upscaling import Journal
+    from upsr.photos.jobs import STREAM, ending_by_content
+    from upsr.photos.photo_io import takes_quality
+    from upsr.photos.upscaling import Journal
 
     files = [job.target for job in jobs if job.target != STREAM]
     if given.quality is not None:
@@ -309,7 +309,7 @@ def _option(name: str) -> str:
 
 
 def _settings(given: argparse.Namespace) -> Any:
-    from upsr.inference.pipeline import Settings
+    from upsr.pipeline.pipeline import Settings
 
     for name in ("width", "height"):
         if (side := getattr(given, name)) is not None and side < 1:
@@ -328,7 +328,7 @@ def _settings(given: argparse.Namespace) -> Any:
 
 
 def _handling(given: argparse.Namespace) -> Any:
-    from upsr.inference.upscaling import Handling
+    from upsr.photos.upscaling import Handling
 
     quality = 95 if given.quality is None else given.quality
     if not 1 <= quality <= 100:
@@ -357,7 +357,7 @@ def _tile(text: str | None) -> Any:
 
 
 def _format(name: str | None) -> str | None:
-    from upsr.inference.photo_io import WRITABLE_SUFFIXES
+    from upsr.photos.photo_io import WRITABLE_SUFFIXES
 
     suffix = None if name is None else f".{name.lower().lstrip('.')}"
     if suffix is not None and suffix not in WRITABLE_SUFFIXES:
@@ -367,7 +367,7 @@ def _format(name: str | None) -> str | None:
 
 def _folder(given: argparse.Namespace, jobs: list[Job]) -> Path | None:
     """The folder of the results, which can be written to; ``None`` for standard output."""
-    from upsr.inference.jobs import STREAM
+    from upsr.photos.jobs import STREAM
 
     return None if jobs[0].target == STREAM else writable_folder(_place(given, jobs))
 

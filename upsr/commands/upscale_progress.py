@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from upsr.errors import one_line
 
 if TYPE_CHECKING:
-    from upsr.inference.jobs import Job
-    from upsr.inference.photo import Photo
-    from upsr.inference.stepwise import Progress
-    from upsr.inference.upscaling import Outcome
+    from upsr.photos.jobs import Job
+    from upsr.photos.photo import Photo
+    from upsr.photos.upscaling import Outcome
+    from upsr.restoring.stepwise import Progress
 
 _LONG = 60
 """Seconds from which on it is said how long a photo will take."""

@@ -26,7 +26,7 @@ _BASES = {
     "loss": "torch.nn.modules.module.Module",
     "metric": "upsr.metrics.base.Metric",
     "dataset": "torch.utils.data.dataset.Dataset",
-    "model": "upsr.models.base.RestorationModel",
+    "model": "upsr.methods.base.RestorationModel",
 }
 """What a class that is named by its path derives from, by the registry's name: an option file may not call just anything."""
 

@@ -4,14 +4,12 @@ from upsr.diffusion.codec import PixelUnshuffleCodec
 from upsr.diffusion.residual_shift import Posterior, ResidualShift
 from upsr.diffusion.sampling import SAMPLERS, sample
 from upsr.diffusion.schedule import exponential_sqrt_etas, respace
-from upsr.diffusion.uncertainty import UncertaintyWeight
 
 __all__ = [
     "SAMPLERS",
     "PixelUnshuffleCodec",
     "Posterior",
     "ResidualShift",
-    "UncertaintyWeight",
     "exponential_sqrt_etas",
     "respace",
     "sample",

@@ -25,8 +25,8 @@ from upsr.data.image_io import UnreadableImageError, to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
-from upsr.inference import Restorer
 from upsr.metrics import Metric, MetricUnavailableError
+from upsr.restoring import Restorer
 
 logger = logging.getLogger(__name__)
 

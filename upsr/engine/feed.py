@@ -24,8 +24,8 @@ from upsr.data import (
 )
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
-from upsr.models import RestorationModel
-from upsr.models.build import Losses
+from upsr.methods import RestorationModel
+from upsr.methods.build import Losses
 from upsr.rng import derive_seed
 
 logger = logging.getLogger(__name__)

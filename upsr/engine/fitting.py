@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 from upsr.data.image_io import UnreadableImageError
 from upsr.engine.evaluate import ValidationSet
 from upsr.errors import UpsrError
-from upsr.models import RestorationModel
+from upsr.methods import RestorationModel
 
 _MOST_EXTRA = 7
 """Rows or columns of a ground truth beyond scale times the LR image: what is left where its side is no multiple."""

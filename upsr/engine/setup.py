@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 
-import upsr.data
-import upsr.metrics
-import upsr.models  # noqa: F401  (registers the models, networks and losses)
 from upsr.arguments import ArgumentParser
 from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from upsr.config import Options
@@ -23,7 +20,7 @@ from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError, told
-from upsr.models.base import Purpose, RestorationModel
+from upsr.methods.base import Purpose, RestorationModel
 from upsr.weights import named_weights
 
 
@@ -156,7 +153,7 @@ def _model_problems(name: str) -> Iterator[Problem]:
     try:
         if issubclass(resolve(MODEL_REGISTRY, name), RestorationModel):
             return
-        message = f"unknown model '{name}': it is no upsr.models.RestorationModel"
+        message = f"unknown model '{name}': it is no upsr.methods.RestorationModel"
     except UnknownTypeError as error:
         message = str(error) if "." in name else f"unknown model '{name}'"
     yield Problem("model_type", message + did_you_mean(name, ours))

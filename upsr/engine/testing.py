@@ -17,10 +17,10 @@ from upsr.engine.fitting import refuse_misfits
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
-from upsr.inference import ModelRestorer
+from upsr.methods import build_model
 from upsr.metrics import Metric
-from upsr.models import build_model
 from upsr.provenance import file_digest, machine, versions
+from upsr.restoring import ModelRestorer
 from upsr.weights import weight_files
 
 logger = logging.getLogger(__name__)

@@ -36,8 +36,8 @@ from upsr.engine.tally import Tally
 from upsr.engine.updater import Updater
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
-from upsr.models import RestorationModel, build_model
-from upsr.models.build import autocast_dtype
+from upsr.methods import RestorationModel, build_model
+from upsr.methods.build import autocast_dtype
 from upsr.rng import derive_seed, torch_generator
 from upsr.weights import weight_files
 

@@ -19,9 +19,9 @@ from upsr.engine.fitting import refuse_misfits
 from upsr.engine.pictures import strip
 from upsr.engine.sinks import CsvSink, Row, Sinks, read_rows
 from upsr.errors import UpsrError
-from upsr.inference import ModelRestorer
+from upsr.methods import RestorationModel
 from upsr.metrics import Metric
-from upsr.models import RestorationModel
+from upsr.restoring import ModelRestorer
 
 logger = logging.getLogger(__name__)
 

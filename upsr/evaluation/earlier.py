@@ -14,9 +14,9 @@ import torch
 from upsr.config.schema import TileOptions
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
-from upsr.evaluation.methods import MissingWeightsError, describe, make_ready, origin
+from upsr.evaluation.entries import MissingWeightsError, describe, make_ready, origin
 from upsr.evaluation.protocols import differences
-from upsr.evaluation.results import Entry, Journal, Row, rows_of
+from upsr.evaluation.results import Journal, Measured, Row, rows_of
 from upsr.evaluation.work import (
     WHOLE_SET,
     OpenSet,
@@ -128,7 +128,7 @@ class Finder:
         return found
 
     def _rows(
-        self, work: Work, known: Mapping[str, Mapping[str, list[Entry]]], found: Earlier
+        self, work: Work, known: Mapping[str, Mapping[str, list[Measured]]], found: Earlier
     ) -> tuple[list[Row], list[Row]]:
         """Rows of the images and of the whole set of a work, noting in ``found`` what they need in a summary."""
         data = self._set(work)

@@ -1,24 +1,20 @@
-"""LDM-SR, a baseline of the paper, on the networks and scheduler of diffusers."""
+"""LDM-SR from a folder of diffusers, to be measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from upsr.compat import METHOD_REGISTRY
-from upsr.config.schema import Options, TileOptions
-from upsr.diffusion.sampling import NoiseSource
+from upsr.compat import ENTRY_REGISTRY
+from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
-from upsr.evaluation.methods import Method, MissingWeightsError, WrongWeightsError, of_model
-from upsr.models.base import Observer, Purpose, RestorationModel
+from upsr.evaluation.entries import Entry, MissingWeightsError, WrongWeightsError, of_model
+from upsr.methods.ldm.method import LatentDiffusionSR
 from upsr.provenance import digest_of, file_digest
 
 
-@METHOD_REGISTRY.register()
+@ENTRY_REGISTRY.register()
 class LatentDiffusion:
     """diffusers' ``LDMSuperResolutionPipeline`` from a local folder, sampled by DDIM without added noise.
 
@@ -31,8 +27,8 @@ class LatentDiffusion:
         self.folder = Path(folder)
         self.steps = steps
 
-    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
-        """See :func:`upsr.evaluation.methods.make_ready`."""
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Entry:
+        """See :func:`upsr.evaluation.entries.make_ready`."""
         if not self.folder.is_dir():
             raise MissingWeightsError(f"weights are not here ({self.folder})")
         try:
@@ -50,46 +46,3 @@ class LatentDiffusion:
             {str(path.relative_to(self.folder)): file_digest(path) for path in self.folder.rglob("*.json")}
         )
         return of_model(model, device, tile, weights=weights, facts={"steps": self.steps, "settings_sha256": settings})
-
-
-class LatentDiffusionSR(RestorationModel):
-    """Denoises a latent of the LR image's size, seeing the LR image, and decodes it to an image of 4 times the size.
-
-    Args:
-        unet: diffusers' UNet2DModel, called as (latent and LR image, t).
-        autoencoder: diffusers' VQModel.
-        scheduler: with "leading" spacing, which is its default; diffusers' DDIM goes wrong with others.
-        steps: network calls.
-    """
-
-    draws = True
-
-    def __init__(self, unet: Any, autoencoder: Any, scheduler: Any, steps: int) -> None:
-        super().__init__()
-        self.network_g = unet
-        self.network_aux = autoencoder
-        self.scheduler = scheduler
-        self.steps = steps
-        self.latent_channels = unet.config.out_channels
-        self.scale = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        self.channels = 3
-        self.losses = None
-        self.size_multiple = 2 ** (len(unet.config.block_out_channels) - 1)
-
-    @classmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> LatentDiffusionSR:
-        """It is built from a folder, not from an option file."""
-        raise NotImplementedError("LDM-SR is a baseline of the evaluation")
-
-    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """It is not trained here."""
-        raise NotImplementedError("LDM-SR is not trained here")
-
-    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
-        """See :meth:`RestorationModel.restore`."""
-        latent = noise(0)[:, : self.latent_channels] * self.scheduler.init_noise_sigma
-        self.scheduler.set_timesteps(self.steps, device=lq.device)
-        for t in self.scheduler.timesteps:
-            seen = self.scheduler.scale_model_input(torch.cat([latent, 2 * lq - 1], dim=1), t)
-            latent = self.scheduler.step(self.network_g(seen, t).sample, t, latent, eta=0.0).prev_sample
-        return (self.network_aux.decode(latent).sample.clamp(-1, 1) + 1) / 2

@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Measured:
     """A finished image.
 
     Attributes:
@@ -70,21 +70,21 @@ class Journal:
         self._path = folder / f"rank_{rank}.jsonl"
         self._file: Any = None
 
-    def read(self) -> dict[str, dict[str, list[Entry]]]:
+    def read(self) -> dict[str, dict[str, list[Measured]]]:
         """Entries by work and image, of all processes."""
-        found: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        found: dict[str, dict[str, list[Measured]]] = defaultdict(lambda: defaultdict(list))
         for path in sorted(self.folder.glob("rank_*.jsonl")):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     line = json.loads(line)
-                    entry = Entry(line["content"], line["picture"], dict(line["values"]))
+                    entry = Measured(line["content"], line["picture"], dict(line["values"]))
                     if all(math.isfinite(value) for value in entry.values.values()):
                         found[line["work"]][line["image"]].append(entry)
                 except (ValueError, KeyError, TypeError):
                     continue
         return {work: dict(images) for work, images in found.items()}
 
-    def add(self, work: str, image: str, entry: Entry) -> None:
+    def add(self, work: str, image: str, entry: Measured) -> None:
         """Note a finished image.
 
         Raises:

@@ -28,8 +28,8 @@ from upsr.evaluation import latent_diffusion  # noqa: F401  (registers a method)
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.contents import digest_of_file
 from upsr.evaluation.earlier import Earlier, Finder
-from upsr.evaluation.methods import (
-    Method,
+from upsr.evaluation.entries import (
+    Entry,
     MethodDescription,
     MissingWeightsError,
     WrongWeightsError,
@@ -38,7 +38,17 @@ from upsr.evaluation.methods import (
     origin,
 )
 from upsr.evaluation.protocols import PROTOCOLS, Instruments, build_instruments
-from upsr.evaluation.results import SUMMARY, Entry, Format, Journal, Row, rows_of, summarise, write_rows, write_summary
+from upsr.evaluation.results import (
+    SUMMARY,
+    Format,
+    Journal,
+    Measured,
+    Row,
+    rows_of,
+    summarise,
+    write_rows,
+    write_summary,
+)
 from upsr.evaluation.statistics import INTERVAL
 from upsr.evaluation.work import WHOLE_SET, OpenSet, Work, content_of_set, finished, made_of, open_set, pictures_of
 from upsr.metrics import MetricUnavailableError, SetMetric
@@ -55,7 +65,7 @@ class Plan:
     """What to evaluate.
 
     Attributes:
-        datasets, methods, protocols: names or paths of descriptions; methods see :func:`upsr.evaluation.methods.describe`.
+        datasets, methods, protocols: names or paths of descriptions; methods see :func:`upsr.evaluation.entries.describe`.
         seeds: each method that draws noise restores every image once with each.
         folder: of the results.
         datasets_root: folder that holds the datasets.
@@ -194,7 +204,7 @@ class _Worker:
             except (MissingWeightsError, WrongWeightsError) as error:
                 self._cannot(name, data.name, error)
 
-    def _evaluate(self, work: Work, method: Method, data: OpenSet) -> None:
+    def _evaluate(self, work: Work, method: Entry, data: OpenSet) -> None:
         made = made_of(data, method.reads)
         restorer = method.restorer(work.seed, data.name, data.keys)
         pictures = self.pictures(work.method, work.seed, data.name)
@@ -219,7 +229,7 @@ class _Worker:
                 indices=todo,
                 on_image=lambda key, image: self._keep_picture(pictures / f"{key}.png", image),
                 on_measured=lambda key, values: self.journal.add(
-                    work.id, key, Entry(made.get(key, ""), digest_of_file(pictures / f"{key}.png"), values)
+                    work.id, key, Measured(made.get(key, ""), digest_of_file(pictures / f"{key}.png"), values)
                 ),
                 on_details=lambda key, seen: self._keep_map(work.method, data.name, key, seen),
                 detailed=len(todo),
@@ -264,7 +274,7 @@ class _Worker:
                 except MetricUnavailableError as error:
                     self.instruments.missing[measure] = str(error)
             if absent & values.keys():
-                self.journal.add(work.id, WHOLE_SET, Entry(content, None, values))
+                self.journal.add(work.id, WHOLE_SET, Measured(content, None, values))
         found = {WHOLE_SET: self.run.from_main(values)}
         self.set_rows += rows_of(work.id, data.name, work.method, work.seed, found)
 

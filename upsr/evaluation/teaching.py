@@ -40,7 +40,7 @@ from upsr.data.sampler import GlobalBatchSampler
 from upsr.data.shards import index_shards
 from upsr.data.taught import KINDS
 from upsr.errors import UpsrError
-from upsr.evaluation.methods import Method, describe, make_ready, origin
+from upsr.evaluation.entries import Entry, describe, make_ready, origin
 from upsr.provenance import digest_of
 from upsr.rng import numpy_generator
 
@@ -144,14 +144,14 @@ def _photos_of(source: PhotoSource) -> Iterator[tuple[ImageFolder, str]]:
     return ((folder, key) for key in folder.keys if key not in left_out)
 
 
-def _ready_teacher(recipe: TeachOptions) -> Method:
+def _ready_teacher(recipe: TeachOptions) -> Entry:
     teacher = make_ready(describe(recipe.teacher), _CPU, None)
     if teacher.scale not in (None, recipe.scale):
         raise UpsrError(f"teacher: {recipe.teacher} is x{teacher.scale}, and the recipe's scale is {recipe.scale}")
     return teacher
 
 
-def _keep_recipe(recipe: TeachOptions, folder: Path, crops: Crops, teacher: Method) -> None:
+def _keep_recipe(recipe: TeachOptions, folder: Path, crops: Crops, teacher: Entry) -> None:
     """Write what the crops come from, or refuse a folder whose crops come from elsewhere."""
     made_by = {
         "recipe": recipe.model_dump(mode="json", exclude={"crops"}),

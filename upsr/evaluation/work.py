@@ -13,7 +13,7 @@ from upsr.engine.evaluate import ValidationSet
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS, Benchmark, Findings, check
 from upsr.evaluation.contents import contents, digest_of_file
-from upsr.evaluation.results import Entry
+from upsr.evaluation.results import Measured
 from upsr.provenance import digest_of
 
 _DIGITS = 16
@@ -163,7 +163,7 @@ def made_of(data: OpenSet, reads: Callable[[str, Sequence[str]], Mapping[str, st
     """Digest of all files that the result of each image depends on, by key: the dataset's, and the finished image.
 
     Args:
-        reads: see :class:`upsr.evaluation.methods.Method`.
+        reads: see :class:`upsr.evaluation.entries.Entry`.
     """
     read = reads(data.name, data.keys)
     return {
@@ -173,7 +173,7 @@ def made_of(data: OpenSet, reads: Callable[[str, Sequence[str]], Mapping[str, st
 
 
 def finished(
-    entries: Mapping[str, Iterable[Entry]], made: Mapping[str, str], pictures: Path, *, with_pictures: bool
+    entries: Mapping[str, Iterable[Measured]], made: Mapping[str, str], pictures: Path, *, with_pictures: bool
 ) -> dict[str, dict[str, float]]:
     """Values of the images that were measured from the files that are there now, by key.
 

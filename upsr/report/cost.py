@@ -21,9 +21,9 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_model_options, configure_backends
 from upsr.engine.updater import Updater
 from upsr.errors import UpsrError
-from upsr.evaluation.methods import Method, MethodDescription, make_ready, option_file
-from upsr.models import build_model
-from upsr.models.build import autocast_dtype
+from upsr.evaluation.entries import Entry, MethodDescription, make_ready, option_file
+from upsr.methods import build_model
+from upsr.methods.build import autocast_dtype
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
 
@@ -154,7 +154,7 @@ def _is_ours(method: MethodDescription) -> bool:
     return method.make.type == "OptionFile"
 
 
-def _network(method: MethodDescription, device: torch.device) -> Method:
+def _network(method: MethodDescription, device: torch.device) -> Entry:
     """The method; one of this project gets random weights."""
     if _is_ours(method):
         make = method.make.model_copy(update={"force_yml": _changes(method)})

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.data.image_io import decode_image, to_tensor
-from upsr.diffusion import UncertaintyWeight
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.methods import METHODS, make_ready, option_file
-from upsr.models import UPSRModel
+from upsr.evaluation.entries import METHODS, make_ready, option_file
+from upsr.methods import UPSRModel
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 _PREFERRED = ("ImageNet-Test", "Val_SR", "Set14")
 _SHOWN = 4

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from upsr.config.schema import Section
-from upsr.evaluation.methods import METHODS
+from upsr.evaluation.entries import METHODS
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
 from upsr.report.numbers import DIGITS, NO_DIGITS
 

@@ -17,7 +17,7 @@ from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from upsr.config.components import build, resolve
 from upsr.config.schema import Component, Options
 from upsr.errors import UpsrError
-from upsr.models.base import Purpose, RestorationModel
+from upsr.methods.base import Purpose, RestorationModel
 from upsr.rng import derive_seed, numpy_generator, torch_generator
 from upsr.weights import Part, find_weights
 

@@ -25,7 +25,7 @@ from upsr.data.png_chunks import chunk
 from upsr.data.samples import to_eight_bit
 from upsr.data.vips_library import vips
 from upsr.errors import UpsrError
-from upsr.inference.tiff_additions import add_tags
+from upsr.photos.tiff_additions import add_tags
 
 WRITABLE_SUFFIXES: dict[str, str] = {
     ".png": "PNG",

@@ -12,8 +12,8 @@ from typing_extensions import Self
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.errors import UpsrError
-from upsr.models.base import Purpose
-from upsr.models.upsr_model import UPSRModel
+from upsr.methods.base import Purpose
+from upsr.methods.upsr.method import UPSRModel
 from upsr.rng import stacked
 
 

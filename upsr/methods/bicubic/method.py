@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from upsr.config.schema import Options
 from upsr.diffusion.sampling import NoiseSource
-from upsr.models.base import Observer, Purpose, RestorationModel
+from upsr.methods.base import Observer, Purpose, RestorationModel
 
 
 class Bicubic(RestorationModel):

@@ -15,20 +15,13 @@ from upsr.allocator import kept_buffers
 from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
-from upsr.diffusion import (
-    SAMPLERS,
-    PixelUnshuffleCodec,
-    ResidualShift,
-    UncertaintyWeight,
-    exponential_sqrt_etas,
-    respace,
-    sample,
-)
+from upsr.diffusion import SAMPLERS, PixelUnshuffleCodec, ResidualShift, exponential_sqrt_etas, respace, sample
 from upsr.diffusion.sampling import NoiseSource, Step
 from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
-from upsr.models.base import Frozen, Observer, Purpose, RestorationModel
-from upsr.models.build import Losses, autocast_dtype, build_losses, build_network, load_or_refuse
+from upsr.methods.base import Frozen, Observer, Purpose, RestorationModel
+from upsr.methods.build import Losses, autocast_dtype, build_losses, build_network, load_or_refuse
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 
 @dataclass(frozen=True)

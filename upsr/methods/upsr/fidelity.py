@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from upsr.diffusion import UncertaintyWeight
 from upsr.errors import UpsrError
-from upsr.inference.stepwise import PhotoModel
-from upsr.models import UPSRModel
+from upsr.methods import UPSRModel
+from upsr.methods.upsr.uncertainty import UncertaintyWeight
+from upsr.restoring.stepwise import PhotoModel
 
 _STRETCH = 4.0
 _MORE_NOISE = 0.25

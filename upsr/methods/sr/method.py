@@ -12,8 +12,8 @@ from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.diffusion import PixelUnshuffleCodec
 from upsr.diffusion.sampling import NoiseSource
-from upsr.models.base import Observer, Purpose, RestorationModel
-from upsr.models.build import Losses, build_losses, build_network, load_or_refuse
+from upsr.methods.base import Observer, Purpose, RestorationModel
+from upsr.methods.build import Losses, build_losses, build_network, load_or_refuse
 
 
 @MODEL_REGISTRY.register()
@@ -21,7 +21,7 @@ class AuxiliarySRModel(RestorationModel):
     """A plain SR network trained on degraded pairs; its checkpoint is stage two's ``path.pretrain_network_aux``.
 
     The released g came from such a training (paper, Sec. 4.1); the recipe itself was not published. It restores photos as a
-    :class:`upsr.models.UPSRModel` of no steps does.
+    :class:`upsr.methods.UPSRModel` of no steps does.
 
     Attributes:
         timesteps: none.

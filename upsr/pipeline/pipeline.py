@@ -18,26 +18,26 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
+from upsr.accelerate.compiled import MODES, compiled
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
 from upsr.data.photo_reader import frame_of_pillow, read_photo
 from upsr.data.samples import UnclearSamplesError
 from upsr.errors import UnsoundResultError, UpsrError
-from upsr.inference.colour import COLOUR_FIXES
-from upsr.inference.compiled import MODES, compiled
-from upsr.inference.fidelity import at_fidelity
-from upsr.inference.hardware import dtype_for, usable_device
-from upsr.inference.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
-from upsr.inference.padding import padded_size
-from upsr.inference.photo import Frame, Photo, alpha_of, to_colour, to_frame
-from upsr.inference.pipeline_files import load_model, networks_of, save_model
-from upsr.inference.restore import NoiseField
-from upsr.inference.scratch import Scratch
-from upsr.inference.stepwise import PhotoModel, Progress, Work, restore_stepwise
-from upsr.inference.team import Team
-from upsr.models import UPSRModel
-from upsr.models.base import Observer
+from upsr.methods import UPSRModel
+from upsr.methods.base import Observer
+from upsr.methods.upsr.fidelity import at_fidelity
+from upsr.photos.photo import Frame, Photo, alpha_of, to_colour, to_frame
+from upsr.pipeline.files import load_model, networks_of, save_model
+from upsr.pipeline.hardware import dtype_for, usable_device
+from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.provenance import weights_digest
+from upsr.restoring.colour import COLOUR_FIXES
+from upsr.restoring.padding import padded_size
+from upsr.restoring.peers import Team
+from upsr.restoring.restore import NoiseField
+from upsr.restoring.scratch import Scratch
+from upsr.restoring.stepwise import PhotoModel, Progress, Work, restore_stepwise
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor | Photo
 OutputType = Literal["pil", "np", "pt"]
@@ -57,13 +57,13 @@ class Settings:
     Attributes:
         seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a model without diffusion.
         steps: network calls; ``None`` for what the model or ``fidelity`` says, 0 for g(y) alone.
-        fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.inference.fidelity.at_fidelity`; ``None`` for the
+        fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.methods.upsr.fidelity.at_fidelity`; ``None`` for the
             model's own.
         outscale: size of the result over that of the photo; ``None`` for the model's scale.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
-        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.inference.colour`.
+        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.restoring.colour`.
         adaptive: a tile takes no more steps, or none at all, once those that are left are expected to change it by less than
             this: root mean square over [0, 1], so 0.004 is one grey level. 0 for all steps everywhere.
     """
@@ -151,7 +151,7 @@ class UPSRPipeline:
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
             compile: "default", "reduce-overhead" or "max-autotune" of ``torch.compile`` for the denoiser; starting takes up to
-                minutes for each of the first sizes (see :func:`upsr.inference.compiled.compiled`).
+                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.compiled`).
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from upsr.atomic import writable_folder
 from upsr.diffusion import SAMPLERS
 from upsr.errors import UpsrError
-from upsr.models.upsr_model import UPSRModel
+from upsr.methods.upsr.method import UPSRModel
 from upsr.provenance import file_digest, versions, weights_digest
 
 Format = Literal["onnx", "torch", "aoti"]

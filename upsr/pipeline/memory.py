@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from upsr.inference.stepwise import PhotoModel
+from upsr.restoring.stepwise import PhotoModel
 
 TILE_SIDES = (256, 192, 128, 96, 64)
 OVERLAP = 24

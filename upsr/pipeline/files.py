@@ -20,8 +20,8 @@ from upsr.config.components import component_problems
 from upsr.config.load import parse_options, read_with_base, refuse
 from upsr.config.schema import Options
 from upsr.errors import UpsrError
-from upsr.inference.stepwise import PhotoModel
-from upsr.models import AuxiliarySRModel, UPSRModel, build_model
+from upsr.methods import AuxiliarySRModel, UPSRModel, build_model
+from upsr.restoring.stepwise import PhotoModel
 from upsr.weights import shipped_folder, shipped_names
 
 CONFIG = "config.json"
@@ -45,7 +45,7 @@ Loaded = tuple[PhotoModel, dict[str, Any]]
 
 
 def load_model(source: str | Path, g: str | Path | None = None, *, hub: dict[str, Any] | None = None) -> Loaded:
-    """The model in whatever holds one, see :meth:`upsr.inference.pipeline.UPSRPipeline.from_pretrained`."""
+    """The model in whatever holds one, see :meth:`upsr.pipeline.pipeline.UPSRPipeline.from_pretrained`."""
     path = shipped_folder(str(source)) if str(source) in shipped_names() else Path(source)
     if path.is_file() and path.suffix not in (".yml", ".yaml"):
         return _of_weight_file(path, g)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, kind_of
 from upsr.errors import UpsrError, one_line
-from upsr.inference.photo_io import WRITABLE_SUFFIXES
-from upsr.inference.pipeline import MAPS
-from upsr.inference.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
+from upsr.photos.photo_io import WRITABLE_SUFFIXES
+from upsr.photos.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
+from upsr.pipeline.pipeline import MAPS
 
 _SEPARATORS = tuple(mark for mark in (os.sep, os.altsep) if mark)
 
@@ -27,7 +27,7 @@ class Job:
     Attributes:
         source: the file; :data:`STREAM` is standard input.
         target: where the result goes; :data:`STREAM` is standard output.
-        maps: where each of :data:`upsr.inference.pipeline.MAPS` goes.
+        maps: where each of :data:`upsr.pipeline.pipeline.MAPS` goes.
     """
 
     source: Path

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from upsr.config.schema import TileOptions
-from upsr.inference.padding import pad_to_multiple, padded_size
-from upsr.inference.scratch import Scratch
-from upsr.inference.stepwise import Work, restore_stepwise
-from upsr.inference.tiling import Canvas, Tile, tiles_of, whole
-from upsr.models.base import Observer, RestorationModel
-from upsr.models.upsr_model import UPSRModel
+from upsr.methods.base import Observer, RestorationModel
+from upsr.methods.upsr.method import UPSRModel
+from upsr.restoring.padding import pad_to_multiple, padded_size
+from upsr.restoring.scratch import Scratch
+from upsr.restoring.stepwise import Work, restore_stepwise
+from upsr.restoring.tiling import Canvas, Tile, tiles_of, whole
 from upsr.rng import stacked, torch_generator
 
 _ROOM = 1 << 30

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
-from upsr.inference.padding import pad_to_multiple
-from upsr.inference.scratch import Scratch, bands
-from upsr.inference.team import Team
-from upsr.inference.tiling import Tile
-from upsr.models import AuxiliarySRModel, UPSRModel
-from upsr.models.base import Observer
-from upsr.models.upsr_model import Condition, shower
+from upsr.methods import AuxiliarySRModel, UPSRModel
+from upsr.methods.base import Observer
+from upsr.methods.upsr.method import Condition, shower
+from upsr.restoring.padding import pad_to_multiple
+from upsr.restoring.peers import Team
+from upsr.restoring.scratch import Scratch, bands
+from upsr.restoring.tiling import Tile
 
 PhotoModel = UPSRModel | AuxiliarySRModel
 """What restores photos: the diffusion model, or a network that gives them in one go."""

@@ -18,15 +18,15 @@ from torch import Tensor
 from upsr.atomic import atomic_write
 from upsr.data.photo_reader import read_photo
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
-from upsr.inference.jobs import STREAM, Job
-from upsr.inference.memory import free_memory
-from upsr.inference.photo import Photo
-from upsr.inference.photo_io import check_writable, suffix_for, write_photo
-from upsr.inference.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
-from upsr.inference.sources import irregular
-from upsr.inference.stepwise import Progress
-from upsr.inference.team import Team
+from upsr.photos.jobs import STREAM, Job
+from upsr.photos.photo import Photo
+from upsr.photos.photo_io import check_writable, suffix_for, write_photo
+from upsr.photos.sources import irregular
+from upsr.pipeline.memory import free_memory
+from upsr.pipeline.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
 from upsr.provenance import digest_of, file_digest
+from upsr.restoring.peers import Team
+from upsr.restoring.stepwise import Progress
 
 JOURNAL = ".upsr-journal"
 FAILURES = (UpsrError, OSError, MemoryError)

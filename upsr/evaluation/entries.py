@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from upsr.archs import ncnn
 from upsr.archs.spandrel_arch import SpandrelSR
-from upsr.compat import METHOD_REGISTRY
+from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import read_yaml, refuse
 from upsr.config.problems import problems_of
@@ -29,12 +29,12 @@ from upsr.data.image_io import UnreadableImageError, to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue, homes
-from upsr.inference import ModelRestorer, Restorer
-from upsr.models import build_model
-from upsr.models.auxiliary_sr_model import AuxiliarySRModel
-from upsr.models.base import Observer, RestorationModel
-from upsr.models.bicubic import Bicubic
+from upsr.methods import build_model
+from upsr.methods.base import Observer, RestorationModel
+from upsr.methods.bicubic.method import Bicubic
+from upsr.methods.sr.method import AuxiliarySRModel
 from upsr.provenance import digest_of, file_digest
+from upsr.restoring import ModelRestorer, Restorer
 from upsr.weights import files_of, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
@@ -76,8 +76,8 @@ METHODS = Catalogue("method", "options/methods", MethodDescription)
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method that is ready to restore.
+class Entry:
+    """A contestant of an evaluation, ready to restore.
 
     Attributes:
         restorer: for a seed and the name and keys of a dataset. Raises MissingWeightsError where there are no images of it.
@@ -158,7 +158,7 @@ def _of_run(folder: Path) -> MethodDescription:
     return _described(folder.resolve().name, "OptionFile", opt=str(folder / RUN_OPTIONS), force_yml=own)
 
 
-def make_ready(description: MethodDescription, device: torch.device, tile: TileOptions | None) -> Method:
+def make_ready(description: MethodDescription, device: torch.device, tile: TileOptions | None) -> Entry:
     """The method, with its weights, on a device.
 
     Raises:
@@ -166,9 +166,9 @@ def make_ready(description: MethodDescription, device: torch.device, tile: TileO
         WrongWeightsError: they are not what the description says.
         UpsrError: the description has mistakes.
     """
-    refuse(description.name, list(component_problems(METHOD_REGISTRY, description.make, "make")))
+    refuse(description.name, list(component_problems(ENTRY_REGISTRY, description.make, "make")))
     try:
-        method: Method = build(METHOD_REGISTRY, description.make)(device, tile)
+        method: Entry = build(ENTRY_REGISTRY, description.make)(device, tile)
     except MissingWeightsError as error:
         where = f"; get them from {description.get[0]}" if description.get else ""
         raise MissingWeightsError(f"{error}{where}") from None
@@ -176,7 +176,7 @@ def make_ready(description: MethodDescription, device: torch.device, tile: TileO
     return method
 
 
-def origin(description: MethodDescription, method: Method) -> dict[str, Any]:
+def origin(description: MethodDescription, method: Entry) -> dict[str, Any]:
     """What a result of the method came from, for result files."""
     return {
         "make": description.make.model_dump(),
@@ -190,7 +190,7 @@ def option_file(path: str) -> str:
     return next((str(home / path) for home in homes() if (home / path).is_file()), path)
 
 
-@METHOD_REGISTRY.register()
+@ENTRY_REGISTRY.register()
 class OptionFile:
     """A model of this project.
 
@@ -203,7 +203,7 @@ class OptionFile:
         self.opt = opt
         self.force_yml = force_yml or []
 
-    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Entry:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
@@ -230,7 +230,7 @@ class OptionFile:
         return of_model(model, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
 
 
-@METHOD_REGISTRY.register()
+@ENTRY_REGISTRY.register()
 class Checkpoint:
     """A network that spandrel recognises from its checkpoint: ESRGAN, SwinIR, DAT, ...
 
@@ -242,7 +242,7 @@ class Checkpoint:
     def __init__(self, path: str | list[str]) -> None:
         self.paths = [path] if isinstance(path, str) else path
 
-    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Entry:
         """See :func:`make_ready`."""
         path = next((found for name in self.paths if (found := _located(name)) and found.is_file()), None)
         if path is None:
@@ -255,7 +255,7 @@ class Checkpoint:
         return of_model(model, device, tile, weights=files_of(path), facts={"architecture": network.architecture})
 
 
-@METHOD_REGISTRY.register()
+@ENTRY_REGISTRY.register()
 class BicubicUpsampling:
     """The yardstick.
 
@@ -266,12 +266,12 @@ class BicubicUpsampling:
     def __init__(self, scale: int = 4) -> None:
         self.scale = scale
 
-    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Entry:
         """See :func:`make_ready`."""
         return dataclasses.replace(of_model(Bicubic(self.scale), device, None), channels=None)
 
 
-@METHOD_REGISTRY.register()
+@ENTRY_REGISTRY.register()
 class FinishedImages:
     """Images that any other system has made, to be measured like the rest.
 
@@ -284,11 +284,11 @@ class FinishedImages:
         self.folder = Path(folder)
         self.filename_tmpl = filename_tmpl
 
-    def __call__(self, device: torch.device, tile: TileOptions | None) -> Method:
+    def __call__(self, device: torch.device, tile: TileOptions | None) -> Entry:
         """See :func:`make_ready`."""
         if not self.folder.is_dir():
             raise MissingWeightsError(f"no folder of finished images at {self.folder}")
-        return Method(self._restorer, scale=None, channels=None, draws=False, reads=self._digests)
+        return Entry(self._restorer, scale=None, channels=None, draws=False, reads=self._digests)
 
     def _restorer(self, seed: int, dataset: str, keys: Sequence[str]) -> Restorer:
         images, files = self._files(dataset, keys)
@@ -344,7 +344,7 @@ def of_model(
     *,
     weights: Sequence[Path] = (),
     facts: Mapping[str, Any] | None = None,
-) -> Method:
+) -> Entry:
     """The method that a model is; larger images than ``tile`` are restored in tiles."""
     model = model.to(device).eval()
     described = {
@@ -353,7 +353,7 @@ def of_model(
         "aux_parameters": _count(getattr(model, "network_aux", None)),
         "tile": tile.model_dump() if tile else None,
     }
-    return Method(
+    return Entry(
         lambda seed, dataset, keys: ModelRestorer(model, seed, tile),
         scale=model.scale,
         channels=model.channels,
@@ -381,7 +381,7 @@ def _is_random(path: Any) -> bool:
     return bool(path.allow_random_weights and not (path.pretrain_network_g and path.pretrain_network_aux))
 
 
-def _compare(description: MethodDescription, method: Method) -> None:
+def _compare(description: MethodDescription, method: Entry) -> None:
     """Refuse files that are not what the description says."""
     expected = description.expected
     for key in ("architecture", "parameters", "aux_parameters"):

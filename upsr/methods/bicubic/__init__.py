@@ -1,0 +1,1 @@
+"""Bicubic upsampling, the baseline of every table."""

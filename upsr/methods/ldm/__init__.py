@@ -1,0 +1,1 @@
+"""LDM-SR: latent diffusion over a diffusers folder."""

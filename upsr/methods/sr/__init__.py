@@ -1,0 +1,1 @@
+"""A plain SR network: stage one of UPSR, and any network that spandrel knows."""

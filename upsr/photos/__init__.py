@@ -1,0 +1,1 @@
+"""Photos of any format: reading, naming results, writing."""

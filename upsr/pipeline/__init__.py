@@ -1,0 +1,1 @@
+"""The model for people who use it: photos in, larger photos out."""
