@@ -6,7 +6,7 @@ import html
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +34,8 @@ from upsr.app.pictures import (
 )
 from upsr.data.photo import Photo
 from upsr.errors import UpsrError
-from upsr.pipeline.pipeline import MAPS, Settings, shown_frame
+from upsr.methods.base import Knob, Seen
+from upsr.pipeline.pipeline import Settings, shown_frame
 
 WHOLE, SQUARE = "Whole photo", "Square crop"
 LARGEST_SCALE = 8
@@ -73,12 +74,11 @@ class Pipeline(Protocol):
     def scale(self) -> int:
         """The factor of the network."""
 
-    @property
-    def num_steps(self) -> int:
-        """Most steps."""
+    def knobs(self) -> Mapping[str, Knob]:
+        """The method's settings."""
 
-    def upscale(self, photo: Photo, settings: Settings, *, progress: Any, observe: Any) -> Photo:
-        """Upscale a photo; ``observe`` is shown the uncertainty, the weight and the steps."""
+    def upscale(self, photo: Photo, settings: Settings, *, progress: Any, watch: Any) -> Photo:
+        """Upscale a photo; ``watch`` sees maps and steps."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _settings(pipe: Pipeline) -> dict[str, Any]:
                 info=f"Native: x{pipe.scale}.",
             )  # fmt: skip
             parts["steps"] = gr.Slider(
-                1, pipe.num_steps, pipe.num_steps, step=1, label="Steps", min_width=150, elem_id="steps",
+                1, pipe.knobs()["steps"].high, pipe.knobs()["steps"].high, step=1, label="Steps", min_width=150, elem_id="steps",
                 info="Fewer: faster.",
             )  # fmt: skip
         with gr.Row():
@@ -386,19 +386,25 @@ class Handlers:
         photo = crop(open_photo(upload.path, self._limits.upload_pixels), region)
         seen: dict[str, Image.Image] = {}
 
-        def observe(name: str, image: Any) -> None:
-            seen[name] = shown(shown_frame(name, image))
+        maps: set[str] = set()
 
-        large = self._pipe.upscale(photo, Settings(**options), progress=report, observe=observe)
+        def watch(item: Seen) -> None:
+            seen[item.name] = shown(shown_frame(item))
+            if item.kind == "map":
+                maps.add(item.name)
+
+        large = self._pipe.upscale(photo, Settings.of(**options), progress=report, watch=watch)
         token.check()
-        return self._shown(photo, large, seen, options)
+        return self._shown(photo, large, seen, maps, options)
 
-    def _shown(self, photo: Photo, large: Photo, seen: dict[str, Image.Image], options: dict[str, Any]) -> Result:
+    def _shown(
+        self, photo: Photo, large: Photo, seen: dict[str, Image.Image], maps: set[str], options: dict[str, Any]
+    ) -> Result:
         height, width = large.frames[0].shape[:2]
         before = enlarged(photo, width, height)
         name = f"upsr_x{options['outscale']:g}_seed{options['seed']}.png"
         pair = (save(before, self._folder, "bicubic.png"), save(large, self._folder, name))
-        steps = [(fitted(step), title) for title, step in seen.items() if title not in MAPS]
+        steps = [(fitted(step), title) for title, step in seen.items() if title not in maps]
         heat = heat_over(fitted(shown(before.frames[0])), seen["uncertainty"]) if "uncertainty" in seen else None
         if "weight" in seen:
             steps.append((fitted(seen["weight"]), "noise weight"))

@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     from upsr.export.export import export_model, require  # here: takes seconds, and --help should not
-    from upsr.methods import UPSRModel
+    from upsr.methods.upsr.method import UPSR
     from upsr.pipeline.pipeline import UPSRPipeline
 
     formats = list(dict.fromkeys(given.format))
     require(formats, not given.no_check)
-    model = UPSRPipeline.from_pretrained(given.weights, g=given.g, device="cpu").model
-    if not isinstance(model, UPSRModel):
+    model = UPSRPipeline.from_pretrained(given.weights, g=given.g, device="cpu").method
+    if not isinstance(model, UPSR):
         raise UpsrError(
             f"{given.weights}: a network without a denoiser, and export writes both; it needs a diffusion model"
         )

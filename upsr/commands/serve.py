@@ -64,7 +64,7 @@ def main(given: argparse.Namespace) -> int:
     from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
 
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
-    if not pipe.is_diffusion:
+    if "steps" not in pipe.knobs():
         raise UpsrError(
             f"{given.weights}: the page shows what a diffusion model does; for this network: upsr upscale --weights"
         )

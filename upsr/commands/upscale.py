@@ -203,15 +203,15 @@ def _run(
     if folder is not None:
         key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype", "compile")}
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
-    team = run if given.share == "tiles" and run.world_size > 1 else None
-    mine = jobs if team else (jobs[n] for n in itertools.takewhile(lambda n: n < len(jobs), run.numbers("photos")))
+    peers = run if given.share == "tiles" and run.world_size > 1 else None
+    mine = jobs if peers else (jobs[n] for n in itertools.takewhile(lambda n: n < len(jobs), run.numbers("photos")))
     with progress_for(pipe, settings, jobs, shown=run.is_main and not given.quiet) as shown:
         outcome = upscale_all(
             pipe, mine, settings, handling, journal,
-            team=team, on_photo=shown.photo, on_read=shown.read, on_failure=shown.failure,
+            peers=peers, on_photo=shown.photo, on_read=shown.read, on_failure=shown.failure,
         )  # fmt: skip
     outcomes: list[Outcome] = run.gather_to_main(outcome)
-    outcomes = outcomes[:1] if team else outcomes
+    outcomes = outcomes[:1] if peers else outcomes
     failed = run.any(bool(outcome.failed) or any(remark.kind == "failed" for remark in remarks))
     if run.is_main:
         if journal is not None:
@@ -275,9 +275,11 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
 
 def _check_model(given: argparse.Namespace, pipe: Any) -> None:
     """Refuse what a network that upscales by itself has not."""
-    for name in ("seed", "steps", "fidelity", "adaptive", "save_uncertainty") if pipe.num_steps == 0 else ():
+    names = [name for name in ("steps", "fidelity", "adaptive") if name not in pipe.knobs()]
+    names += [] if pipe.draws else ["seed", "save_uncertainty"]
+    for name in names:
         if (value := getattr(given, name)) is not None and value is not False:
-            raise UpsrError(f"{_option(name)}: has no effect on {given.weights}, a network without diffusion")
+            raise UpsrError(f"{_option(name)}: has no effect on {given.weights}, a method without such a setting")
 
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
@@ -316,14 +318,12 @@ def _settings(given: argparse.Namespace) -> Any:
             raise UpsrError(f"--{name}: at least 1 pixel, not {side}")
     return Settings(
         seed=given.seed or 0,
-        steps=given.steps,
-        fidelity=given.fidelity,
         outscale=given.outscale,
         size=(given.width, given.height) if given.width is not None or given.height is not None else None,
         tile=_tile(given.tile),
         tiles_at_once=1 if given.batch is None else given.batch,
         colour_fix=given.colour_fix,
-        adaptive=given.adaptive or 0.0,
+        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive},
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from upsr.photos.jobs import Job
     from upsr.photos.photo import Photo
     from upsr.photos.upscaling import Outcome
-    from upsr.restoring.stepwise import Progress
+    from upsr.tiling.tiles import Progress
 
 _LONG = 60
 """Seconds from which on it is said how long a photo will take."""

@@ -22,11 +22,11 @@ _REFUSALS = (ValueError, TypeError, ArithmeticError, AssertionError, LookupError
 
 
 _BASES = {
-    "arch": "torch.nn.modules.module.Module",
-    "loss": "torch.nn.modules.module.Module",
-    "metric": "upsr.metrics.base.Metric",
-    "dataset": "torch.utils.data.dataset.Dataset",
-    "model": "upsr.methods.base.RestorationModel",
+    "arch": ("torch.nn.modules.module.Module",),
+    "loss": ("torch.nn.modules.module.Module",),
+    "metric": ("upsr.metrics.base.Metric",),
+    "dataset": ("torch.utils.data.dataset.Dataset",),
+    "model": ("upsr.methods.base.Method", "upsr.methods.base.Training"),
 }
 """What a class that is named by its path derives from, by the registry's name: an option file may not call just anything."""
 
@@ -44,11 +44,11 @@ def resolve(registry: Any, type_name: str) -> Any:
     """
     if type_name in registry:  # basicsr's own ``get`` prints when a name is missing
         return registry.get(type_name)
-    if base := _BASES.get(registry._name):
+    if bases := _BASES.get(registry._name):
         if "." in type_name:
-            return _checked(_imported(type_name), base, type_name)
+            return _checked(_imported(type_name), bases, type_name)
         for point in entry_points(group=f"upsr.{registry._name}", name=type_name):
-            return _checked(point.load(), base, type_name)
+            return _checked(point.load(), bases, type_name)
     raise UnknownTypeError(f"unknown type '{type_name}'" + did_you_mean(type_name, registry.keys()))
 
 
@@ -62,10 +62,10 @@ def _imported(path: str) -> Any:
         raise UnknownTypeError(f"'{path}' cannot be imported ({type(error).__name__}: {error})") from error
 
 
-def _checked(found: Any, base: str, name: str) -> Any:
-    if base in [f"{parent.__module__}.{parent.__qualname__}" for parent in getattr(found, "__mro__", ())]:
+def _checked(found: Any, bases: tuple[str, ...], name: str) -> Any:
+    if set(bases) & {f"{parent.__module__}.{parent.__qualname__}" for parent in getattr(found, "__mro__", ())}:
         return found
-    raise UnknownTypeError(f"'{name}' is no class that derives from {base}")
+    raise UnknownTypeError(f"'{name}' is no class that derives from {' or '.join(bases)}")
 
 
 def component_problems(registry: Any, component: Component, where: str) -> Iterator[Problem]:

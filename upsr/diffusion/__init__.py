@@ -1,16 +1,7 @@
-"""The mathematics of UPSR: functions and small objects over tensors. Imports torch alone."""
+"""Diffusion processes and their sampling: functions and small objects over tensors. Imports torch alone."""
 
-from upsr.diffusion.codec import PixelUnshuffleCodec
-from upsr.diffusion.residual_shift import Posterior, ResidualShift
-from upsr.diffusion.sampling import SAMPLERS, sample
+from upsr.diffusion.residual_shift import Between, Posterior, ResidualShift
+from upsr.diffusion.sampling import sample
 from upsr.diffusion.schedule import exponential_sqrt_etas, respace
 
-__all__ = [
-    "SAMPLERS",
-    "PixelUnshuffleCodec",
-    "Posterior",
-    "ResidualShift",
-    "exponential_sqrt_etas",
-    "respace",
-    "sample",
-]
+__all__ = ["Between", "Posterior", "ResidualShift", "exponential_sqrt_etas", "respace", "sample"]

@@ -11,13 +11,17 @@ device; the process has no state but its schedule, and no opinion on whether it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 GeneratorLike = torch.Generator | Sequence[torch.Generator]
+
+Sampler = Literal["ddim", "posterior"]
+"""Reverse step: deterministic, as released, or drawn from the posterior of Eq. 8, the paper's."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class ResidualShift:
         self.data_variance = data_variance
         # Index t + 1, so that t = -1 (the clean image) is a row like any other.
         self._etas = {torch.device("cpu"): torch.cat([etas.new_zeros(1), etas])}
+
+    def between(self, y: Tensor, weight: Tensor | None = None, *, sampler: Sampler = "ddim") -> Between:
+        """The process of a batch whose residuals lead to ``y``, with noise weighted by ``weight``."""
+        return Between(self, y, weight, sampler)
 
     def eta(self, t: Tensor) -> Tensor:
         """eta_t, float64, of t's shape and on its device; eta_{-1} = 0."""
@@ -145,6 +153,41 @@ class ResidualShift:
         eta, eta_prev = self.eta(t), self.eta(t - 1 if t_prev is None else t_prev)
         m = (eta_prev / eta).sqrt()
         return _like(m, x_t) * x_t + _like(1 - eta_prev - (1 - eta) * m, x_t) * x_0 + _like(eta_prev - eta * m, x_t) * y
+
+
+@dataclass(frozen=True)
+class Between:
+    """The residual-shifting process of a batch: all that a state needs besides itself.
+
+    Attributes:
+        schedule: eta_t and kappa.
+        y: upsampled LR image, the state's shape.
+        weight: noise weight of the same shape; ``None`` for isotropic noise.
+        sampler: see :data:`Sampler`.
+    """
+
+    schedule: ResidualShift
+    y: Tensor
+    weight: Tensor | None = None
+    sampler: Sampler = "ddim"
+
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """See :meth:`ResidualShift.q_sample`."""
+        return self.schedule.q_sample(x_0, self.y, t, weight=self.weight, noise=noise)
+
+    def prior(self, t: Tensor, noise: Tensor) -> Tensor:
+        """The state that sampling starts from, see :meth:`ResidualShift.prior_sample`."""
+        return self.schedule.prior_sample(self.y, t, weight=self.weight, noise=noise)
+
+    def scaled(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The denoiser's input, see :meth:`ResidualShift.scale_input`."""
+        return self.schedule.scale_input(x_t, t)
+
+    def step(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        """One reverse step by the process's sampler."""
+        if self.sampler == "ddim":
+            return self.schedule.ddim_step(x_0, x_t, self.y, t, t_prev=t_prev)
+        return self.schedule.posterior_step(x_0, x_t, t, weight=self.weight, t_prev=t_prev, noise=noise())
 
 
 def _like(coefficient: Tensor, x: Tensor) -> Tensor:

@@ -1,95 +1,56 @@
-"""Samplers: short functions over a process and a denoiser."""
+"""The sampling loop. A process, a state in tiles or in files, and skipped work are wrappers around what it calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from upsr.diffusion.residual_shift import ResidualShift
+Noise = Callable[[int], Tensor]
+"""Gives the k-th standard normal tensor of the state's shape, which may be overwritten: 0 for the start, k >= 1 for the step
+after the k-th network call."""
 
-NoiseSource = Callable[[int], Tensor]
-"""Gives the k-th noise tensor of a restoration, of the state's shape: 0 for the start, k >= 1 for the k-th step."""
-
-
-class Denoiser(Protocol):
-    """Estimates x_0 from the state scaled by :meth:`ResidualShift.scale_input` and the timesteps (B,)."""
-
-    def __call__(self, x_scaled: Tensor, t: Tensor) -> Tensor: ...
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""Estimates x_0 from the state x_t and timesteps of shape (B,), in the space of the diffusion."""
 
 
 class Step(Protocol):
-    """One reverse step from ``t`` to ``t_prev``; ``noise`` is called only by steps that need noise."""
+    """One reverse step from ``t`` to ``t_prev``, both (B,); -1 is the clean image. ``noise`` is called only if it is needed."""
 
-    def __call__(
-        self,
-        process: ResidualShift,
-        *,
-        x_0: Tensor,
-        x_t: Tensor,
-        y: Tensor,
-        t: Tensor,
-        t_prev: Tensor,
-        weight: Tensor | None,
-        noise: Callable[[], Tensor],
-    ) -> Tensor: ...
-
-
-def deterministic_step(process: ResidualShift, *, x_0, x_t, y, t, t_prev, weight, noise) -> Tensor:
-    """The released sampler; uses neither the weight nor noise."""
-    return process.ddim_step(x_0, x_t, y, t, t_prev=t_prev)
-
-
-def stochastic_step(process: ResidualShift, *, x_0, x_t, y, t, t_prev, weight, noise) -> Tensor:
-    """The paper's sampler, Eq. 8."""
-    return process.posterior_step(x_0, x_t, t, weight=weight, t_prev=t_prev, noise=noise())
-
-
-SAMPLERS: dict[str, Step] = {"ddim": deterministic_step, "posterior": stochastic_step}
+    def __call__(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor: ...
 
 
 def sample(
-    process: ResidualShift,
-    denoiser: Denoiser,
-    y: Tensor,
-    *,
-    weight: Tensor | None,
-    noise: NoiseSource,
-    timesteps: Sequence[int],
-    step: Step = deterministic_step,
-    on_start: Callable[[Tensor], None] | None = None,
-    on_estimate: Callable[[int, Tensor], None] | None = None,
+    x: Tensor,
+    denoise: Denoise,
+    step: Step,
+    timesteps: Tensor,
+    noise: Noise,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Restore x_0 from y.
+    """Restore x_0.
 
     Args:
-        y: upsampled LR in the space of the diffusion, (B, ...), in [-1, 1].
-        weight: w of y's shape, or ``None`` for isotropic noise.
-        noise: see :data:`NoiseSource`.
-        timesteps: descending, as :func:`upsr.diffusion.schedule.respace` gives them.
-        step: one of :data:`SAMPLERS`.
-        on_start: called with the state that sampling starts from.
-        on_estimate: called with the timestep and the estimate of x_0 after each network call.
+        x: the state at the first timesteps, (B, ...).
+        timesteps: (B, K), descending along K >= 1, as :func:`upsr.diffusion.schedule.respace` gives them.
+        watch: called with k and the estimate of x_0 after each network call.
 
     Returns:
-        x_0, not clamped.
+        The last estimate, not clamped; the step to the clean image is that estimate.
     """
+    last = timesteps.shape[1] - 1
+    for k, t in enumerate(timesteps.unbind(dim=1)):
+        x_0 = denoise(x, t)
+        if watch is not None:
+            watch(k, x_0)
+        if k < last:
+            x = step(x, x_0, t, timesteps[:, k + 1], partial(noise, k + 1))
+    return x_0
 
-    def batched(timestep: int) -> Tensor:
-        return torch.full((len(y),), timestep, dtype=torch.int64, device=y.device)
 
-    x = process.prior_sample(y, batched(timesteps[0]), weight=weight, noise=noise(0))
-    if on_start is not None:
-        on_start(x)
-    for k, timestep in enumerate(timesteps):
-        t, t_prev = batched(timestep), batched(timesteps[k + 1] if k + 1 < len(timesteps) else -1)
-        x_0 = denoiser(process.scale_input(x, t), t)
-        if on_estimate is not None:
-            on_estimate(timestep, x_0)
-        if k + 1 == len(timesteps):
-            return x_0
-        x = step(process, x_0=x_0, x_t=x, y=y, t=t, t_prev=t_prev, weight=weight, noise=partial(noise, k + 1))
-    raise ValueError("no timesteps were given")
+def repeated(timesteps: list[int], batch: int, device: torch.device) -> Tensor:
+    """The same timesteps for every sample of a batch, (B, K) int64."""
+    return torch.tensor(timesteps, dtype=torch.int64, device=device).expand(batch, -1)

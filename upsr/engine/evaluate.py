@@ -8,7 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from upsr.data.image_io import UnreadableImageError, to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
+from upsr.methods.base import Seen
 from upsr.metrics import Metric, MetricUnavailableError
 from upsr.restoring import Restorer
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 OnImage = Callable[[str, Tensor], None]
 OnMeasured = Callable[[str, dict[str, float]], None]
-OnDetails = Callable[[str, dict[str, Tensor]], None]
+OnDetails = Callable[[str, list[Seen]], None]
 
 
 @dataclass
@@ -180,10 +181,10 @@ def evaluate(
             while pending:
                 batch = pending.pop(0)
                 lq = batch["lq"].to(run.device)
-                seen: dict[str, Tensor] = {}
+                seen: list[Seen] = []
                 show = on_details is not None and len(rows) < detailed
                 try:
-                    restored = restorer(lq, batch["key"], seen.__setitem__ if show else None)
+                    restored = restorer(lq, batch["key"], seen.append if show else None)
                 except UnreadableImageError as error:  # of finished images; it costs the others of its batch nothing
                     alone = len(batch["key"]) == 1
                     failed += [str(error)] if alone else []
@@ -195,8 +196,9 @@ def evaluate(
                         continue
                     gt = batch["gt"][i : i + 1].to(run.device) if "gt" in batch else None
                     if on_details is not None and show and len(rows) < detailed:
-                        everything = {"LR": lq, **seen, "SR": restored} | ({"GT": batch["gt"]} if "gt" in batch else {})
-                        on_details(key, {name: images[i] for name, images in everything.items()})
+                        everything = [Seen("LR", lq), *seen, Seen("SR", restored)]
+                        everything += [Seen("GT", batch["gt"])] if "gt" in batch else []
+                        on_details(key, [replace(item, image=item.image[i]) for item in everything])
                     rows[key] = _measure(metrics, restored[i : i + 1], gt, key)
                     if on_image is not None:
                         on_image(key, restored[i])

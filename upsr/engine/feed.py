@@ -24,8 +24,7 @@ from upsr.data import (
 )
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
-from upsr.methods import RestorationModel
-from upsr.methods.build import Losses
+from upsr.methods.base import Training
 from upsr.rng import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -35,13 +34,13 @@ class PairFeed:
     """What a training step reads.
 
     Args:
-        model: which the data must fit.
+        training: which the data must fit.
 
     Raises:
         UpsrError: the set cannot be trained on, or does not fit the model.
     """
 
-    def __init__(self, opt: Options, run: Runtime, model: RestorationModel) -> None:
+    def __init__(self, opt: Options, run: Runtime, training: Training) -> None:
         self.run = run
         self.seed = opt.manual_seed
         self.options = opt.datasets["train"]
@@ -49,7 +48,7 @@ class PairFeed:
         self.pool = PairPool(opt.pair_pool.pairs_per_slot)
         self.dataset = build(DATASET_REGISTRY, self.options)
         self.dataset.bind(self.seed, opt.degradation)
-        self._check(model, opt.scale)
+        self._check(training, opt.scale)
         self._unreadable: set[str] = set()
         self._batches: DevicePrefetcher | None = None
 
@@ -111,9 +110,10 @@ class PairFeed:
             self._unreadable.add(message)
             logger.warning("skipped, %d unreadable so far: %s", len(self._unreadable), message)
 
-    def _check(self, model: RestorationModel, scale: int) -> None:
+    def _check(self, training: Training, scale: int) -> None:
         size = self.dataset.gt_size
-        multiple = model.size_multiple * scale
+        facts = training.method.facts
+        multiple = facts.multiple * scale
         if size % multiple:
             raise UpsrError(
                 f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
@@ -121,7 +121,6 @@ class PairFeed:
         own_scale = getattr(self.dataset, "scale", scale)
         if own_scale != scale:
             raise UpsrError(f"datasets.train: its pairs are x{own_scale}, but scale is {scale}")
-        if self.dataset.channels != model.channels:
-            raise UpsrError(f"datasets.train.channels: {self.dataset.channels}, but the network has {model.channels}")
-        if isinstance(model.losses, Losses):
-            model.losses.refuse_crops(model.channels, size, self.run.device)
+        if self.dataset.channels != facts.channels:
+            raise UpsrError(f"datasets.train.channels: {self.dataset.channels}, but the network has {facts.channels}")
+        training.refuse_crops(size, self.run.device)

@@ -10,29 +10,29 @@ from torch.utils.data import Subset
 from upsr.data.image_io import UnreadableImageError
 from upsr.engine.evaluate import ValidationSet
 from upsr.errors import UpsrError
-from upsr.methods import RestorationModel
+from upsr.methods.base import Facts
 
 _MOST_EXTRA = 7
 """Rows or columns of a ground truth beyond scale times the LR image: what is left where its side is no multiple."""
 
 
-def refuse_misfits(phase: str, data: ValidationSet, model: RestorationModel) -> None:
-    """Compare a set's channels, scale and sizes with the model's. Images that cannot be read are passed over.
+def refuse_misfits(phase: str, data: ValidationSet, facts: Facts) -> None:
+    """Compare a set's channels, scale and sizes with the method's. Images that cannot be read are passed over.
 
     Raises:
         UpsrError: what does not fit, by the key of the set.
     """
     dataset: Any = data.dataset.dataset if isinstance(data.dataset, Subset) else data.dataset
     used = range(len(data.dataset))  # a subset is of the first images
-    if dataset.channels != model.channels:
-        raise UpsrError(f"datasets.{phase}.channels: {dataset.channels}, but the network has {model.channels}")
+    if dataset.channels != facts.channels:
+        raise UpsrError(f"datasets.{phase}.channels: {dataset.channels}, but the network has {facts.channels}")
     own_scale = getattr(dataset, "scale", None)
-    if own_scale is not None and own_scale != model.scale:
+    if own_scale is not None and own_scale != facts.scale:
         raise UpsrError(
-            f"datasets.{phase}: its pairs are x{own_scale}, but scale is {model.scale}; make them agree (scale: {model.scale})"
+            f"datasets.{phase}: its pairs are x{own_scale}, but scale is {facts.scale}; make them agree (scale: {facts.scale})"
         )
     for name, sizes in _sizes(dataset, used):
-        if problem := _problem(sizes, model.scale):
+        if problem := _problem(sizes, facts.scale):
             raise UpsrError(f"datasets.{phase}: {name}: {problem}")
 
 

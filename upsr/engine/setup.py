@@ -7,7 +7,7 @@ import datetime
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,8 +20,10 @@ from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError, told
-from upsr.methods.base import Purpose, RestorationModel
+from upsr.methods.base import Method, Training
 from upsr.weights import named_weights
+
+Purpose = Literal["train", "test"]
 
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -149,11 +151,11 @@ def _network(raw: Any) -> Component | None:
 
 def _model_problems(name: str) -> Iterator[Problem]:
     """basicsr registers models of its own, which this engine cannot run."""
-    ours = [known for known, model in MODEL_REGISTRY if issubclass(model, RestorationModel)]
+    ours = [known for known, model in MODEL_REGISTRY if issubclass(model, (Method, Training))]
     try:
-        if issubclass(resolve(MODEL_REGISTRY, name), RestorationModel):
+        if issubclass(resolve(MODEL_REGISTRY, name), (Method, Training)):
             return
-        message = f"unknown model '{name}': it is no upsr.methods.RestorationModel"
+        message = f"unknown model '{name}': it is no upsr.methods.Method or Training"
     except UnknownTypeError as error:
         message = str(error) if "." in name else f"unknown model '{name}'"
     yield Problem("model_type", message + did_you_mean(name, ours))

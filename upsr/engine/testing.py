@@ -17,7 +17,7 @@ from upsr.engine.fitting import refuse_misfits
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.metrics import Metric
 from upsr.provenance import file_digest, machine, versions
 from upsr.restoring import ModelRestorer
@@ -38,13 +38,13 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
     run.barrier()
     setup_logging(run, folder / "test.log")
     configure_backends(run.device)
-    model = build_model(opt, "test").to(run.device).eval()
+    method = build_method(opt).to(run.device).eval()
     metrics, missing = build_metrics(opt, run.device)
-    restorer = ModelRestorer(model, opt.manual_seed, opt.val.tile)
+    restorer = ModelRestorer(method, opt.manual_seed, opt.val.tile)
     sets = []
     for phase, options in opt.validation_sets.items():
         data = build_validation_set(phase, options, opt.val.max_images)
-        refuse_misfits(phase, data, model)
+        refuse_misfits(phase, data, method.facts)
         sets.append(data)
 
     origin = _origin(opt, run, metrics, missing)

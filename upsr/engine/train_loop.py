@@ -36,7 +36,7 @@ from upsr.engine.tally import Tally
 from upsr.engine.updater import Updater
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
-from upsr.methods import RestorationModel, build_model
+from upsr.methods import Training, build_training
 from upsr.methods.build import autocast_dtype
 from upsr.rng import derive_seed, torch_generator
 from upsr.weights import weight_files
@@ -135,16 +135,16 @@ class Trainer:
         self.position = 0
 
         # The network's initial weights are a function of the run's seed.
-        self.model: RestorationModel = build_model(opt, "train").to(run.device).train()
-        self.network: nn.Module = self.model.network_g
-        _lay_out(self.model, self.settings)
+        self.training: Training = build_training(opt).to(run.device).train()
+        self.network: nn.Module = self.training.players["g"].network
+        _lay_out(self.training, self.settings)
         self.updater = Updater(self.network, self.settings, run)  # its copy of the network has the same layout
         if self.settings.compile != "none":
             self.network.compile(mode=self.settings.compile)
-        self.parallel: nn.Module = self.model
+        self.parallel: nn.Module = self.training
         if run.world_size > 1:
             self.parallel = DistributedDataParallel(
-                self.model,
+                self.training,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
                 bucket_cap_mb=opt.distributed.bucket_mb,
@@ -152,8 +152,8 @@ class Trainer:
                 static_graph=self.settings.accumulate == 1,
             )
 
-        self.feed = PairFeed(opt, run, self.model)
-        self.validation = Validation(opt, run, folder, self.model)
+        self.feed = PairFeed(opt, run, self.training)
+        self.validation = Validation(opt, run, folder, self.training.method)
         self.store = CheckpointStore(folder, keep_last=opt.logger.keep_last, weight_formats=opt.logger.weight_formats)
         self.guard = NonFiniteGuard(self.settings.guard, folder, run)
         self.saved_at = -1
@@ -320,7 +320,7 @@ class Trainer:
             lq, gt, names = self.feed.pairs(self.iteration, slots)
             generators = [torch_generator(*keys, "slot", slot, device=self.run.device) for slot in slots]
             with self._synchronised_only_if(micro + 1 == sampler.accumulate), self._autocast():
-                losses = self.parallel(lq, gt, generators)
+                losses = self.parallel("g", {"lq": lq, "gt": gt}, generators)
             with self._synchronised_only_if(micro + 1 == sampler.accumulate):
                 self.updater.backward(losses["total"] / sampler.accumulate)
             detached = {name: value.detach() for name, value in losses.items()}
@@ -405,8 +405,8 @@ class Trainer:
             heartbeat.beat(self.iteration, "validation")
             return stop.received is not None
 
-        with self._averaged_weights(), evaluation_mode(self.model):
-            values = self.validation(self.model, self.iteration, sinks, stopping)
+        with self._averaged_weights(), evaluation_mode(self.training):
+            values = self.validation(self.training.method, self.iteration, sinks, stopping)
         if values is None:
             self.save()
             self._give_up(_STOP, stop)
@@ -440,11 +440,16 @@ class Trainer:
 
     @contextlib.contextmanager
     def _averaged_weights(self) -> Iterator[None]:
-        self.model.network_g = self.updater.average.module
+        self._exchange()
         try:
             yield
         finally:
-            self.model.network_g = self.network
+            self._exchange()
+
+    def _exchange(self) -> None:
+        pairs = zip(self.network.parameters(), self.updater.average.module.parameters(), strict=True)
+        for own, averaged in pairs:
+            own.data, averaged.data = averaged.data, own.data
 
     def _report(self, tally: Tally, sinks: Sinks, bar: Any, global_batch: int) -> None:
         values = tally.report(global_batch)
@@ -487,14 +492,14 @@ class Trainer:
             )  # fmt: skip
 
 
-def _lay_out(model: RestorationModel, settings: TrainOptions) -> None:
+def _lay_out(training: Training, settings: TrainOptions) -> None:
     """Options that change how much memory the trained network takes and how it lies there, not what it computes."""
-    network = model.network_g
+    network = training.players["g"].network
     if settings.activation_checkpointing:
         if not hasattr(network, "activation_checkpointing"):
             raise UpsrError(f"train.activation_checkpointing: {type(network).__name__} has none; set it to false")
         network.activation_checkpointing = True  # type: ignore[assignment]
     if settings.channels_last:
-        for part in (network, model.losses):  # not g: a transformer gains nothing
+        for part in (network, getattr(training, "losses", None)):  # not g: a transformer gains nothing
             if part is not None:
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -19,7 +19,7 @@ from upsr.engine.fitting import refuse_misfits
 from upsr.engine.pictures import strip
 from upsr.engine.sinks import CsvSink, Row, Sinks, read_rows
 from upsr.errors import UpsrError
-from upsr.methods import RestorationModel
+from upsr.methods.base import Method, Seen
 from upsr.metrics import Metric
 from upsr.restoring import ModelRestorer
 
@@ -33,18 +33,18 @@ class Validation:
     """The validation sets of a run and the record of what was measured: ``validation.csv``, ``best.json``.
 
     Args:
-        model: which the sets must fit.
+        method: which the sets must fit.
 
     Raises:
         UpsrError: a set does not fit the model, a metric cannot be had, or ``logger.keep_best`` names what is not there.
     """
 
-    def __init__(self, opt: Options, run: Runtime, folder: Path, model: RestorationModel) -> None:
+    def __init__(self, opt: Options, run: Runtime, folder: Path, method: Method) -> None:
         self.opt, self.run, self.folder = opt, run, folder
         self.sets = []
         for phase, options in opt.validation_sets.items():
             data = build_validation_set(phase, options, opt.val.max_images)
-            refuse_misfits(phase, data, model)
+            refuse_misfits(phase, data, method.facts)
             self.sets.append(data)
         self.metrics, missing = build_metrics(opt, run.device)
         if missing:  # a week later it would be too late
@@ -57,15 +57,15 @@ class Validation:
         return bool(self.sets) and self.run.from_main(not any(row[0] == str(iteration) for row in rows))
 
     def __call__(
-        self, model: RestorationModel, iteration: int, sinks: Sinks, stopping: Callable[[], bool]
+        self, method: Method, iteration: int, sinks: Sinks, stopping: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Measure ``model``, in evaluation mode, on every set.
+        """Measure ``method``, in evaluation mode, on every set.
 
         Returns:
             Means by ``set/metric``; ``None`` if a signal interrupted, and then nothing is recorded.
         """
         values: dict[str, float] = {}
-        restorer = ModelRestorer(model, self.opt.manual_seed, self.opt.val.tile)
+        restorer = ModelRestorer(method, self.opt.manual_seed, self.opt.val.tile)
         for data in self.sets:
             result = evaluate(
                 restorer,
@@ -73,7 +73,7 @@ class Validation:
                 self.metrics,
                 self.run,
                 on_image=lambda key, image, data=data: self._keep(data, key, iteration, image),  # type: ignore[misc]
-                on_details=lambda key, images, data=data: _show(data, key, iteration, images, sinks),  # type: ignore[misc]
+                on_details=lambda key, seen, data=data: _show(data, key, iteration, seen, sinks),  # type: ignore[misc]
                 detailed=self.opt.logger.pictures if sinks else 0,
                 stopping=stopping,
             )
@@ -185,7 +185,9 @@ def _finite(rows: Sequence[Row]) -> Iterator[tuple[int, str, float]]:
             yield int(iteration), tag, float(value)
 
 
-def _show(data: ValidationSet, key: str, iteration: int, images: dict[str, Tensor], sinks: Sinks) -> None:
+def _show(data: ValidationSet, key: str, iteration: int, seen: Sequence[Seen], sinks: Sinks) -> None:
+    images = {item.name: item.image for item in seen}
     sinks.picture(f"{data.name}/{key} ({', '.join(images)})", strip(images), iteration)
-    if "uncertainty" in images:
-        sinks.histogram(f"{data.name}/uncertainty/{key}", images["uncertainty"], iteration)
+    for item in seen:
+        if item.kind == "map":
+            sinks.histogram(f"{data.name}/{item.name}/{key}", item.image, iteration)

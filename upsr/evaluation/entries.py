@@ -29,10 +29,10 @@ from upsr.data.image_io import UnreadableImageError, to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue, homes
-from upsr.methods import build_model
-from upsr.methods.base import Observer, RestorationModel
+from upsr.methods import build_method
+from upsr.methods.base import Method, Watch
 from upsr.methods.bicubic.method import Bicubic
-from upsr.methods.sr.method import AuxiliarySRModel
+from upsr.methods.sr.method import SR
 from upsr.provenance import digest_of, file_digest
 from upsr.restoring import ModelRestorer, Restorer
 from upsr.weights import files_of, weight_files
@@ -221,13 +221,13 @@ class OptionFile:
                 )
                 raise MissingWeightsError(f"weights are not here ({', '.join(absent)}){hint}")
         try:
-            model = build_model(opt, "test")
+            method = build_method(opt)
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
         facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
         facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
-        return of_model(model, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
+        return of_model(method, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
 
 
 @ENTRY_REGISTRY.register()
@@ -251,8 +251,8 @@ class Checkpoint:
             network = SpandrelSR(str(path))
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
-        model = AuxiliarySRModel(network, scale=network.scale, channels=network.channels)
-        return of_model(model, device, tile, weights=files_of(path), facts={"architecture": network.architecture})
+        method = SR(network)
+        return of_model(method, device, tile, weights=files_of(path), facts={"architecture": network.architecture})
 
 
 @ENTRY_REGISTRY.register()
@@ -293,7 +293,7 @@ class FinishedImages:
     def _restorer(self, seed: int, dataset: str, keys: Sequence[str]) -> Restorer:
         images, files = self._files(dataset, keys)
 
-        def read(lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+        def read(lq: Tensor, names: Sequence[str], watch: Watch | None = None) -> Tensor:
             images.channels = lq.shape[1]  # grey sets are compared in grey
             found = [to_tensor(images.image(files[name])) for name in names]
             if any(image.shape != found[0].shape for image in found):
@@ -338,26 +338,27 @@ class FinishedImages:
 
 
 def of_model(
-    model: RestorationModel,
+    method: Method,
     device: torch.device,
     tile: TileOptions | None,
     *,
     weights: Sequence[Path] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """The method that a model is; larger images than ``tile`` are restored in tiles."""
-    model = model.to(device).eval()
+    """The entry of a method; larger images than ``tile`` are restored in tiles."""
+    method = method.to(device).eval()
+    networks = list(method.parts().values())
     described = {
         **(facts or {}),
-        "parameters": _count(model.network_g),
-        "aux_parameters": _count(getattr(model, "network_aux", None)),
+        "parameters": _count(networks[0] if networks else None),
+        "aux_parameters": _count(networks[1] if len(networks) > 1 else None),
         "tile": tile.model_dump() if tile else None,
     }
     return Entry(
-        lambda seed, dataset, keys: ModelRestorer(model, seed, tile),
-        scale=model.scale,
-        channels=model.channels,
-        draws=model.draws,
+        lambda seed, dataset, keys: ModelRestorer(method, seed, tile),
+        scale=method.facts.scale,
+        channels=method.facts.channels,
+        draws=method.facts.draws,
         weights=list(weights),
         facts=described,
     )

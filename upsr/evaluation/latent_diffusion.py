@@ -40,9 +40,9 @@ class LatentDiffusion:
         except Exception as error:  # damaged folders fail in many ways
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             raise WrongWeightsError(f"{self.folder}: diffusers cannot load it ({reason})") from None
-        model = LatentDiffusionSR(pipeline.unet, pipeline.vqvae, pipeline.scheduler, self.steps)
+        method = LatentDiffusionSR(pipeline.unet, pipeline.vqvae, pipeline.scheduler, self.steps)
         weights = sorted(self.folder.glob("*/diffusion_pytorch_model*"))
         settings = digest_of(
             {str(path.relative_to(self.folder)): file_digest(path) for path in self.folder.rglob("*.json")}
         )
-        return of_model(model, device, tile, weights=weights, facts={"steps": self.steps, "settings_sha256": settings})
+        return of_model(method, device, tile, weights=weights, facts={"steps": self.steps, "settings_sha256": settings})

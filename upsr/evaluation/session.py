@@ -51,6 +51,7 @@ from upsr.evaluation.results import (
 )
 from upsr.evaluation.statistics import INTERVAL
 from upsr.evaluation.work import WHOLE_SET, OpenSet, Work, content_of_set, finished, made_of, open_set, pictures_of
+from upsr.methods.base import Seen
 from upsr.metrics import MetricUnavailableError, SetMetric
 from upsr.metrics.iqa import metric_weights_folder
 from upsr.provenance import machine, versions
@@ -308,11 +309,12 @@ class _Worker:
         else:
             path.unlink(missing_ok=True)
 
-    def _keep_map(self, method: str, dataset: str, key: str, seen: Mapping[str, Tensor]) -> None:
+    def _keep_map(self, method: str, dataset: str, key: str, seen: Sequence[Seen]) -> None:
         """Write the uncertainty of a method that has one, as a grey picture on which psi_max is white."""
         path = self.map(method, dataset, key)
-        if "uncertainty" in seen and self.plan.save_images:
-            write_png(path, to_uint8(seen["uncertainty"].mean(dim=0, keepdim=True)))
+        maps = [item.image for item in seen if item.kind == "map"]
+        if maps and self.plan.save_images:
+            write_png(path, to_uint8(maps[0].mean(dim=0, keepdim=True)))
         else:
             path.unlink(missing_ok=True)
 

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from upsr.atomic import writable_folder
-from upsr.diffusion import SAMPLERS
 from upsr.errors import UpsrError
-from upsr.methods.upsr.method import UPSRModel
+from upsr.methods.upsr.method import UPSR
 from upsr.provenance import file_digest, versions, weights_digest
 
 Format = Literal["onnx", "torch", "aoti"]
@@ -147,7 +146,7 @@ class _Traced:
 
 
 def export_model(
-    model: UPSRModel,
+    model: UPSR,
     folder: str | Path,
     *,
     formats: Sequence[Format] = ("onnx",),
@@ -161,7 +160,7 @@ def export_model(
         model: on the CPU, in evaluation mode.
         folder: is made; may be there if it is empty.
         formats: what to write.
-        size: LR height and width, multiples of ``model.size_multiple``, that the graphs are for; by default they take all
+        size: LR height and width, multiples of ``model.facts.multiple``, that the graphs are for; by default they take all
             such sizes. The batch is free either way.
         check: run every file and compare it with torch.
         source: where the weights came from, for the record.
@@ -174,13 +173,13 @@ def export_model(
             results are further than :data:`TOLERANCE` from torch's. Nothing is left then.
     """
     require(formats, check)
-    _check_size(size, model.size_multiple)
+    _check_size(size, model.facts.multiple)
     written: list[ExportedFile] = []
     networks: dict[str, Any] = {}
     with _whole_folder(Path(folder)) as unfinished:
         for part in _parts(model):
-            traced = _trace(part, model.size_multiple, size)
-            files = [_write(part, traced, form, unfinished, model.size_multiple, size, check) for form in formats]
+            traced = _trace(part, model.facts.multiple, size)
+            files = [_write(part, traced, form, unfinished, model.facts.multiple, size, check) for form in formats]
             networks[part.name] = _network_record(part, files)
             written += files
         record = {
@@ -196,22 +195,22 @@ def export_model(
     return written
 
 
-def restoring(model: UPSRModel) -> dict[str, Any]:
+def restoring(model: UPSR) -> dict[str, Any]:
     """The numbers that a restoration needs beside the two networks; see docs/export.md for what is done with them."""
-    process = model.process
+    process = model.schedule
     t = torch.arange(process.num_timesteps)
     return {
-        "scale": model.scale,
-        "channels": model.channels,
-        "size_multiple": model.size_multiple,
+        "scale": model.facts.scale,
+        "channels": model.facts.channels,
+        "size_multiple": model.facts.multiple,
         "etas": process.eta(t).tolist(),
         "kappa": process.kappa,
         "noise_power": process.noise_power,
         "data_variance": process.data_variance,
-        "timesteps": model.timesteps,
-        "sampler": next(name for name, step in SAMPLERS.items() if step is model.step),
-        "psi_max": model.uncertainty.psi_max,
-        "b_u": model.uncertainty.b_u if model.uncertainty.enabled else 1.0,
+        "timesteps": list(model.sampling.timesteps),
+        "sampler": model.sampling.sampler,
+        "psi_max": model.sampling.uncertainty.psi_max,
+        "b_u": model.sampling.uncertainty.b_u if model.sampling.uncertainty.enabled else 1.0,
         "sr_condition": model.sr_condition,
         "estimate": "residual" if model.residual else "image",
     }
@@ -272,24 +271,28 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _parts(model: UPSRModel) -> list[_Part]:
-    multiple, g, denoiser = model.size_multiple, model.network_aux.network, model.network_g
-    state, condition = model.channels * model.scale**2, denoiser.cond_channels
+def _parts(model: UPSR) -> list[_Part]:
+    multiple, g, denoiser = model.facts.multiple, model.g.network, model.denoiser
+    state, condition = model.facts.channels * model.facts.scale**2, denoiser.cond_channels
     random = torch.Generator().manual_seed(0)
 
     def images(batch: int, height: int, width: int) -> tuple[Tensor, ...]:
-        return (torch.rand(batch, model.channels, height, width, generator=random),)
+        return (torch.rand(batch, model.facts.channels, height, width, generator=random),)
 
     def states(batch: int, height: int, width: int) -> tuple[Tensor, ...]:
         x = torch.randn(batch, state, height, width, generator=random)
         features = 2 * torch.rand(batch, condition, height, width, generator=random) - 1
-        return x, torch.tensor([model.timesteps[i % len(model.timesteps)] for i in range(batch)]), features
+        return (
+            x,
+            torch.tensor([model.sampling.timesteps[i % len(model.sampling.timesteps)] for i in range(batch)]),
+            features,
+        )
 
     def shape(channels: int) -> list[str | int]:
         return ["batch", channels, "height", "width"]
 
     return [
-        _Part("g", g, _G(g, multiple).eval(), "sr", {"lq": shape(model.channels)}, images),
+        _Part("g", g, _G(g, multiple).eval(), "sr", {"lq": shape(model.facts.channels)}, images),
         _Part(
             "denoiser",
             denoiser,

@@ -1,9 +1,23 @@
-"""What is trained and how it restores: models in MODEL_REGISTRY."""
+"""Methods of super-resolution, a folder each, and their trainings."""
 
-from upsr.methods.base import RestorationModel
-from upsr.methods.build import build_model
-from upsr.methods.sr.method import AuxiliarySRModel
-from upsr.methods.upsr.distillation import UPSRDistillationModel
-from upsr.methods.upsr.method import UPSRModel
+from upsr.methods.base import Facts, Knob, Method, Player, Seen, Training
+from upsr.methods.bicubic.method import Bicubic
+from upsr.methods.build import build_method, build_training
+from upsr.methods.sr.training import SRTraining
+from upsr.methods.upsr.distillation import UPSRDistillation
+from upsr.methods.upsr.training import UPSRTraining
 
-__all__ = ["AuxiliarySRModel", "RestorationModel", "UPSRDistillationModel", "UPSRModel", "build_model"]
+__all__ = [
+    "Bicubic",
+    "Facts",
+    "Knob",
+    "Method",
+    "Player",
+    "SRTraining",
+    "Seen",
+    "Training",
+    "UPSRDistillation",
+    "UPSRTraining",
+    "build_method",
+    "build_training",
+]

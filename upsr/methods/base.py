@@ -1,75 +1,240 @@
-"""What every restoration model offers to training and evaluation."""
+"""Method restores and states facts; Training is one phase of its training, with one or more players."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from upsr.config.schema import Options
-from upsr.diffusion.sampling import NoiseSource
+from upsr.config.schema import OptimizerOptions, Options
+from upsr.diffusion.sampling import Noise
+from upsr.errors import UpsrError
+from upsr.tiling.tiles import TilePlan
 
-Purpose = Literal["train", "test"]
-
-Observer = Callable[[str, Tensor], None]
-"""Is shown what a restoration does: a name and (B, 1 or C, s*h, s*w) in [0, 1]."""
+Batch = Mapping[str, Tensor]
+"""What a training step sees, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
 
 
-class RestorationModel(nn.Module, ABC):
-    """A trained network with what surrounds it: frozen networks, the process, the losses.
-
-    ``forward`` is the training loss, so that DistributedDataParallel wraps the model as it is.
+@dataclass(frozen=True)
+class Facts:
+    """What callers of a method have to know.
 
     Attributes:
-        network_g: the trained network; the only part with gradients, and the only part that is saved.
         scale: upscaling factor.
         channels: image channels, 1 or 3.
-        size_multiple: LR height and width that :meth:`restore` takes are multiples of it.
-        draws: whether a restoration depends on its noise.
-        losses: what training minimises; ``None`` in a model that was built for testing.
+        multiple: LR sides of :meth:`Method.restore` are multiples of it.
+        state: channels of the diffusion's state, and HR pixels per side of one of its cells: (48, 4) for pixels unshuffled by 4,
+            (4, 8) for a latent of a KL autoencoder; the noise has this shape. (0, 1) without noise.
+        values_per_pixel: numbers held at once for each LR pixel while restoring, at most; decides how large tiles are.
     """
 
-    network_g: nn.Module
-    losses: nn.Module | None
     scale: int
     channels: int
-    size_multiple: int
-    draws: bool = False
+    multiple: int = 1
+    state: tuple[int, int] = (0, 1)
+    values_per_pixel: int = 0
+
+    @property
+    def draws(self) -> bool:
+        """A restoration depends on its noise."""
+        return self.state[0] > 0
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape of one image's noise for LR sides that are multiples of ``multiple``."""
+        channels, cell = self.state
+        return channels, height * self.scale // cell, width * self.scale // cell
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An intermediate result.
+
+    Attributes:
+        name: for captions: ``g(y)``, ``t=4``, ``uncertainty``.
+        image: (B, 1 or C, s*h, s*w) in [0, 1].
+        kind: a picture of the scene, or a map over it.
+    """
+
+    name: str
+    image: Tensor
+    kind: Literal["image", "map"] = "image"
+
+
+Watch = Callable[[Seen], None]
+"""Takes the intermediate results of a restoration, in their order."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A setting of a restoration that a user may turn.
+
+    Attributes:
+        about: for a label or a help text.
+        low, high: range of values, both included.
+        default: the method's own value; ``None`` where it follows from other settings.
+        whole: integers only.
+    """
+
+    about: str
+    low: float
+    high: float
+    default: float | None = None
+    whole: bool = False
+
+
+class Method(nn.Module, ABC):
+    """Networks and what they do together to restore an image; knows neither losses nor optimisers.
+
+    Attributes:
+        facts: see :class:`Facts`.
+        weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
+    """
+
+    facts: Facts
+    weight_keys: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> RestorationModel:
-        """Build networks, load the weights that the options name, and for training the losses."""
-
-    @abstractmethod
-    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The training losses of a batch.
+    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+        """Build the networks and load the weights that the options name.
 
         Args:
-            lq: (B, C, h, w) in [0, 1].
-            gt: (B, C, s*h, s*w) in [0, 1].
-            generators: one for each sample; the only source of randomness.
+            training: what is about to be trained may start from random weights.
 
-        Returns:
-            Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate. Models with timesteps add
-            ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
+        Raises:
+            UpsrError: options do not fit each other, or weights are missing.
         """
 
+    @classmethod
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
+        """Options of the published model that a weight file holds, by the names of its tensors.
+
+        Args:
+            beside: file of the other network, where a user named one.
+
+        Returns:
+            Options, paths included; ``None`` if the file is of no model of this method.
+        """
+        return None
+
     @abstractmethod
-    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
+    def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
         """Super-resolve.
 
         Args:
-            lq: (B, C, h, w) in [0, 1], sides multiples of ``size_multiple``.
-            noise: gives the k-th standard normal tensor of shape (B, C*s*s, h, w).
-            observe: is shown the intermediate results, in their order.
+            lq: (B, C, h, w) in [0, 1], sides multiples of ``facts.multiple``.
+            noise: gives the k-th standard normal tensor, (B, *facts.noise_shape(h, w)), which may be overwritten.
+            tiles: bounds the memory of images larger than a tile; a method without use for it restores them whole.
+            watch: see :data:`Watch`.
 
         Returns:
-            (B, C, s*h, s*w) in [0, 1].
+            (B, C, s*h, s*w) in [0, 1], on the method's device or in a file of ``tiles.scratch``.
         """
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The networks by the names they are saved, counted, hashed and exported under."""
+        return dict(self.named_children())
+
+    def replaced(self, name: str, network: nn.Module) -> Self:
+        """The same method with another network in place of one of :meth:`parts`."""
+        raise UpsrError(f"{type(self).__name__} takes no other network in the place of '{name}'")
+
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """The same method with networks in their faster forms, those that allow it computing in ``dtype``.
+
+        Raises:
+            UpsrError: the method computes in float32 only.
+        """
+        if dtype != torch.float32:
+            raise UpsrError(f"dtype is {str(dtype).removeprefix('torch.')}; this method computes in float32")
+        return self
+
+    def knobs(self) -> Mapping[str, Knob]:
+        """What :meth:`adjusted` takes, by name."""
+        return {}
+
+    def adjusted(self, **knobs: float | None) -> Self:
+        """The same networks under other settings; a knob that is ``None`` stays as it is.
+
+        Raises:
+            UpsrError: there is no such knob, or a value is out of its range.
+        """
+        own = self.knobs()
+        for name, value in knobs.items():
+            if value is None:
+                continue
+            if name not in own:
+                have = f"; it has {', '.join(own)}" if own else ""
+                raise UpsrError(f"{name}: {type(self).__name__} has no such setting{have}")
+            if not own[name].low <= value <= own[name].high:
+                raise UpsrError(f"{name} is {value:g}; give {own[name].low:g} to {own[name].high:g}: {own[name].about}")
+        given = {name: value for name, value in knobs.items() if value is not None}
+        return self._adjusted(**given) if given else self
+
+    def _adjusted(self, **knobs: Any) -> Self:
+        """:meth:`adjusted`, for values that are in their ranges."""
+        raise NotImplementedError(f"{type(self).__name__} states knobs and does not take them")
+
+
+@dataclass(frozen=True)
+class Player:
+    """One thing with an optimiser.
+
+    Attributes:
+        network: its parameters that require gradients are trained, averaged and saved; nothing else of it.
+        optim: rate and moments.
+        averaged: validate and ship the average of the parameters over the iterations.
+    """
+
+    network: nn.Module
+    optim: OptimizerOptions
+    averaged: bool = True
+
+
+class Training(nn.Module, ABC):
+    """One phase of a method's training: one option file, one run.
+
+    DistributedDataParallel wraps it as it is, once for each player.
+
+    Attributes:
+        method: what is trained; restores for validation.
+        players: in the order of their updates.
+    """
+
+    method: Method
+    players: Mapping[str, Player]
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, opt: Options) -> Self:
+        """The method with its weights, the losses and the players.
+
+        Raises:
+            UpsrError: options do not fit each other, or weights are missing.
+        """
+
+    @abstractmethod
+    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """The losses of one player for a batch.
+
+        Args:
+            player: a key of ``players``.
+            generators: one for each sample; the only source of randomness.
+
+        Returns:
+            Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate. Phases with timesteps add
+            ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
+        """
+
+    def refuse_crops(self, size: int, device: torch.device) -> None:
+        """Raise UpsrError if the losses cannot be computed of ground truths of ``size`` x ``size``."""
+        return
 
 
 class Frozen(nn.Module):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,9 @@ import upsr.losses  # noqa: F401  (registers the losses)
 from upsr.archs.weights import load_network_weights
 from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 from upsr.config.components import build, resolve
-from upsr.config.schema import Component, Options
+from upsr.config.schema import Component, Options, TrainOptions
 from upsr.errors import UpsrError
-from upsr.methods.base import Purpose, RestorationModel
+from upsr.methods.base import Method, Training
 from upsr.rng import derive_seed, numpy_generator, torch_generator
 from upsr.weights import Part, find_weights
 
@@ -31,13 +33,59 @@ def autocast_dtype(name: str) -> torch.dtype | None:
     return _AUTOCAST[name]
 
 
-def build_model(opt: Options, purpose: Purpose) -> RestorationModel:
-    """The model an option file names, with its weights; those that it starts without come from the run's seed."""
+def build_method(opt: Options) -> Method:
+    """The method an option file names, with its weights, for restoring."""
+    with _seeded(opt):
+        method = method_class(opt.model_type).from_options(opt)
+    # Maps have channels last while restoring; weights that do not would be converted at every call.
+    return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_training(opt: Options) -> Training:
+    """The phase of training an option file names, with its method."""
+    with _seeded(opt):
+        return _training_class(opt).from_options(opt)
+
+
+@contextmanager
+def _seeded(opt: Options) -> Iterator[None]:
+    """Weights that are not loaded come from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(opt.manual_seed, "init"))
-        model = resolve(MODEL_REGISTRY, opt.model_type).from_options(opt, purpose)
-    # Maps have channels last while restoring; weights that do not would be converted at every call.
-    return model.to(memory_format=torch.channels_last) if purpose == "test" else model
+        yield
+
+
+def method_class(name: str) -> type[Method]:
+    """The method that a name in an option file means."""
+    found = resolve(MODEL_REGISTRY, name)
+    method: type[Method] = found if issubclass(found, Method) else found.METHOD
+    return method
+
+
+def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
+    """Options of the published model that a weight file holds, see :meth:`Method.assumed`; ``None`` if no method knows it."""
+    methods = {known.METHOD: None for _, known in MODEL_REGISTRY if hasattr(known, "METHOD")}
+    found = (method.assumed(path, tensors, beside) for method in methods)
+    return next((data for data in found if data is not None), None)
+
+
+def _training_class(opt: Options) -> type[Training]:
+    found = resolve(MODEL_REGISTRY, opt.model_type)
+    if not issubclass(found, Training):
+        raise UpsrError(f"model_type: {opt.model_type} has no training")
+    training: type[Training] = found
+    return training
+
+
+def train_options(opt: Options) -> TrainOptions:
+    """The section ``train``.
+
+    Raises:
+        UpsrError: it is missing.
+    """
+    if opt.train is None:
+        raise UpsrError("train: this section is needed for training")
+    return opt.train
 
 
 def build_network(component: Component, key: str, *, scale: int, contract: type[nn.Module] = nn.Module) -> Any:
@@ -156,6 +204,5 @@ def _shifted(shift: int, generators: Sequence[torch.Generator], *images: Tensor)
 
 def build_losses(opt: Options) -> Losses:
     """The losses of ``train``."""
-    if opt.train is None:
-        raise UpsrError("train: this section is needed for training")
-    return Losses(opt.train.pixel_opt, opt.train.perceptual_opt, opt.train.perceptual_shift, opt.train.grid_opt)
+    train = train_options(opt)
+    return Losses(train.pixel_opt, train.perceptual_opt, train.perceptual_shift, train.grid_opt)

@@ -15,8 +15,9 @@ from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, kind_of
 from upsr.errors import UpsrError, one_line
 from upsr.photos.photo_io import WRITABLE_SUFFIXES
 from upsr.photos.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
-from upsr.pipeline.pipeline import MAPS
 
+MAPS = ("uncertainty", "weight")
+"""Maps over a photo that can be written beside its result."""
 _SEPARATORS = tuple(mark for mark in (os.sep, os.altsep) if mark)
 
 
@@ -27,7 +28,7 @@ class Job:
     Attributes:
         source: the file; :data:`STREAM` is standard input.
         target: where the result goes; :data:`STREAM` is standard output.
-        maps: where each of :data:`upsr.pipeline.pipeline.MAPS` goes.
+        maps: where each of :data:`MAPS` goes.
     """
 
     source: Path

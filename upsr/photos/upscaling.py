@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.data.photo_reader import read_photo
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
+from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
 from upsr.photos.photo import Photo
 from upsr.photos.photo_io import check_writable, suffix_for, write_photo
 from upsr.photos.sources import irregular
 from upsr.pipeline.memory import free_memory
-from upsr.pipeline.pipeline import MAPS, Settings, UPSRPipeline, shown_frame
+from upsr.pipeline.pipeline import Settings, UPSRPipeline, shown_frame
 from upsr.provenance import digest_of, file_digest
-from upsr.restoring.peers import Team
-from upsr.restoring.stepwise import Progress
+from upsr.tiling.peers import Peers
+from upsr.tiling.tiles import Progress
 
 JOURNAL = ".upsr-journal"
 FAILURES = (UpsrError, OSError, MemoryError)
@@ -143,7 +143,7 @@ def upscale_all(
     handling: Handling,
     journal: Journal | None,
     *,
-    team: Team | None = None,
+    peers: Peers | None = None,
     on_photo: Callable[[Job], Progress] | None = None,
     on_read: Callable[[Job, Photo], None] | None = None,
     on_failure: Callable[[str], None] | None = None,
@@ -152,7 +152,7 @@ def upscale_all(
 
     Args:
         journal: where finished photos are noted, and read from with ``handling.resume``.
-        team: processes that share the tiles of each photo, which all of them are given; its main process reads and writes.
+        peers: processes that share the tiles of each photo, which all of them are given; its main process reads and writes.
         on_photo: called before each photo, gives what is told its progress.
         on_read: called with each photo before it is upscaled.
         on_failure: is told why a photo failed, in one line.
@@ -163,7 +163,7 @@ def upscale_all(
         finished = journal.finished() if handling.resume else {}
         journal.begin()
     # Whatever is wrong with one photo, the others are done. In a team they would wait for one that gave up.
-    failures: Any = Exception if team is None else FAILURES
+    failures: Any = Exception if peers is None else FAILURES
     began = time.monotonic()
     for job in jobs:
         progress = on_photo(job) if on_photo else None
@@ -171,11 +171,11 @@ def upscale_all(
             if reason := _left_alone(job, handling, journal, finished):
                 outcome.skipped[str(job.source)] = reason
                 continue
-            photo = _read_by(team, lambda job=job: _read(pipe, job, settings, handling))  # type: ignore[misc]
+            photo = _read_by(peers, lambda job=job: _read(pipe, job, settings, handling))  # type: ignore[misc]
             if on_read is not None:
                 on_read(job, photo)
-            large, maps = _upscale_one(pipe, job, photo, settings, handling, progress, team)
-            if team is None or team.is_main:
+            large, maps = _upscale_one(pipe, job, photo, settings, handling, progress, peers)
+            if peers is None or peers.is_main:
                 for note in _write(job, large, maps, handling):
                     outcome.notes.setdefault(note, []).append(str(job.source))
                 if journal is not None and STREAM not in (job.source, job.target):
@@ -229,17 +229,17 @@ def _upscale_one(
     settings: Settings,
     handling: Handling,
     progress: Progress | None,
-    team: Team | None,
+    peers: Peers | None,
 ) -> tuple[Photo, dict[str, Photo]]:
     maps: dict[str, Photo] = {}
 
-    def keep(name: str, shown: Tensor) -> None:
-        if name in MAPS:
-            maps[name] = Photo((shown_frame(name, shown),), "PNG")
+    def keep(seen: Seen) -> None:
+        if seen.kind == "map":
+            maps[seen.name] = Photo((shown_frame(seen),), "PNG")
 
     try:
         large = pipe.upscale(
-            photo, settings, progress=progress, observe=keep if handling.save_uncertainty else None, team=team
+            photo, settings, progress=progress, watch=keep if handling.save_uncertainty else None, peers=peers
         )
     except UnsoundResultError as error:
         raise UnsoundResultError(f"{one_line(str(job.source))}: {error}") from None
@@ -275,17 +275,17 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     return photo
 
 
-def _read_by(team: Team | None, read: Callable[[], Photo]) -> Photo:
+def _read_by(peers: Peers | None, read: Callable[[], Photo]) -> Photo:
     """What the main process reads, or its error, on every process: none waits for one that gave up."""
-    if team is None:
+    if peers is None:
         return read()
     found: Photo | Exception | None = None
-    if team.is_main:
+    if peers.is_main:
         try:
             found = read()
         except FAILURES as error:
             found = error
-    found = team.from_main(found)
+    found = peers.from_main(found)
     if isinstance(found, Exception):
         raise found
     return found

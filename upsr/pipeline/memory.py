@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from upsr.restoring.stepwise import PhotoModel
+from upsr.methods.base import Method
 
 TILE_SIDES = (256, 192, 128, 96, 64)
 OVERLAP = 24
@@ -17,7 +17,7 @@ _SHARE = 0.5
 """Of the free memory that a tile may take: allocators keep more than they use."""
 
 
-def choose_tile(model: PhotoModel, device: torch.device, processes: int = 1) -> int:
+def choose_tile(method: Method, device: torch.device, processes: int = 1) -> int:
     """Side in LR pixels of the largest tile that half of the free memory holds; 256 wherever there is enough, so that most
     machines restore alike. The smallest is taken even where memory is too short for it.
 
@@ -25,12 +25,12 @@ def choose_tile(model: PhotoModel, device: torch.device, processes: int = 1) -> 
         processes: that share the memory.
     """
     free = free_memory(device) / processes * _SHARE
-    return next((side for side in TILE_SIDES if tile_memory(model, side) <= free), TILE_SIDES[-1])
+    return next((side for side in TILE_SIDES if tile_memory(method, side) <= free), TILE_SIDES[-1])
 
 
-def tile_memory(model: PhotoModel, side: int) -> int:
+def tile_memory(method: Method, side: int) -> int:
     """Bytes that the networks need at most for a tile of side x side LR pixels in float32, about."""
-    return int(4 * model.network_g.values_per_pixel * side**2)
+    return 4 * method.facts.values_per_pixel * side**2
 
 
 def free_memory(device: torch.device) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,30 +24,27 @@ from upsr.config.schema import TileOptions
 from upsr.data.photo_reader import frame_of_pillow, read_photo
 from upsr.data.samples import UnclearSamplesError
 from upsr.errors import UnsoundResultError, UpsrError
-from upsr.methods import UPSRModel
-from upsr.methods.base import Observer
-from upsr.methods.upsr.fidelity import at_fidelity
+from upsr.methods.base import Knob, Method, Seen, Watch
 from upsr.photos.photo import Frame, Photo, alpha_of, to_colour, to_frame
-from upsr.pipeline.files import load_model, networks_of, save_model
+from upsr.pipeline.files import load_model, save_model
 from upsr.pipeline.hardware import dtype_for, usable_device
 from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.provenance import weights_digest
 from upsr.restoring.colour import COLOUR_FIXES
-from upsr.restoring.padding import padded_size
-from upsr.restoring.peers import Team
-from upsr.restoring.restore import NoiseField
-from upsr.restoring.scratch import Scratch
-from upsr.restoring.stepwise import PhotoModel, Progress, Work, restore_stepwise
+from upsr.restoring.restore import restore_planned
+from upsr.tiling.peers import Peers
+from upsr.tiling.scratch import Scratch
+from upsr.tiling.tiles import Progress, TilePlan
 
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor | Photo
 OutputType = Literal["pil", "np", "pt"]
 
 MAX_PIXELS = 100_000_000
 _LEAST_TILE = 8
+_COMPILED = "denoiser"
+"""The part that is called once for each step."""
 _SHOWS_SOMETHING, _SHOWS_NOTHING = 32 / 255, 1 / 255
 """Differences between the largest and the smallest value of a photo, and of its result."""
-MAPS = ("uncertainty", "weight")
-"""What an observer is shown that is a map and not a picture."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +52,28 @@ class Settings:
     """How photos are upscaled.
 
     Attributes:
-        seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a model without diffusion.
-        steps: network calls; ``None`` for what the model or ``fidelity`` says, 0 for g(y) alone.
-        fidelity: 0 (more detail and grain) to 1 (g(y)), see :func:`upsr.methods.upsr.fidelity.at_fidelity`; ``None`` for the
-            model's own.
-        outscale: size of the result over that of the photo; ``None`` for the model's scale.
+        seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a method without noise.
+        outscale: size of the result over that of the photo; ``None`` for the method's scale.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
         colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.restoring.colour`.
-        adaptive: a tile takes no more steps, or none at all, once those that are left are expected to change it by less than
-            this: root mean square over [0, 1], so 0.004 is one grey level. 0 for all steps everywhere.
+        knobs: settings of the method by name, see :meth:`upsr.methods.base.Method.knobs`; ``None`` for its own value.
     """
 
     seed: int = 0
-    steps: int | None = None
-    fidelity: float | None = None
     outscale: float | None = None
     size: tuple[int | None, int | None] | None = None
     tile: int | Literal["auto"] | None = "auto"
     tiles_at_once: int = 1
     colour_fix: str = "none"
-    adaptive: float = 0.0
+    knobs: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """Settings from keywords of which some may be knobs: ``Settings.of(seed=1, steps=2)``."""
+        own: dict[str, Any] = {field.name: given.pop(field.name) for field in fields(cls) if field.name in given}
+        return cls(**{"knobs": given, **own})
 
 
 @dataclass(frozen=True)
@@ -85,28 +82,32 @@ class UPSROutput:
 
     Attributes:
         images: the results.
-        uncertainty, weight: psi over psi_max (1 and more is white) and the noise weight, grey, at the model's scale; ``None`` of
-            a model without diffusion.
-        intermediates: g(y), x_T and the estimate of each step by name, at the model's scale; nothing without diffusion.
+        maps: maps over the image by name, grey, at the method's scale: UPSR's ``uncertainty`` (psi over psi_max, 1 and more is
+            white) and ``weight`` of the noise. ``output.uncertainty`` is the list of one map; ``None`` where there is none.
+        intermediates: the pictures on the way by name, at the method's scale: g(y), x_T and the estimate of each step.
     """
 
     images: list[Any]
-    uncertainty: list[Any] | None = None
-    weight: list[Any] | None = None
+    maps: list[dict[str, Any]] | None = None
     intermediates: list[dict[str, Any]] | None = None
+
+    def __getattr__(self, name: str) -> list[Any] | None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return [found[name] for found in self.maps] if self.maps and name in self.maps[0] else None
 
 
 class UPSRPipeline:
-    """A UPSR model with everything around it.
+    """A method with everything around it.
 
     >>> pipe = UPSRPipeline.from_pretrained("tiny")            # doctest: +SKIP
     >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
 
     Args:
-        model: for restoring: a diffusion model, or a network that upscales by itself.
-        config: describes the model, as in ``config.json``.
-        device, dtype: where, and in what type the denoiser computes.
-        compile: whether the denoiser is compiled, and how.
+        method: restores images.
+        config: describes the method, as in ``config.json``.
+        device, dtype: where, and in what type the method's networks compute.
+        compile: ``torch.compile`` mode of the method's ``denoiser``, or "none".
 
     Raises:
         UpsrError: as :meth:`from_pretrained`.
@@ -114,7 +115,7 @@ class UPSRPipeline:
 
     def __init__(
         self,
-        model: PhotoModel,
+        method: Method,
         config: dict[str, Any],
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
@@ -122,11 +123,11 @@ class UPSRPipeline:
     ) -> None:
         if compile not in ("none", *MODES):
             raise UpsrError(f"compile is '{compile}'; there are none, {', '.join(MODES)}")
-        if compile != "none" and not isinstance(model, UPSRModel):
-            raise UpsrError("compile: is for the denoiser, and this model has none")
+        if compile != "none" and _COMPILED not in method.parts():
+            raise UpsrError(f"compile: is for a part '{_COMPILED}', and this method has none")
         self.config = config
         self.compile = compile
-        self.model = model
+        self.method = method
         self.to(device, dtype)
 
     @classmethod
@@ -159,12 +160,12 @@ class UPSRPipeline:
         """
         device = usable_device(device)
         dtype_for(dtype, device)  # a wrong one is told before the weights are read
-        model, config = load_model(source, g, hub=hub)
-        return cls(model, config, device, dtype, compile)
+        method, config = load_model(source, g, hub=hub)
+        return cls(method, config, device, dtype, compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json``, ``denoiser.safetensors`` and ``g.safetensors``."""
-        save_model(self.model, self.config, writable_folder(folder))
+        """Write ``config.json`` and a safetensors file for each network, such as ``denoiser.safetensors``."""
+        save_model(self.method, self.config, writable_folder(folder))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload what :meth:`save_pretrained` writes to a repository of the Hugging Face Hub; its address.
@@ -187,48 +188,55 @@ class UPSRPipeline:
         """Move to a device, or compute in another type."""
         if device is not None:
             self.device = usable_device(device)
-            self.model.to(self.device)
+            self.method.to(self.device)
         if dtype is not None:
-            self.dtype = dtype_for(dtype, self.device) if self.is_diffusion else _float32(dtype)
-        self._working = self._prepared()
+            self.dtype = dtype_for(dtype, self.device)
+        self._working = self._prepared(automatic=dtype == "auto")
         return self
 
-    def _prepared(self) -> PhotoModel:
-        """The model as it restores."""
-        if not isinstance(self.model, UPSRModel):
-            return self.model
-        working = self.model.computing_in(self.dtype)
+    def _prepared(self, automatic: bool) -> Method:
+        """The method as it restores.
+
+        Args:
+            automatic: float32 where the method takes no other type.
+        """
+        try:
+            working = self.method.for_inference(self.dtype)
+        except UpsrError:
+            if not automatic:
+                raise
+            self.dtype = torch.float32
+            working = self.method.for_inference(self.dtype)
         if self.compile != "none":
-            working = working.with_denoiser(compiled(working.network_g, mode=self.compile))
+            part: Any = working.parts()[_COMPILED]
+            working = working.replaced(_COMPILED, compiled(part, mode=self.compile))
         return working
 
     def __repr__(self) -> str:
-        networks = ", ".join(
-            f"{name} {type(network).__name__} ({sum(p.numel() for p in network.parameters()) / 1e6:.1f} M)"
-            for name, network in networks_of(self.model).items()
+        networks = "".join(
+            f", {name} {type(network).__name__} ({sum(p.numel() for p in network.parameters()) / 1e6:.1f} M)"
+            for name, network in self.method.parts().items()
         )
-        kind = f"{len(self.model.timesteps)} steps" if self.is_diffusion else "no diffusion"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{type(self).__name__}(x{self.scale}, {networks}, {kind}, {dtype} on {self.device})"
+        return f"{type(self).__name__}({type(self.method).__name__} x{self.scale}{networks}, {dtype} on {self.device})"
 
     def digest(self) -> dict[str, str]:
-        """sha256 of the weights of the networks: the denoiser's and g's."""
-        return {name: weights_digest(network) for name, network in networks_of(self.model).items()}
-
-    @property
-    def is_diffusion(self) -> bool:
-        """Whether there are steps, noise and uncertainty; if not, the network upscales by itself."""
-        return isinstance(self.model, UPSRModel)
+        """sha256 of the weights of the method's networks, by name."""
+        return {name: weights_digest(network) for name, network in self.method.parts().items()}
 
     @property
     def scale(self) -> int:
-        """How much larger the model makes a photo."""
-        return self.model.scale
+        """How much larger the method makes a photo."""
+        return self.method.facts.scale
 
     @property
-    def num_steps(self) -> int:
-        """The most steps the model can take; none without diffusion."""
-        return self.model.num_steps if isinstance(self.model, UPSRModel) else 0
+    def draws(self) -> bool:
+        """Results depend on the seed."""
+        return self.method.facts.draws
+
+    def knobs(self) -> Mapping[str, Knob]:
+        """The method's settings, by name."""
+        return self.method.knobs()
 
     def __call__(
         self,
@@ -245,35 +253,29 @@ class UPSRPipeline:
             image: one or a list: a path; a PIL image; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16, or float
                 in [0, 1]; a torch (C, H, W) or (B, C, H, W) tensor in [0, 1].
             output_type: "pil"; "np", (H, W, C) float32 in [0, 1]; "pt", (C, H, W) in [0, 1].
-            return_intermediates: also give uncertainty, weight and the steps.
+            return_intermediates: also give the maps and the pictures on the way.
             progress: called with (done, total) after each part of an image; what it raises ends the work.
-            settings: the fields of :class:`Settings`: seed, steps, fidelity, outscale, size, tile, ...
+            settings: the fields of :class:`Settings` (seed, outscale, size, tile, ...), and the method's knobs (UPSR: steps,
+                fidelity, adaptive).
 
         Raises:
             UpsrError: an image cannot be read, or a setting is out of its range.
         """
-        chosen = Settings(**settings)
+        chosen = Settings.of(**settings)
         convert = _OUTPUTS[output_type] if output_type in _OUTPUTS else _refuse_output(output_type)
-        images, shown = [], []
+        images: list[Any] = []
+        shown: dict[str, list[dict[str, Any]]] = {"map": [], "image": []}
         for item in _items(image):
-            photo = _photo_of(item)
-            found: dict[str, Any] = {}
-
-            def keep(name: str, image: Tensor, found: dict[str, Any] = found) -> None:
-                found[name] = convert(shown_frame(name, image))
-
-            large = self.upscale(photo, chosen, progress=progress, observe=keep if return_intermediates else None)
+            seen: list[Seen] = []
+            watch = seen.append if return_intermediates else None
+            large = self.upscale(_photo_of(item), chosen, progress=progress, watch=watch)
             frames = [convert(frame) for frame in large.frames]
             images.append(frames if len(frames) > 1 else frames[0])
-            shown.append(found)
+            for kind, found in shown.items():
+                found.append({item.name: convert(shown_frame(item)) for item in seen if item.kind == kind})
         if not return_intermediates:
             return UPSROutput(images)
-        return UPSROutput(
-            images,
-            uncertainty=[found["uncertainty"] for found in shown] if self.is_diffusion else None,
-            weight=[found["weight"] for found in shown] if self.is_diffusion else None,
-            intermediates=[{k: v for k, v in found.items() if k not in MAPS} for found in shown],
-        )
+        return UPSROutput(images, maps=shown["map"], intermediates=shown["image"])
 
     def upscale(
         self,
@@ -281,8 +283,8 @@ class UPSRPipeline:
         settings: Settings = Settings(),
         *,
         progress: Progress | None = None,
-        observe: Observer | None = None,
-        team: Team | None = None,
+        watch: Watch | None = None,
+        peers: Peers | None = None,
     ) -> Photo:
         """Upscale a photo; profile, EXIF and timing are kept, alpha is upscaled apart.
 
@@ -290,14 +292,14 @@ class UPSRPipeline:
 
         Args:
             progress: as in calling the pipeline, over all frames.
-            observe: is shown the uncertainty, the weight and the steps of the first frame.
-            team: processes that share the tiles; all of them call this with the same photo and get the same result.
+            watch: sees the intermediate results of the first frame.
+            peers: processes that share the tiles; all of them call this with the same photo and get the same result.
         """
         settings = self.settled(settings)
-        model = at_fidelity(self._working, settings.fidelity, settings.steps)
+        method = self._working.adjusted(**settings.knobs)
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
-        tile = self._tile(first.shape[:2], settings)
+        tile = self._tile(settings)
         identity = hashlib.sha256(repr(first.shape).encode() + first.tobytes()).hexdigest()
 
         def frame_progress(index: int) -> Progress | None:
@@ -308,20 +310,14 @@ class UPSRPipeline:
         frames = []
         for index, frame in enumerate(photo.frames):
             scratch = Scratch(self.device, self._scratch_room())
-            work = Work(
-                tile,
-                scratch,
-                self._tiles_at_once(settings),
-                progress=frame_progress(index),
-                team=team,
-                bound=settings.adaptive,
-            )
+            plan = TilePlan(tile, scratch, self._tiles_at_once(settings), frame_progress(index), peers)
             lq = to_colour(frame)[None].to(self.device)
             # A network for grey images takes the three colours as a batch.
-            batch = lq.unflatten(1, (-1, model.channels))[0]
-            shape = padded_size(lq.shape[-2:], model.size_multiple)
-            noise = NoiseField(settings.seed, [identity] * len(batch), (model.channels * model.scale**2, *shape))
-            image = restore_stepwise(model, batch, noise.fill, work, None if index else observe).flatten(0, 1)[None]
+            batch = lq.unflatten(1, (-1, method.facts.channels))[0]
+            names = [identity] * len(batch)
+            show = None if index else watch
+            image = restore_planned(method, batch, plan, seed=settings.seed, names=names, watch=show)
+            image = image.flatten(0, 1)[None]
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
             _check_sound(image, lq)
             frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
@@ -336,23 +332,17 @@ class UPSRPipeline:
         Raises:
             UpsrError: a setting is out of its range.
         """
-        at_fidelity(self.model, settings.fidelity, settings.steps)
-        if settings.adaptive and not self.is_diffusion:
-            raise UpsrError("adaptive: this model is a network without diffusion, which has no steps to leave out")
+        self.method.adjusted(**settings.knobs)
         if settings.colour_fix not in COLOUR_FIXES:
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
-        if not 0 <= settings.adaptive < 1:
-            raise UpsrError(
-                f"adaptive is {settings.adaptive:g}; give 0 (all steps) to 1, such as 0.004 for one grey level"
-            )
         self.target_size((1, 1), settings)
         self._tiles_at_once(settings)
         if settings.tile == "auto":
-            return replace(settings, tile=choose_tile(self.model, self.device, processes))
-        least = max(self.model.size_multiple, _LEAST_TILE)
+            return replace(settings, tile=choose_tile(self.method, self.device, processes))
+        least = max(self.method.facts.multiple, _LEAST_TILE)
         if settings.tile is not None and settings.tile < least:
             raise UpsrError(
-                f"tile is {settings.tile}; give at least {least} LR pixels: multiples of {self.model.size_multiple} are used"
+                f"tile is {settings.tile}; give at least {least} LR pixels: multiples of {self.method.facts.multiple} are used"
             )
         return settings
 
@@ -372,10 +362,9 @@ class UPSRPipeline:
             raise UpsrError(f"outscale is {factor:g}; give a factor above 0 and up to 64")
         return max(round(height * factor), 1), max(round(width * factor), 1)
 
-    def _tile(self, shape: Sequence[int], settings: Settings) -> TileOptions:
-        """The tiles of a (height, width) photo."""
+    def _tile(self, settings: Settings) -> TileOptions | None:
         if settings.tile is None:
-            return TileOptions(size=max(*shape, _LEAST_TILE) + self.model.size_multiple, overlap=0, blend="step")
+            return None
         size = int(settings.tile)
         return TileOptions(size=size, overlap=min(OVERLAP, size // 2), blend="step")
 
@@ -387,13 +376,6 @@ class UPSRPipeline:
 
     def _scratch_room(self) -> int:
         return SCRATCH_ROOM if self.device.type == "cpu" else free_memory(self.device) // 4
-
-
-def _float32(dtype: torch.dtype | str) -> torch.dtype:
-    """What a network without a denoiser computes in."""
-    if dtype not in ("auto", "float32", torch.float32):
-        raise UpsrError(f"dtype is {dtype}; it is for the denoiser, and this model has none: give auto or float32")
-    return torch.float32
 
 
 def _check_sound(image: Tensor, lq: Tensor) -> None:
@@ -421,11 +403,12 @@ def _resized_alpha(frame: Frame, size: tuple[int, int]) -> Tensor | None:
     return None if alpha is None else resized(alpha[None], size)[0]
 
 
-def shown_frame(name: str, shown: Tensor) -> Frame:
-    """What an observer was shown, (1, C, H, W) in [0, 1], as 8-bit pixels; maps are grey, by the mean of their channels."""
-    image = shown[0].mean(dim=0, keepdim=True) if name in MAPS else shown[0]
-    like = np.zeros((1, 1, 1 if name in MAPS else 3), np.uint8)
-    return to_frame(image.expand(3, -1, -1), None, like)
+def shown_frame(seen: Seen) -> Frame:
+    """An intermediate result, (1, C, H, W), as 8-bit pixels; maps are grey, by the mean of their channels."""
+    image, channels = seen.image[0], 3
+    if seen.kind == "map":
+        image, channels = image.mean(dim=0, keepdim=True), 1
+    return to_frame(image.expand(3, -1, -1), None, np.zeros((1, 1, channels), np.uint8))
 
 
 def _items(image: ImageLike | Sequence[ImageLike]) -> Iterable[ImageLike]:

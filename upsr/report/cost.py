@@ -22,7 +22,7 @@ from upsr.engine.setup import checked_model_options, configure_backends
 from upsr.engine.updater import Updater
 from upsr.errors import UpsrError
 from upsr.evaluation.entries import Entry, MethodDescription, make_ready, option_file
-from upsr.methods import build_model
+from upsr.methods import build_training
 from upsr.methods.build import autocast_dtype
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
@@ -125,8 +125,8 @@ def _training_step(opt: Options, device: torch.device, setting: Setting) -> Call
     """One iteration but for decoding: degradation, pair pool, g, denoiser, losses, optimiser, average."""
     if opt.train is None:
         raise NotMeasuredError("its option file has no section train")
-    model = build_model(opt, "train").to(device).train()
-    updater = Updater(model.network_g, opt.train, Runtime(device))
+    training = build_training(opt).to(device).train()
+    updater = Updater(training.players["g"].network, opt.train, Runtime(device))
     degradation, pool = RealESRGANDegradation(opt.degradation, opt.scale), PairPool(opt.pair_pool.pairs_per_slot)
     slots = range(setting.batch)
     side = setting.size * opt.scale
@@ -142,7 +142,7 @@ def _training_step(opt: Options, device: torch.device, setting: Setting) -> Call
         lq, target, _ = pool.exchange(lq, gt, ["random"] * setting.batch, slots=slots, keys=keys)
         generators = [torch_generator(*keys, slot, device=device) for slot in slots]
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = model(lq, target, generators)["total"]
+            loss = training("g", {"lq": lq, "gt": target}, generators)["total"]
         updater.backward(loss)
         updater.step(iteration, loss.detach())
         iteration += 1

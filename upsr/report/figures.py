@@ -20,7 +20,6 @@ from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.entries import METHODS, make_ready, option_file
-from upsr.methods import UPSRModel
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 _PREFERRED = ("ImageNet-Test", "Val_SR", "Set14")
@@ -63,16 +62,16 @@ class Material:
         """Its images."""
         return (dataset[i] for i in range(len(dataset))[: self.max_images])
 
-    def model(self) -> UPSRModel:
+    def model(self) -> Any:
         """The UPSR model."""
         description = METHODS.read(self.method)
         try:
             restorer: Any = make_ready(description, self.device, None).restorer(0, "", [])
         except UpsrError as error:
             raise FigureUnavailableError(f"it needs g of {self.method}: {error}") from None
-        if not isinstance(getattr(restorer, "model", None), UPSRModel):
+        if not hasattr(getattr(restorer, "method", None), "condition"):
             raise FigureUnavailableError(f"{self.method} is no UPSR model")
-        return restorer.model
+        return restorer.method
 
 
 def residual_distribution(path: Path, material: Material) -> None:
@@ -200,7 +199,7 @@ def _maps(
     rows = []
     for item in itertools.islice(material.items(dataset), _SHOWN):
         lq = item["lq"][None].to(material.device)
-        multiple = model.size_multiple
+        multiple = model.facts.multiple
         height, width = (side // multiple * multiple or side for side in lq.shape[-2:])
         cond = model.condition(lq[..., :height, :width])
         y = ((cond.y + 1) / 2).clamp(0, 1).cpu()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsr.restoring.scratch import Scratch, bands
+from upsr.tiling.scratch import Scratch, bands
 
 _LEVELS = 5
 _REACH = 2**_LEVELS - 1

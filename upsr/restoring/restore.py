@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from upsr.allocator import kept_buffers
 from upsr.config.schema import TileOptions
-from upsr.methods.base import Observer, RestorationModel
-from upsr.methods.upsr.method import UPSRModel
+from upsr.methods.base import Method, Seen, Watch
 from upsr.restoring.padding import pad_to_multiple, padded_size
-from upsr.restoring.scratch import Scratch
-from upsr.restoring.stepwise import Work, restore_stepwise
-from upsr.restoring.tiling import Canvas, Tile, tiles_of, whole
-from upsr.rng import stacked, torch_generator
+from upsr.rng import torch_generator
+from upsr.tiling.scratch import Scratch
+from upsr.tiling.tiles import TilePlan
+from upsr.tiling.windows import Canvas, Tile, tiles_of
 
 _ROOM = 1 << 30
 """Bytes of a batch's state that stay in memory."""
@@ -25,13 +26,13 @@ _ROOM = 1 << 30
 class Restorer(Protocol):
     """Makes restored images of LR images, in whatever way."""
 
-    def __call__(self, lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+    def __call__(self, lq: Tensor, names: Sequence[str], watch: Watch | None = None) -> Tensor:
         """Super-resolve a batch of equally large images.
 
         Args:
             lq: (B, C, h, w) in [0, 1].
             names: identity of each image.
-            observe: is shown intermediate results, where there are any.
+            watch: sees intermediate results, where there are any.
 
         Returns:
             (B, C, s*h, s*w) in [0, 1], on the device of ``lq``.
@@ -41,124 +42,151 @@ class Restorer(Protocol):
 
 @dataclass(frozen=True)
 class ModelRestorer:
-    """A model at work, see :func:`restore`.
+    """A method at work, see :func:`restore`.
 
     A CPU, which gains little by batches, restores their images one by one: products of matrices of another size are summed
     in another order, and so every image's result is the same to the last bit whatever batch it is in.
     """
 
-    model: RestorationModel
+    method: Method
     seed: int
     tile: TileOptions | None = None
 
-    def __call__(self, lq: Tensor, names: Sequence[str], observe: Observer | None = None) -> Tensor:
+    def __call__(self, lq: Tensor, names: Sequence[str], watch: Watch | None = None) -> Tensor:
         """See :class:`Restorer`."""
         if lq.device.type != "cpu":
-            return restore(self.model, lq, seed=self.seed, names=names, tile=self.tile, observe=observe)
+            return restore(self.method, lq, seed=self.seed, names=names, tile=self.tile, watch=watch)
         restored = []
-        shown: dict[str, list[Tensor]] = {}
+        shown: dict[tuple[str, Any], list[Tensor]] = {}
+
+        def collect(seen: Seen) -> None:
+            shown.setdefault((seen.name, seen.kind), []).append(seen.image)
+
         for i, name in enumerate(names):
-            show = None if observe is None else lambda title, image: shown.setdefault(title, []).append(image)
+            show = None if watch is None else collect
             restored.append(
-                restore(self.model, lq[i : i + 1], seed=self.seed, names=[name], tile=self.tile, observe=show)
+                restore(self.method, lq[i : i + 1], seed=self.seed, names=[name], tile=self.tile, watch=show)
             )
-        if observe is not None:
-            for title, images in shown.items():
-                observe(title, torch.cat(images))
+        if watch is not None:
+            for (title, kind), images in shown.items():
+                watch(Seen(title, torch.cat(images), kind))
         return torch.cat(restored)
 
 
 class NoiseField:
     """The noise of a batch of images, each from its own seed, over the whole images.
 
-    Drawn on the CPU in the unshuffled layout, so that it is the same on every device, whatever batch an image is in;
-    a tile cuts its part out of the field, so that it is the same in whatever order tiles come.
+    Drawn on the CPU, a plane of a cell's channel at a time, so that it is the same on every device, whatever batch an image is
+    in, and a large field in a file costs no memory.
 
     Args:
         seed: seed of the run.
         names: identity of each image.
-        shape: (C*s*s, h, w) of one image's field.
+        shape: (channels, height, width) of one image's field, see :meth:`Facts.noise_shape`.
+        scratch: makes the fields.
     """
 
-    def __init__(self, seed: int, names: Sequence[str], shape: tuple[int, int, int]) -> None:
+    def __init__(self, seed: int, names: Sequence[str], shape: tuple[int, int, int], scratch: Scratch) -> None:
         self.seed = seed
         self.names = names
         self.shape = shape
-        self._draw: tuple[int, Tensor] | None = None
+        self.scratch = scratch
 
-    def draw(self, k: int) -> Tensor:
-        """The k-th standard normal tensor, (B, C*s*s, h, w) on the CPU."""
-        if self._draw is None or self._draw[0] != k:
-            generators = [torch_generator(self.seed, "restore", name, k) for name in self.names]
-            self._draw = (k, stacked("randn", self.shape, generators))
-        return self._draw[1]
-
-    def fill(self, k: int, field: Tensor) -> None:
-        """Write the k-th tensor into ``field``, a plane at a time: where a large field is, it need not be twice.
-
-        The numbers are those of :meth:`draw` where a plane's size is a multiple of 16 (torch makes them in groups of 16).
-        """
+    def __call__(self, k: int) -> Tensor:
+        """The k-th standard normal tensor, (B, channels, height, width), which the caller may overwrite."""
+        field = self.scratch.zeros(len(self.names), *self.shape)
         for image, name in zip(field, self.names, strict=True):
             generator = torch_generator(self.seed, "restore", name, k)
             for plane in image:
                 plane.copy_(torch.randn(plane.shape, generator=generator))
+        return field
 
 
 @torch.inference_mode()
 def restore(
-    model: RestorationModel,
+    method: Method,
     lq: Tensor,
     *,
     seed: int,
     names: Sequence[str],
     tile: TileOptions | None = None,
-    observe: Observer | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Super-resolve a batch of equally large images of any size.
 
     Args:
-        model: on the device that ``lq`` is on.
+        method: on the device that ``lq`` is on.
         lq: (B, C, h, w) in [0, 1].
         seed: seed of the run; the noise of image i is a function of (seed, names[i]).
         names: identity of each image.
         tile: how images larger than a tile are cut; ``None`` restores any size at once.
-        observe: is shown the intermediate results; of images that are cut, put together from their tiles.
+        watch: sees the intermediate results; of images that are cut, put together from their tiles.
 
     Returns:
         (B, C, s*h, s*w) in [0, 1].
     """
-    multiple, scale = model.size_multiple, model.scale
-    height, width = padded_size(lq.shape[-2:], multiple)
-    field = NoiseField(seed, names, (lq.shape[1] * scale**2, height, width))
+    in_steps = tile is None or tile.blend == "step"
+    plan = TilePlan(tile if in_steps else None, Scratch(lq.device, _ROOM))
+    if tile is None or in_steps or max(lq.shape[-2:]) <= tile.size:
+        return restore_planned(method, lq, plan, seed=seed, names=names, watch=watch)
+    return _restore_apart(method, lq, tile, seed=seed, names=names, watch=watch)
 
-    def restore_tile(pixels: Tensor, place: Tile, observe: Observer | None = None) -> Tensor:
-        padded = pad_to_multiple(pixels, multiple)
-        rows = _span(place.top, padded.shape[-2], height)
-        columns = _span(place.left, padded.shape[-1], width)
-        inside = (..., slice(pixels.shape[-2] * scale), slice(pixels.shape[-1] * scale))
-        shown = None if observe is None else lambda name, image: observe(name, image[inside])
-        return model.restore(padded, lambda k: field.draw(k)[..., rows, columns].to(lq), shown)[inside]
 
-    if tile is not None and tile.blend == "step" and isinstance(model, UPSRModel):
-        return restore_stepwise(model, lq, field.fill, Work(tile, Scratch(lq.device, _ROOM)), observe)
-    if tile is None or max(lq.shape[-2:]) <= tile.size:
-        return restore_tile(lq, whole(lq), observe)
-    canvas = Canvas(lq, scale)
-    shown: dict[str, Canvas] = {}
+def restore_planned(
+    method: Method, lq: Tensor, plan: TilePlan, *, seed: int, names: Sequence[str], watch: Watch | None = None
+) -> Tensor:
+    """As :func:`restore`, with the work divided as ``plan`` says; the result may be in a file of its scratch."""
+    facts = method.facts
+    padded = pad_to_multiple(lq, facts.multiple)
+    noise = NoiseField(seed, names, facts.noise_shape(*padded.shape[-2:]), plan.scratch)
+    height, width = (facts.scale * side for side in lq.shape[-2:])
+    inside = (..., slice(height), slice(width))
+    shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))
+    with kept_buffers(len(lq) * _pixels_at_once(plan, padded)):
+        return method.restore(padded, noise, tiles=plan, watch=shown)[inside]
+
+
+def _pixels_at_once(plan: TilePlan, lq: Tensor) -> int:
+    """LR pixels of an image in one network call, about."""
+    height, width = lq.shape[-2:]
+    if plan.tile is None:
+        return height * width
+    return plan.tiles_at_once * min(plan.tile.size, height) * min(plan.tile.size, width)
+
+
+def _restore_apart(
+    method: Method, lq: Tensor, tile: TileOptions, *, seed: int, names: Sequence[str], watch: Watch | None
+) -> Tensor:
+    """Restores tiles for themselves and averages them where they overlap, as the released code does."""
+    facts = method.facts
+    height, width = padded_size(lq.shape[-2:], facts.multiple)
+    field = cache(NoiseField(seed, names, facts.noise_shape(height, width), Scratch(lq.device)))
+
+    def restore_tile(pixels: Tensor, place: Tile, watch: Watch | None) -> Tensor:
+        padded = pad_to_multiple(pixels, facts.multiple)
+        _, rows, columns = facts.noise_shape(*padded.shape[-2:])
+        _, top, left = facts.noise_shape(
+            min(place.top, height - padded.shape[-2]), min(place.left, width - padded.shape[-1])
+        )
+        inside = (..., slice(pixels.shape[-2] * facts.scale), slice(pixels.shape[-1] * facts.scale))
+        shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))
+
+        def noise(k: int) -> Tensor:
+            return field(k)[..., top : top + rows, left : left + columns].clone()
+
+        with kept_buffers(padded[:, 0].numel()):
+            return method.restore(padded, noise, watch=shown)[inside]
+
+    canvas = Canvas(lq, facts.scale)
+    shown: dict[tuple[str, Any], Canvas] = {}
     for place in tiles_of(lq.shape[-2], lq.shape[-1], tile.size, tile.overlap):
 
-        def collect(name: str, image: Tensor, place: Tile = place) -> None:
-            shown.setdefault(name, Canvas(lq, scale)).add(image, place)
+        def collect(seen: Seen, place: Tile = place) -> None:
+            shown.setdefault((seen.name, seen.kind), Canvas(lq, facts.scale)).add(seen.image, place)
 
         pixels = lq[..., place.top : place.bottom, place.left : place.right]
-        canvas.add(restore_tile(pixels, place, None if observe is None else collect), place)
-    if observe is not None:
-        for name, pieces in shown.items():
-            observe(name, pieces.result())
+        canvas.add(restore_tile(pixels, place, None if watch is None else collect), place)
+    if watch is not None:
+        for (name, kind), pieces in shown.items():
+            watch(Seen(name, pieces.result(), kind))
     return canvas.result()
-
-
-def _span(start: int, length: int, field_length: int) -> slice:
-    """``length`` places of the field from ``start``, moved inside where a padded tile at the border sticks out."""
-    start = min(start, field_length - length)
-    return slice(start, start + length)

@@ -1,38 +1,31 @@
-"""The yardstick: bicubic upsampling."""
+"""Bicubic upsampling, the baseline of every table."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import Self
 
 from upsr.config.schema import Options
-from upsr.diffusion.sampling import NoiseSource
-from upsr.methods.base import Observer, Purpose, RestorationModel
+from upsr.diffusion.sampling import Noise
+from upsr.methods.base import Facts, Method, Watch
+from upsr.tiling.tiles import TilePlan
 
 
-class Bicubic(RestorationModel):
+class Bicubic(Method):
     """The y of the paper as a result; nothing to train."""
-
-    size_multiple = 1
 
     def __init__(self, scale: int, channels: int = 3) -> None:
         super().__init__()
-        self.network_g = nn.Identity()
-        self.scale = scale
-        self.channels = channels
+        self.facts = Facts(scale, channels)
 
     @classmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> Bicubic:
+    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
         """At the scale of the options."""
         return cls(opt.scale)
 
-    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """There is no loss to minimise."""
-        raise NotImplementedError("bicubic upsampling is not trained")
-
-    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
-        """See :meth:`RestorationModel.restore`; no noise is used."""
-        return F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False).clamp(0, 1)
+    @torch.inference_mode()
+    def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
+        """See :meth:`Method.restore`; no noise is used, and images are not cut."""
+        return F.interpolate(lq, scale_factor=self.facts.scale, mode="bicubic", align_corners=False).clamp(0, 1)

@@ -1,71 +1,92 @@
-"""Stage one: pretraining of g."""
+"""A network that upscales by itself: stage one of UPSR, and any checkpoint that spandrel knows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import Self
 
 from upsr.archs.contracts import SRNetwork
-from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
-from upsr.diffusion import PixelUnshuffleCodec
-from upsr.diffusion.sampling import NoiseSource
-from upsr.methods.base import Observer, Purpose, RestorationModel
-from upsr.methods.build import Losses, build_losses, build_network, load_or_refuse
+from upsr.diffusion.sampling import Noise
+from upsr.methods.base import Facts, Method, Watch
+from upsr.methods.build import build_network, load_or_refuse
+from upsr.tiling.tiles import TilePlan, Tiles, whole_plan
+from upsr.tiling.windows import Tile
+
+_OF_ATD = "layers.0.patch_embed.norm.weight"
 
 
-@MODEL_REGISTRY.register()
-class AuxiliarySRModel(RestorationModel):
-    """A plain SR network trained on degraded pairs; its checkpoint is stage two's ``path.pretrain_network_aux``.
+class SR(Method):
+    """A plain SR network, from LR in [0, 1] to SR in about [0, 1].
 
-    The released g came from such a training (paper, Sec. 4.1); the recipe itself was not published. It restores photos as a
-    :class:`upsr.methods.UPSRModel` of no steps does.
-
-    Attributes:
-        timesteps: none.
+    The released g of UPSR came from the training of one (paper, Sec. 4.1); the recipe itself was not published.
     """
 
-    network_g: SRNetwork
-    timesteps: Sequence[int] = ()
+    weight_keys: ClassVar[Mapping[str, str]] = {"g": "pretrain_network_g"}
 
-    def __init__(self, network_g: SRNetwork, *, scale: int, channels: int, losses: Losses | None = None) -> None:
+    def __init__(self, network: SRNetwork) -> None:
         super().__init__()
-        self.network_g = network_g
-        self.scale = scale
-        self.channels = channels
-        self.size_multiple = network_g.size_multiple
-        self.codec = PixelUnshuffleCodec(scale)
-        self.losses = losses
+        self.g = network
+        self.facts = Facts(
+            network.scale, network.channels, network.size_multiple, values_per_pixel=network.values_per_pixel
+        )
 
     @classmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> AuxiliarySRModel:
-        """See :meth:`RestorationModel.from_options`."""
-        network_g = build_network(opt.network_g, "network_g", scale=opt.scale, contract=SRNetwork)
-        if not network_g.carries_weights:
+    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+        """See :meth:`Method.from_options`."""
+        network = build_network(opt.network_g, "network_g", scale=opt.scale, contract=SRNetwork)
+        if not network.carries_weights:
             load_or_refuse(
-                network_g,
+                network,
                 opt.path.pretrain_network_g,
                 "g",
                 key="path.pretrain_network_g",
                 param_key=opt.path.param_key_g,
                 strict=opt.path.strict_load_g,
-                optional=purpose == "train" or opt.path.allow_random_weights,
+                optional=training or opt.path.allow_random_weights,
             )
-        losses = build_losses(opt) if purpose == "train" else None
-        return cls(network_g, scale=opt.scale, channels=network_g.channels, losses=losses)
+        return cls(network)
 
-    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """See :meth:`RestorationModel.forward`; only the place of the perceptual loss is drawn."""
-        if self.losses is None:
-            raise RuntimeError("the model was built for testing and has no losses")
-        return self.losses(2 * self.network_g(lq) - 1, 2 * gt - 1, generators)
+    @classmethod
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
+        """Options of the authors' x4 ATD."""
+        if _OF_ATD not in tensors or beside is not None:
+            return None
+        return {
+            "model_type": "AuxiliarySRModel",
+            "scale": 4,
+            "network_g": {"type": "ATD", "upscale": 4},
+            "path": {"pretrain_network_g": str(path)},
+        }
 
-    def first_estimate(self, lq: Tensor) -> Tensor:
-        """(B, C, h, w) in [0, 1] -> (B, C, s*h, s*w) in [-1, 1], not clamped."""
-        return 2 * self.network_g(lq).float() - 1
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The network, under the name of UPSR's g, which it becomes."""
+        return {"g": self.g}
 
-    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
-        """See :meth:`RestorationModel.restore`; no noise is used."""
-        return self.network_g(lq).clamp(0, 1)
+    def replaced(self, name: str, network: nn.Module) -> Self:
+        """See :meth:`Method.replaced`."""
+        assert isinstance(network, SRNetwork), name
+        return type(self)(network).train(self.training)
+
+    @torch.inference_mode()
+    def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
+        """See :meth:`Method.restore`; no noise is used and nothing is shown."""
+        scale, channels = self.facts.scale, self.facts.channels
+        area = Tiles(tiles or whole_plan(lq.device), lq, self.facts.multiple, passes=1)
+        # Blended at the LR size, where a pixel's weight is one number.
+        blended = area.blend(
+            area.blank(channels * scale**2), lambda windows: F.pixel_unshuffle(self.g(area.cut(lq, windows)), scale)
+        )
+
+        def pixels(band: Tile) -> Tensor:
+            image = F.pixel_shuffle(area.cut(blended, [band]), scale)
+            # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
+            return image.masked_fill(image.isinf(), torch.nan).clamp(0, 1)
+
+        return area.in_bands(area.blank(channels, scale), pixels, scale)

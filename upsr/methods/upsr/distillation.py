@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,65 +11,79 @@ from typing_extensions import Self
 from upsr.compat import MODEL_REGISTRY
 from upsr.config.schema import Options
 from upsr.errors import UpsrError
-from upsr.methods.base import Purpose
-from upsr.methods.upsr.method import UPSRModel
+from upsr.methods.base import Batch, Player
+from upsr.methods.build import Losses, build_losses, train_options
+from upsr.methods.upsr.method import UPSR
+from upsr.methods.upsr.training import UPSRTraining
 from upsr.rng import stacked
 
 
-@MODEL_REGISTRY.register()
-class UPSRDistillationModel(UPSRModel):
-    """A UPSR that restores with one call at t = T - 1, trained on the results of a UPSR that takes all its steps.
+class OneStepUPSR(UPSR):
+    """A UPSR that restores with one call at t = T - 1, whatever the options of its teacher say."""
+
+    @classmethod
+    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+        """See :meth:`Method.from_options`."""
+        return super().from_options(opt.model_copy(update={"diffusion": _one_step(opt)}), training=training)
+
+
+class UPSRDistillation(UPSRTraining):
+    """Trains a one-step UPSR on the results of a UPSR that takes all its steps.
 
     The deterministic sampler makes the result a function of the initial noise, and a student can learn this function: the
     consistency to the teacher's trajectory of SinSR (Wang et al., CVPR 2024), without its terms for the inverse and the ground
-    truth. Student and teacher both begin with ``path.pretrain_network_g``. What comes out is tested as a UPSRModel with
+    truth. Student and teacher both begin with ``path.pretrain_network_g``. What comes out is tested as a UPSR with
     ``diffusion.one_step: true``.
 
-    Attributes:
-        teacher: makes the images that the losses compare with; frozen, and absent in a model built for testing.
+    Args:
+        teacher: makes the images that the losses compare with; frozen.
     """
 
-    teacher: UPSRModel | None
+    METHOD = OneStepUPSR
 
-    def __init__(self, *networks: Any, **settings: Any) -> None:
-        super().__init__(*networks, **settings)
-        self.register_module("teacher", None)
+    def __init__(self, method: UPSR, losses: Losses, player: Player, teacher: UPSR) -> None:
+        super().__init__(method, losses, player)
+        self.teacher = teacher.requires_grad_(False).eval()
 
     @classmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> Self:
-        """See :meth:`RestorationModel.from_options`.
+    def from_options(cls, opt: Options) -> Self:
+        """See :meth:`Training.from_options`.
 
         Raises:
             UpsrError: the teacher's sampler draws, so that its result is no function of the initial noise.
         """
-        if opt.diffusion.sampler.type != "ddim":
-            raise UpsrError(
-                f"diffusion.sampler.type: {opt.diffusion.sampler.type}; distillation learns where deterministic trajectories "
-                "end, so the teacher needs ddim"
-            )
-        one_step = opt.diffusion.model_copy(update={"one_step": True})
-        student = super().from_options(opt.model_copy(update={"diffusion": one_step}), purpose)
-        if purpose == "train":
-            student.teacher = UPSRModel.from_options(opt, "test").requires_grad_(False)
-        return student
+        _one_step(opt)
+        method = OneStepUPSR.from_options(opt, training=True)
+        player = Player(method.denoiser, train_options(opt).optim_g)
+        return cls(method, build_losses(opt), player, UPSR.from_options(opt))
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode."""
         super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
+        self.teacher.eval()
         return self
 
-    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The student's distance from the teacher, for the same noise; ``gt`` is not looked at."""
-        if self.losses is None or self.teacher is None:
-            raise RuntimeError("the model was built for testing and has neither losses nor a teacher")
-        cond = self.condition(lq)
-        noise = self.codec.encode(stacked("randn", cond.y.shape[1:], generators)).to(lq)
+    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """The student's distance from the teacher, for the same noise; the ground truth is not looked at."""
+        method, lq = self.method, batch["lq"]
+        cond = method.condition(lq)
+        noise = method.codec.encode(stacked("randn", cond.y.shape[1:], generators)).to(lq)
         with torch.no_grad():
             target = self.teacher.generate(cond, lambda k: noise).clamp(-1, 1)
-        t = torch.full((len(lq),), self.timesteps[0], device=lq.device)
-        weight = self.codec.encode(cond.weight)
-        x_t = self.process.prior_sample(self.codec.encode(cond.y), t, weight=weight, noise=noise)
-        prediction = self.estimate(self.process.scale_input(x_t, t), t, cond)
+        t = torch.full((len(lq),), method.sampling.timesteps[0], device=lq.device)
+        x_t = method.process_of(cond).prior(t, noise)
+        prediction = method.estimate(method.schedule.scale_input(x_t, t), t, cond)
         return {**self.losses(prediction, target, generators), "by_timestep": self._by_timestep(prediction, target, t)}
+
+
+def _one_step(opt: Options):
+    """The student's options of the diffusion."""
+    if opt.diffusion.sampler.type != "ddim":
+        raise UpsrError(
+            f"diffusion.sampler.type: {opt.diffusion.sampler.type}; distillation learns where deterministic trajectories "
+            "end, so the teacher needs ddim"
+        )
+    return opt.diffusion.model_copy(update={"one_step": True})
+
+
+MODEL_REGISTRY._do_register("UPSRDistillationModel", UPSRDistillation)

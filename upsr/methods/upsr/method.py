@@ -1,127 +1,138 @@
-"""Stage two: the uncertainty-guided diffusion model of the paper."""
+"""UPSR (paper, Sec. 3): per-pixel uncertainty from a frozen SR network scales the noise of a residual-shifting diffusion."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.allocator import kept_buffers
-from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
-from upsr.compat import MODEL_REGISTRY
+from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.config.schema import Options
-from upsr.diffusion import SAMPLERS, PixelUnshuffleCodec, ResidualShift, exponential_sqrt_etas, respace, sample
-from upsr.diffusion.sampling import NoiseSource, Step
+from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
+from upsr.diffusion.residual_shift import Sampler
+from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
-from upsr.methods.base import Frozen, Observer, Purpose, RestorationModel
-from upsr.methods.build import Losses, autocast_dtype, build_losses, build_network, load_or_refuse
+from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
+from upsr.methods.build import autocast_dtype, build_network, load_or_refuse
+from upsr.methods.upsr.codec import PixelUnshuffleCodec
+from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
+from upsr.methods.upsr.files import released_options
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
+from upsr.tiling.skipping import skipping
+from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
+from upsr.tiling.windows import Tile
+
+_MARGIN = 2
+"""LR pixels around a window on which its bicubic upsampling depends."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a batch of LR images gives to the diffusion.
+    """Everything that depends on the LR image alone.
 
     Attributes:
-        y: bicubic upsampling, (B, C, s*h, s*w) in [-1, 1], not clamped.
+        y: bicubic upsampling of the LR image, (B, C, s*h, s*w) in [-1, 1].
         y_hat: g's estimate, the same shape and range, not clamped.
         psi: uncertainty, the same shape.
         weight: noise weight w, the same shape, in [b_u, 1].
-        features: what the denoiser sees beside the state, (B, n*C*s*s, h, w): g(y) first (if it is used), then y; or what
-            the denoiser has prepared of it.
+        features: the denoiser's second input, (B, n*C*s*s, h, w): g(y) first (if it is used), then y.
     """
 
     y: Tensor
     y_hat: Tensor
     psi: Tensor
     weight: Tensor
-    features: Tensor | PreparedCondition
+    features: Tensor
 
 
-@MODEL_REGISTRY.register()
-class UPSRModel(RestorationModel):
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a restoration.
+
+    Attributes:
+        timesteps: descending; without any the result is g(y).
+        uncertainty: how much noise each pixel gets.
+        sampler: reverse step.
+        spacing: the timesteps that remain where another number of steps is asked for.
+        skip_below: a tile is left alone once it is expected to change by less, a root mean square over [0, 1]; 0 for never.
+    """
+
+    timesteps: tuple[int, ...]
+    uncertainty: UncertaintyWeight
+    sampler: Sampler = "ddim"
+    spacing: Spacing = "endpoint"
+    skip_below: float = 0.0
+
+
+class UPSR(Method):
     """Frozen g, uncertainty weight, residual-shifting diffusion and denoiser (paper, Sec. 3.3 and Algorithm 1).
 
     Args:
-        network_g: denoiser, called as (x, t, features).
-        network_aux: g, from LR in [0, 1] to SR in about [0, 1].
+        denoiser: called as (x, t, features).
+        g: from LR in [0, 1] to SR in about [0, 1].
+        schedule: eta_t and kappa of the diffusion.
+        sampling: settings of a restoration.
         sr_condition: condition on g(y) beside y.
         residual: the denoiser gives the difference of the image from g(y), or from y without ``sr_condition``.
-        timesteps: steps a restoration visits, descending; without any it is g(y).
-        spacing: which steps :meth:`under` keeps where it is asked for another number of them.
-        step: reverse step, one of :data:`upsr.diffusion.SAMPLERS`.
-        train_timesteps: range (low, high) that training draws t from, high excluded.
-        losses: needed for training only.
-        aux_dtype: type that g computes in during training; ``None`` is float32.
+        trained: range (low, high) of timesteps that the denoiser knows, high excluded.
+        g_dtype: type that g computes in during training; ``None`` is float32.
     """
 
-    network_g: DenoisingNetwork
-    draws = True
+    weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "g": "pretrain_network_aux"}
 
     def __init__(
         self,
-        network_g: DenoisingNetwork,
-        network_aux: SRNetwork,
-        process: ResidualShift,
-        uncertainty: UncertaintyWeight,
+        denoiser: DenoisingNetwork,
+        g: SRNetwork,
+        schedule: ResidualShift,
+        sampling: Sampling,
         *,
-        scale: int,
-        channels: int,
         sr_condition: bool,
         residual: bool = False,
-        timesteps: Sequence[int],
-        spacing: Spacing = "endpoint",
-        step: Step,
-        train_timesteps: tuple[int, int],
-        losses: Losses | None = None,
-        aux_dtype: torch.dtype | None = None,
+        trained: tuple[int, int],
+        g_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.network_g = network_g
-        self.network_aux = Frozen(network_aux, aux_dtype)
-        self.process = process
-        self.uncertainty = uncertainty
-        self.codec = PixelUnshuffleCodec(scale)
-        self.scale = scale
-        self.channels = channels
-        self.size_multiple = network_g.size_multiple
+        self.denoiser = denoiser
+        self.g = Frozen(g, g_dtype)
+        self.schedule = schedule
+        self.sampling = sampling
         self.sr_condition = sr_condition
         self.residual = residual
-        self.timesteps = list(timesteps)
-        self.spacing = spacing
-        self.step = step
-        self.train_timesteps = train_timesteps
-        self.losses = losses
+        self.trained = trained
+        scale, channels = denoiser.scale, denoiser.out_channels
+        self.codec = PixelUnshuffleCodec(scale)
+        state = (channels * scale**2, scale)
+        self.facts = Facts(scale, channels, denoiser.size_multiple, state, denoiser.values_per_pixel)
 
     @classmethod
-    def from_options(cls, opt: Options, purpose: Purpose) -> Self:
-        """See :meth:`RestorationModel.from_options`."""
+    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+        """See :meth:`Method.from_options`."""
         if opt.network_aux is None:
-            raise UpsrError("network_aux: UPSRModel needs the auxiliary network g")
-        network_g = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
-        network_aux = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
-        channels = network_g.out_channels
-        _check_fit(network_g, network_aux, opt)
-
+            raise UpsrError("network_aux: UPSR needs the auxiliary network g")
+        denoiser = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
+        g = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
+        _check_fit(denoiser, g, opt)
         path = opt.path
         load_or_refuse(
-            network_g,
+            denoiser,
             path.pretrain_network_g,
             "denoiser",
             key="path.pretrain_network_g",
             param_key=path.param_key_g,
             strict=path.strict_load_g,
-            optional=purpose == "train" or path.allow_random_weights,
+            optional=training or path.allow_random_weights,
         )
-        if not network_aux.carries_weights:
+        if not g.carries_weights:
             load_or_refuse(
-                network_aux,
+                g,
                 path.pretrain_network_aux,
                 "g",
                 key="path.pretrain_network_aux",
@@ -129,175 +140,242 @@ class UPSRModel(RestorationModel):
                 strict=True,
                 optional=path.allow_random_weights,
             )
-
         d = opt.diffusion
-        sqrt_etas = exponential_sqrt_etas(
-            d.steps,
-            kappa=d.kappa,
-            power=d.power,
-            min_noise_level=d.min_noise_level,
-            sqrt_eta_end=d.sqrt_eta_end,
-            sqrt_eta_cap=d.sqrt_eta_cap,
-        )
-        if not bool((sqrt_etas.square().diff() > 0).all()) or float(sqrt_etas[0]) ** 2 == 0:
-            raise UpsrError(
-                "diffusion: eta does not grow from step to step with these kappa, power, min_noise_level, sqrt_eta_end and "
-                "sqrt_eta_cap; begin with the defaults"
-            )
         calls = 1 if d.one_step else d.sampler.steps or d.steps
+        timesteps = [d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing)
+        uncertainty = UncertaintyWeight(opt.uncertainty.psi_max, opt.uncertainty.b_u, opt.uncertainty.enabled)
         return cls(
-            network_g,
-            network_aux,
-            ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance),
-            UncertaintyWeight(opt.uncertainty.psi_max, opt.uncertainty.b_u, opt.uncertainty.enabled),
-            scale=opt.scale,
-            channels=channels,
+            denoiser,
+            g,
+            _schedule(opt),
+            Sampling(tuple(timesteps), uncertainty, d.sampler.type, d.sampler.spacing),
             sr_condition=d.sr_condition,
             residual=d.estimate == "residual",
-            timesteps=[d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing),
-            spacing=d.sampler.spacing,
-            step=SAMPLERS[d.sampler.type],
-            train_timesteps=(d.steps - 1 if d.one_step else 0, d.steps),
-            losses=build_losses(opt) if purpose == "train" else None,
-            aux_dtype=autocast_dtype(opt.train.aux_amp) if opt.train and purpose == "train" else None,
+            trained=(d.steps - 1 if d.one_step else 0, d.steps),
+            g_dtype=autocast_dtype(opt.train.aux_amp) if training and opt.train else None,
         )
 
-    @torch.no_grad()
+    @classmethod
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
+        """The authors' model, see :func:`upsr.methods.upsr.files.released_options`."""
+        return released_options(path, tensors, beside)
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Denoiser and g."""
+        return {"denoiser": self.denoiser, "g": self.g.network}
+
+    @torch.inference_mode()
+    def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
+        """See :meth:`Method.restore`.
+
+        ``watch`` sees ``g(y)``, the maps ``uncertainty`` (1 is psi_max and more) and ``weight``, ``x_T`` and each estimate.
+        """
+        sampling = self.sampling
+        area = Tiles(tiles or whole_plan(lq.device), lq, self.facts.multiple, passes=1 + len(sampling.timesteps))
+        show = self._shower(watch)
+        y_hat = area.blend(
+            area.blank(self.facts.state[0]), lambda w: self.codec.encode(self.first_estimate(area.cut(lq, w)))
+        )
+        image = _Image(self, lq, y_hat, area)
+        if watch is not None:
+            image.show(watch)
+        if not sampling.timesteps:
+            return self._decoded(y_hat, area)
+        timesteps = repeated(list(sampling.timesteps), len(lq), lq.device)
+        x = noise(0)
+        area.in_bands(x, lambda band: image.process([band]).prior(timesteps[:, 0], area.cut(x, [band])))
+        show("x_T", x)
+        x_0 = sample(
+            x,
+            image.denoiser(),
+            banded(lambda band: image.process([band]).step, area),
+            timesteps,
+            noise,
+            lambda k, x_0: show(f"t={sampling.timesteps[k]}", x_0),
+        )
+        return self._decoded(x_0, area)
+
+    def generate(self, cond: Condition, noise: Noise) -> Tensor:
+        """Sample x_0 under a condition, whole images at once: (B, C, s*h, s*w) in about [-1, 1], not clamped."""
+        timesteps = repeated(list(self.sampling.timesteps), len(cond.y), cond.y.device)
+        process = self.process_of(cond)
+        x = process.prior(timesteps[:, 0], noise(0))
+        return self.codec.decode(sample(x, self.denoiser_of(cond), process.step, timesteps, noise))
+
     def condition(self, lq: Tensor) -> Condition:
         """Everything that depends on the LR image alone; ``lq`` is (B, C, h, w) in [0, 1]."""
-        return self.condition_of(self.upsample(lq), self.first_estimate(lq))
+        with torch.no_grad():
+            return self.condition_of(self.upsample(lq), self.first_estimate(lq))
 
     def upsample(self, lq: Tensor) -> Tensor:
         """y: (B, C, h, w) in [0, 1] -> (B, C, s*h, s*w) in [-1, 1], not clamped; a pixel depends on the LR ones within 2."""
-        return F.interpolate(2 * lq - 1, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return F.interpolate(2 * lq - 1, scale_factor=self.facts.scale, mode="bicubic", align_corners=False)
 
     def first_estimate(self, lq: Tensor) -> Tensor:
         """g(y): (B, C, h, w) in [0, 1] -> (B, C, s*h, s*w) in [-1, 1], not clamped."""
-        return 2 * self.network_aux(lq) - 1
+        return 2 * self.g(lq) - 1
 
     def condition_of(self, y: Tensor, y_hat: Tensor) -> Condition:
         """The condition that :meth:`upsample` and :meth:`first_estimate` give, of a whole image or a part of it."""
-        psi = self.uncertainty.uncertainty(y_hat, y)
+        uncertainty = self.sampling.uncertainty
+        psi = uncertainty.uncertainty(y_hat, y)
         images = [y_hat, y] if self.sr_condition else [y]
-        return Condition(y, y_hat, psi, self.uncertainty.weight(psi), self.codec.encode(torch.cat(images, dim=1)))
+        return Condition(y, y_hat, psi, uncertainty.weight(psi), self.codec.encode(torch.cat(images, dim=1)))
 
-    def prepared(self, cond: Condition) -> Condition:
-        """The same for many estimates, with what the denoiser can compute from it once and for all."""
-        return replace(cond, features=self.network_g.prepared(cond.features))
+    def process_of(self, cond: Condition) -> Between:
+        """The diffusion between x_0 and y, in the space of the codec."""
+        y, weight = self.codec.encode(cond.y), self.codec.encode(cond.weight)
+        return self.schedule.between(y, weight, sampler=self.sampling.sampler)
 
-    def forward(self, lq: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """One step of Algorithm 1; see :meth:`RestorationModel.forward`."""
-        if self.losses is None:
-            raise RuntimeError("the model was built for testing and has no losses")
-        cond = self.condition(lq)
-        x_0 = 2 * gt - 1
-        t = self._draw_timesteps(generators).to(lq.device)
-        x_t = self.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
-        x_in = self.codec.encode(self.process.scale_input(x_t, t))
-        prediction = self.estimate(x_in, t, cond)
-        return {**self.losses(prediction, x_0, generators), "by_timestep": self._by_timestep(prediction, x_0, t)}
+    def denoiser_of(self, cond: Condition) -> Denoise:
+        """The denoiser under a condition, in the space of the codec."""
+        return lambda x, t: self.codec.encode(self.estimate(self.schedule.scale_input(x, t), t, cond))
 
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1]."""
-        output = self.network_g(x, t, cond.features)
+        """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1], from the scaled state."""
+        output = self.denoiser(x, t, cond.features)
         if not self.residual:
             return output
         return output + (cond.y_hat if self.sr_condition else cond.y)
 
-    @torch.no_grad()
-    def _by_timestep(self, prediction: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
-        """(2, T): sum of the squared error over the samples at each timestep, and their number."""
-        errors = (prediction.float() - x_0).square().mean(dim=(1, 2, 3))
-        table = errors.new_zeros(2, self.process.num_timesteps)
-        return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
+    def replaced(self, name: str, network: nn.Module) -> Self:
+        """See :meth:`Method.replaced`."""
+        return self._with(**{name: network})
 
-    def restore(self, lq: Tensor, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
-        """See :meth:`RestorationModel.restore`; the one clamp is at the end.
-
-        Shown are ``g(y)``, ``uncertainty`` (1 is psi_max and more), ``x_T`` and the estimate of each step.
-        """
-        with kept_buffers(lq[:, 0].numel()):
-            return (self.generate(self.condition(lq), noise, observe).clamp(-1, 1) + 1) / 2
-
-    def generate(self, cond: Condition, noise: NoiseSource, observe: Observer | None = None) -> Tensor:
-        """Sample x_0 under a condition; noise and observer as for :meth:`restore`.
-
-        Returns:
-            (B, C, s*h, s*w) in about [-1, 1], not clamped.
-        """
-        show = shower(observe, self.codec)
-        show("g(y)", cond.y_hat)
-        show("uncertainty", 2 * cond.psi / self.uncertainty.psi_max - 1)
-        if not self.timesteps:
-            return cond.y_hat
-        cond = self.prepared(cond)
-        x_0 = sample(
-            self.process,
-            lambda x, t: self.codec.encode(self.estimate(x, t, cond)),
-            self.codec.encode(cond.y),
-            weight=self.codec.encode(cond.weight),
-            noise=noise,
-            timesteps=self.timesteps,
-            step=self.step,
-            on_start=lambda x: show("x_T", x, encoded=True),
-            on_estimate=lambda t, x: show(f"t={t}", x, encoded=True),
-        )
-        return self.codec.decode(x_0)
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """A denoiser that computes in ``dtype``; g stays in float32, as its category sort is sensitive to rounding."""
+        return self if dtype == torch.float32 else self.replaced("denoiser", self.denoiser.lowered(dtype))
 
     @property
     def num_steps(self) -> int:
         """The most steps that a restoration can take."""
-        low, high = self.train_timesteps
+        low, high = self.trained
         return high - low
 
-    def under(self, steps: int, uncertainty: UncertaintyWeight) -> Self:
-        """The same networks, sampling otherwise.
+    def knobs(self) -> Mapping[str, Knob]:
+        """Steps, fidelity and the bound of skipped tiles."""
+        return {
+            "steps": Knob("network calls; 0 for g(y) alone", 0, self.num_steps, len(self.sampling.timesteps), True),
+            "fidelity": Knob(ABOUT_FIDELITY, 0, 1, 0.5),
+            "adaptive": Knob("all steps everywhere at 0; 0.004 is one grey level", 0, 1, self.sampling.skip_below),
+        }
 
-        Args:
-            steps: network calls, at most :attr:`num_steps`; as many as the model takes are its own, with 0 the restoration
-                is g(y).
-            uncertainty: how much noise each pixel gets.
-        """
-        view = copy.copy(self)
-        low, high = self.train_timesteps
-        if steps != len(self.timesteps):
-            view.timesteps = [low + t for t in respace(high - low, steps, self.spacing)] if steps else []
-        view.uncertainty = uncertainty
-        return view
+    def _adjusted(self, **knobs: Any) -> Self:
+        steps, fidelity, adaptive = (knobs.get(name) for name in ("steps", "fidelity", "adaptive"))
+        own = self.sampling
+        uncertainty, calls = at_fidelity(own.uncertainty, len(own.timesteps), fidelity)
+        calls = calls if steps is None else int(steps)
+        low, high = self.trained
+        timesteps = own.timesteps
+        if calls != len(timesteps):
+            timesteps = tuple(low + t for t in respace(high - low, calls, own.spacing)) if calls else ()
+        skip_below = own.skip_below if adaptive is None else adaptive
+        return self._with(sampling=replace(own, timesteps=timesteps, uncertainty=uncertainty, skip_below=skip_below))
 
-    def computing_in(self, dtype: torch.dtype) -> Self:
-        """The same model for inference, with a denoiser that computes in another type; g stays in float32, where it decides
-        which pixels are of a kind."""
-        return self if dtype == torch.float32 else self.with_denoiser(self.network_g.lowered(dtype))
+    def _with(self, **changes: Any) -> Self:
+        """The same method but for some arguments of the constructor."""
+        own = {"denoiser": self.denoiser, "g": self.g.network, "schedule": self.schedule, "sampling": self.sampling}
+        method = type(self)(
+            **{**own, **changes},
+            sr_condition=self.sr_condition,
+            residual=self.residual,
+            trained=self.trained,
+            g_dtype=self.g.training_dtype,
+        )
+        return method.train(self.training)
 
-    def with_denoiser(self, network_g: DenoisingNetwork) -> Self:
-        """The same model but for its denoiser."""
-        view = copy.copy(self)
-        view._modules = {**self._modules, "network_g": network_g}
-        return view
+    def _decoded(self, x_0: Tensor, area: Tiles) -> Tensor:
+        def pixels(band: Tile) -> Tensor:
+            image = self.codec.decode(area.cut(x_0, [band]))
+            # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
+            return (image.masked_fill(image.isinf(), torch.nan).clamp(-1, 1) + 1) / 2
 
-    def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        low, high = self.train_timesteps
-        return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
+        return area.in_bands(area.blank(self.facts.channels, self.facts.scale), pixels, self.facts.scale)
 
+    def _shower(self, watch: Watch | None) -> Callable[[str, Tensor], None]:
+        """Shows states of the diffusion as images."""
 
-def shower(observe: Observer | None, codec: PixelUnshuffleCodec) -> Callable[..., None]:
-    """Shows images in [-1, 1], if there is anyone to see them."""
+        def show(name: str, state: Tensor) -> None:
+            if watch is not None:
+                watch(Seen(name, (self.codec.decode(state).clamp(-1, 1) + 1) / 2))
 
-    def show(name: str, image: Tensor, encoded: bool = False) -> None:
-        if observe is not None:
-            observe(name, ((codec.decode(image) if encoded else image).clamp(-1, 1) + 1) / 2)
-
-    return show
+        return show
 
 
-def _check_fit(network_g: DenoisingNetwork, network_aux: SRNetwork, opt: Options) -> None:
-    channels = network_g.out_channels
-    if network_aux.channels != channels:
-        raise UpsrError(f"network_aux: g has {network_aux.channels} image channels, but network_g has {channels}")
-    expected = (2 if opt.diffusion.sr_condition else 1) * channels * opt.scale**2
-    if network_g.cond_channels != expected:
+class _Image:
+    """The condition of any window of an image, computed where it is needed: it is as large as all states together.
+
+    Args:
+        lq: (B, C, h, w) in [0, 1].
+        y_hat: g's estimate in the space of the codec.
+    """
+
+    def __init__(self, method: UPSR, lq: Tensor, y_hat: Tensor, area: Tiles) -> None:
+        self.method, self.lq, self.y_hat, self.area = method, lq, y_hat, area
+
+    def at(self, windows: Sequence[Tile]) -> Condition:
+        """The windows' conditions, stacked along the batch."""
+        y = torch.cat([self._upsampled(window) for window in windows])
+        return self.method.condition_of(y, self.method.codec.decode(self.area.cut(self.y_hat, windows)))
+
+    def process(self, windows: Sequence[Tile]) -> Between:
+        """The diffusion in the windows."""
+        return self.method.process_of(self.at(windows))
+
+    def denoiser(self) -> Denoise:
+        """The denoiser of the whole image."""
+
+        def denoise_in(windows: Sequence[Tile]) -> Denoise:
+            return self.method.denoiser_of(self.at(windows))
+
+        bound = self.method.sampling.skip_below
+        if not bound:
+            return tiled(denoise_in, self.area)
+        return skipping(
+            denoise_in, self.area, skip_below=bound, start=self.y_hat, uncertainty_in=lambda w: self.at([w]).psi
+        )
+
+    def show(self, watch: Watch) -> None:
+        """Estimate and maps of the whole image."""
+        cond = self.at([Tile(0, self.area.height, 0, self.area.width)])
+        psi_max = self.method.sampling.uncertainty.psi_max
+        watch(Seen("g(y)", (cond.y_hat.clamp(-1, 1) + 1) / 2))
+        watch(Seen("uncertainty", ((2 * cond.psi / psi_max - 1).clamp(-1, 1) + 1) / 2, "map"))
+        watch(Seen("weight", ((2 * cond.weight - 1).clamp(-1, 1) + 1) / 2, "map"))
+
+    def _upsampled(self, window: Tile) -> Tensor:
+        """y of a window, as it is in the whole image."""
+        top, left = max(window.top - _MARGIN, 0), max(window.left - _MARGIN, 0)
+        y = self.method.upsample(self.lq[..., top : window.bottom + _MARGIN, left : window.right + _MARGIN])
+        inside = Tile(window.top - top, window.bottom - top, window.left - left, window.right - left)
+        return y[inside.place(self.method.facts.scale)]
+
+
+def _schedule(opt: Options) -> ResidualShift:
+    d = opt.diffusion
+    sqrt_etas = exponential_sqrt_etas(
+        d.steps,
+        kappa=d.kappa,
+        power=d.power,
+        min_noise_level=d.min_noise_level,
+        sqrt_eta_end=d.sqrt_eta_end,
+        sqrt_eta_cap=d.sqrt_eta_cap,
+    )
+    if not bool((sqrt_etas.square().diff() > 0).all()) or float(sqrt_etas[0]) ** 2 == 0:
         raise UpsrError(
-            f"network_g.cond_channels is {network_g.cond_channels}, but diffusion.sr_condition: "
+            "diffusion: eta does not grow from step to step with these kappa, power, min_noise_level, sqrt_eta_end and "
+            "sqrt_eta_cap; begin with the defaults"
+        )
+    return ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance)
+
+
+def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: Options) -> None:
+    channels = denoiser.out_channels
+    if g.channels != channels:
+        raise UpsrError(f"network_aux: g has {g.channels} image channels, but network_g has {channels}")
+    expected = (2 if opt.diffusion.sr_condition else 1) * channels * opt.scale**2
+    if denoiser.cond_channels != expected:
+        raise UpsrError(
+            f"network_g.cond_channels is {denoiser.cond_channels}, but diffusion.sr_condition: "
             f"{str(opt.diffusion.sr_condition).lower()} at x{opt.scale} gives {expected}; make them agree"
         )

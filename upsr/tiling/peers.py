@@ -1,4 +1,4 @@
-"""What a restoration may ask of the processes that share it."""
+"""Processes that share the work of one restoration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 
-class Team(Protocol):
+class Peers(Protocol):
     """Processes that work together; :class:`upsr.engine.distributed.Runtime` is one."""
 
     @property

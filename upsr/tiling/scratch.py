@@ -22,10 +22,10 @@ class Scratch:
 
     Args:
         device: where tensors are while there is room for them.
-        room: bytes that they may take there; what no longer fits goes into files.
+        room: bytes that they may take there, by default any number; what no longer fits goes into files.
     """
 
-    def __init__(self, device: torch.device, room: int) -> None:
+    def __init__(self, device: torch.device, room: float = math.inf) -> None:
         self._device = device
         self._room = room
         self._mapped: list[mmap.mmap] = []
