@@ -18,6 +18,7 @@ from limits import Traffic, traffic_of
 from plain import PlainATD, PlainUNet, plain_restore
 from torch import Tensor, nn
 from train_step import Ours, Plain
+from upsr.restoring.tiling import Canvas, tiles_of
 
 from upsr.accelerate.compiled import compiled
 from upsr.allocator import kept_buffers
@@ -27,7 +28,6 @@ from upsr.config.schema import TileOptions
 from upsr.methods import UPSRModel, build_model
 from upsr.pipeline.memory import OVERLAP
 from upsr.restoring.restore import restore
-from upsr.restoring.tiling import Canvas, tiles_of
 from upsr.rng import torch_generator
 
 

@@ -25,9 +25,9 @@ from common import FULL_SIZE
 from plain import plain_restore
 
 from upsr.config import load_options
+from upsr.images.photo import Photo
+from upsr.images.writing import write_photo
 from upsr.methods import build_model
-from upsr.photos.photo import Photo
-from upsr.photos.photo_io import write_photo
 from upsr.pipeline.files import config_of
 from upsr.pipeline.pipeline import Settings, UPSRPipeline
 

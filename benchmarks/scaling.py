@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from common import machine
 
-from upsr.photos.photo import Photo
+from upsr.images.photo import Photo
 from upsr.pipeline.pipeline import Settings, UPSRPipeline
 from upsr.timing import timed
 

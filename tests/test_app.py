@@ -28,10 +28,10 @@ from PIL import Image, ImageCms
 from upsr.app.jobs import Jobs, Token
 from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
-from upsr.data.photo import Photo
-from upsr.data.photo_reader import read_photo
-from upsr.photos.photo import to_colour, to_frame
-from upsr.photos.photo_io import write_photo
+from upsr.images.photo import Photo
+from upsr.images.reading import read_photo
+from upsr.images.writing import write_photo
+from upsr.photos.tensors import to_colour, to_frame
 from upsr.pipeline.pipeline import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

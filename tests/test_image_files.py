@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from upsr.data.image_files import PHOTO_SUFFIXES, is_photo
+from upsr.images.kinds import PHOTO_SUFFIXES, is_photo
 
 RGB = Image.fromarray(tiny.picture(20, 30))
 

@@ -17,11 +17,12 @@ from PIL import Image, ImageCms, ImageDraw, ImageSequence, IptcImagePlugin
 
 from tests import tiny
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor
-from upsr.data.photo_reader import read_photo
 from upsr.errors import UpsrError
-from upsr.photos.photo import Photo, alpha_of, to_colour, to_frame
-from upsr.photos.photo_io import WRITABLE_SUFFIXES, suffix_for, write_photo
-from upsr.restoring import photo_io
+from upsr.images import writing
+from upsr.images.photo import Photo
+from upsr.images.reading import read_photo
+from upsr.images.writing import WRITABLE_SUFFIXES, suffix_for, write_photo
+from upsr.photos.tensors import alpha_of, to_colour, to_frame
 
 pyvips = pytest.importorskip("pyvips")
 
@@ -653,7 +654,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 
 
 def test_nothing_heavy_happens_at_import():
-    assert "pyvips" not in vars(photo_io)
+    assert "pyvips" not in vars(writing)
 
 
 # Tensors

@@ -13,11 +13,11 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from tests import tiny
-from upsr.data.image_files import UnreadableImageError
 from upsr.data.image_io import decode_image, decode_region, image_size
-from upsr.data.photo import Photo
-from upsr.data.photo_reader import read_photo
-from upsr.data.samples import UnclearSamplesError, to_integers
+from upsr.images.kinds import UnreadableImageError
+from upsr.images.photo import Photo
+from upsr.images.reading import read_photo
+from upsr.images.samples import UnclearSamplesError, to_integers
 
 tifffile = pytest.importorskip(
     "tifffile", reason="makes the odd TIFFs; comes with scikit-image: pip install -e '.[dev]'"
@@ -229,7 +229,7 @@ def test_layouts_and_compression(options):
 
 
 def test_all_pages_that_are_alike_are_read_and_written(tmp_path):
-    from upsr.photos.photo_io import write_photo
+    from upsr.images.writing import write_photo
 
     photo = read(tiff(PICTURE, 255 - PICTURE, photometric="rgb"))
     assert (len(photo.frames), photo.durations, photo.notes) == (2, (), ())
@@ -291,7 +291,7 @@ def turned(image: Image.Image, orientation: int) -> np.ndarray:
 @pytest.mark.parametrize("how", ["eXIf", "Raw profile type exif", "Raw profile type APP1", "attribute", "element"])
 @pytest.mark.parametrize("image", [corners(), noise()], ids=["small", "large"])
 def test_a_png_is_turned_wherever_it_says_so(image, how, orientation, tmp_path):
-    from upsr.photos.photo_io import write_photo
+    from upsr.images.writing import write_photo
 
     data, expected = turned_png(image, orientation, how), turned(image, orientation)
     assert np.array_equal(frame(data), expected)
@@ -377,7 +377,7 @@ def several(format: str, images: list[Image.Image], **options) -> bytes:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_all_frames_of_a_moving_png_are_read_and_written(mode, tmp_path):
-    from upsr.photos.photo_io import write_photo
+    from upsr.images.writing import write_photo
 
     images = [image.convert(mode) for image in three()]
     photo = read(several("PNG", images, duration=[40, 100, 250], loop=3))
@@ -400,7 +400,7 @@ def test_a_picture_for_those_who_know_no_animations_is_no_frame():
 
 
 def test_all_frames_of_a_moving_avif_are_read_and_written(tmp_path):
-    from upsr.photos.photo_io import write_photo
+    from upsr.images.writing import write_photo
 
     photo = read(several("AVIF", three(), duration=80, quality=90))
     assert photo.durations == (80, 80, 80)

@@ -19,8 +19,8 @@ from upsr import cli
 from upsr.archs import CompactSR, SpandrelSR, UNetModelSwin
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
-from upsr.photos.photo import Photo
-from upsr.photos.photo_io import write_photo
+from upsr.images.photo import Photo
+from upsr.images.writing import write_photo
 from upsr.pipeline.hardware import dtype_for
 from upsr.pipeline.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
 from upsr.pipeline.pipeline import Settings, UPSRPipeline

@@ -32,8 +32,8 @@ from upsr.app.pictures import (
     square,
     with_region,
 )
-from upsr.data.photo import Photo
 from upsr.errors import UpsrError
+from upsr.images.photo import Photo
 from upsr.methods.base import Knob, Seen
 from upsr.pipeline.pipeline import Settings, shown_frame
 

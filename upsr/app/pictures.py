@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from upsr.data.photo import Frame, Photo
-from upsr.data.photo_reader import read_photo
-from upsr.data.samples import to_eight_bit
-from upsr.photos.photo import to_colour, to_frame
-from upsr.photos.photo_io import write_photo
+from upsr.images.photo import Frame, Photo
+from upsr.images.reading import read_photo
+from upsr.images.samples import to_eight_bit
+from upsr.images.writing import write_photo
+from upsr.photos.tensors import to_colour, to_frame
 
 SMALLEST_SIDE = 16
 _THUMBNAIL = 640

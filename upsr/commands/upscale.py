@@ -284,8 +284,8 @@ def _check_model(given: argparse.Namespace, pipe: Any) -> None:
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
     """Refuse what cannot be with these photos and results."""
+    from upsr.images.writing import takes_quality
     from upsr.photos.jobs import STREAM, ending_by_content
-    from upsr.photos.photo_io import takes_quality
     from upsr.photos.upscaling import Journal
 
     files = [job.target for job in jobs if job.target != STREAM]
@@ -357,7 +357,7 @@ def _tile(text: str | None) -> Any:
 
 
 def _format(name: str | None) -> str | None:
-    from upsr.photos.photo_io import WRITABLE_SUFFIXES
+    from upsr.images.writing import WRITABLE_SUFFIXES
 
     suffix = None if name is None else f".{name.lower().lstrip('.')}"
     if suffix is not None and suffix not in WRITABLE_SUFFIXES:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from upsr.errors import one_line
 
 if TYPE_CHECKING:
+    from upsr.images.photo import Photo
     from upsr.photos.jobs import Job
-    from upsr.photos.photo import Photo
     from upsr.photos.upscaling import Outcome
     from upsr.tiling.tiles import Progress
 

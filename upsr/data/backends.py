@@ -9,9 +9,9 @@ import stat
 from pathlib import Path
 from typing import Any, Protocol
 
-from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
 from upsr.data.shards import ShardBackend
 from upsr.errors import UpsrError
+from upsr.images.kinds import PHOTO_SUFFIXES, UnreadableImageError
 from upsr.text import printable, read_text
 
 
@@ -124,7 +124,7 @@ def _lmdb_environment(root: Path) -> Any:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES and not name.startswith(".")
 
 
 def without_suffix(name: str) -> str:
@@ -161,7 +161,7 @@ def list_keys(root: str | Path, meta_info: str | Path | None = None, backend: Im
     available = backend.keys()
     if not available:
         raise UpsrError(
-            f"{root}: no images in this folder (looked for {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth)"
+            f"{root}: no images in this folder (looked for {', '.join(sorted(PHOTO_SUFFIXES))}, at any depth)"
         )
     if meta_info is None:
         return available

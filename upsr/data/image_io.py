@@ -15,32 +15,33 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from upsr.atomic import atomic_write
-from upsr.data import png_chunks, tiff_tags
-from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, UnreadableImageError, kind_of
-from upsr.data.metadata import orientation_of, upright
-from upsr.data.photo_reader import read_photo, read_size, refusing
-from upsr.data.samples import to_eight_bit
-from upsr.data.vips_library import vips, vips_works_here
+from upsr.images import png, tiff
+from upsr.images.kinds import HEAD, UnreadableImageError, kind_of
+from upsr.images.metadata import orientation_of, upright
+from upsr.images.reading import read_photo, refusing
+from upsr.images.reading import read_size as image_size
+from upsr.images.samples import to_eight_bit
+from upsr.images.vips import vips, vips_works_here
 
-IMAGE_SUFFIXES = PHOTO_SUFFIXES
-"""Of the files in a folder of images; a million of them are not opened to be told apart."""
+__all__ = [
+    "UnreadableImageError", "decode_image", "decode_region", "image_size", "to_tensor", "to_uint8", "write_png",
+]  # fmt: skip
 
 _LARGE_PNG = 1 << 17
-"""Bytes from which on decoding a part of a PNG is worth it."""
+"""Bytes from which decoding only the needed rows of a PNG saves time."""
 
 _MOST_PIXELS = 2 * 89_478_485
-"""Beyond which Pillow takes a file for an attack."""
+"""Pillow's limit, beyond which it refuses a file as a decompression bomb."""
 
 _VISIBLE = 128
-"""Alpha below which a pixel shows less of its own colour than of what is behind it."""
+"""Alpha below which a pixel shows more of the background than of its own colour."""
 
 
 def decode_image(data: bytes, channels: int, name: str) -> NDArray[np.uint8]:
     """Decode to (H, W, channels) uint8, RGB or grey, upright; of several frames or pages the first.
 
-    Ordinary files of 8 bits take a short way: Pillow, and for colour JPEGs torchvision, which gives the same pixels in two
-    thirds of the time (docs/benchmarks.md). All else is what :func:`upsr.data.photo_reader.read_photo` makes of it, with 16
-    bits scaled to 8.
+    Plain 8-bit files are decoded by Pillow, colour JPEGs by torchvision, which gives the same pixels in two
+    thirds of the time (docs/benchmarks.md). :func:`upsr.images.reading.read_photo` reads all others; 16 bits are scaled to 8.
 
     Args:
         channels: 1 or 3.
@@ -63,24 +64,16 @@ def decode_image(data: bytes, channels: int, name: str) -> NDArray[np.uint8]:
     return _with_channels(Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame), channels)
 
 
-def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """(height, width) of an encoded image, upright, from its header.
-
-    Raises:
-        UnreadableImageError: it has none.
-    """
-    return read_size(data, name)
-
-
 def decode_region(data: bytes, channels: int, name: str, top: int, left: int, size: int) -> NDArray[np.uint8]:
-    """(size, size, channels) uint8: a square part of what :func:`decode_image` gives.
+    """(size, size, channels) uint8: a square crop of :func:`decode_image`.
 
-    Large colour PNGs are decoded down to the last row that is needed, and only as far as that.
+    Large colour PNGs are decoded down to the last row of the crop only.
 
     Raises:
         UnreadableImageError: the bytes are no whole image.
     """
-    if channels == 3 and len(data) > _LARGE_PNG and _is_plain_png(data) and vips_works_here():
+    rgb = channels == 3 and data[:8] == png.SIGNATURE and data[24:26] == b"\x08\x02"
+    if rgb and len(data) > _LARGE_PNG and vips_works_here() and _plain_png(None, data) == 1:
         with refusing(name):
             image = vips().Image.pngload_buffer(data, access="sequential", fail_on="truncated")
             return image.crop(left, top, size, size).numpy()
@@ -88,7 +81,7 @@ def decode_region(data: bytes, channels: int, name: str, top: int, left: int, si
 
 
 def _decode_plain(data: bytes, channels: int) -> NDArray[np.uint8] | None:
-    """The image of an ordinary file; ``None`` for any other, and for damaged ones, of which the reader says what is wrong."""
+    """The image of a plain file; ``None`` for others and for damaged ones, whose fault the reader reports."""
     plain_orientation = _PLAIN.get(kind_of(data[:HEAD]) or "")
     if plain_orientation is None:
         return None
@@ -107,16 +100,16 @@ def _decode_plain(data: bytes, channels: int) -> NDArray[np.uint8] | None:
     return None
 
 
-def _plain_png(file: Image.Image, data: bytes) -> int | None:
-    facts = png_chunks.read_facts(data)
+def _plain_png(_: Image.Image | None, data: bytes) -> int | None:
+    facts = png.read_facts(data)
     plain = facts.ends and facts.bits <= 8 and not facts.alpha and facts.frames == 1
     return facts.orientation if plain else None
 
 
 def _plain_tiff(file: Image.Image, data: bytes) -> int | None:
-    page = tiff_tags.read_pages(data)[0]
+    page = tiff.read_pages(data)[0]
     plain = (page.number, page.bits, page.sample_format, page.channels) == (0, 8, 1, page.colours)
-    # Pillow turns TIFFs itself, and by rules of its own.
+    # Pillow applies orientation to TIFFs by rules of its own.
     return 1 if plain and page.orientation == 1 and page.photometric <= 2 and file.mode in ("L", "RGB") else None
 
 
@@ -126,19 +119,11 @@ def _plain_other(file: Image.Image, data: bytes) -> int | None:
 
 
 _PLAIN = {"PNG": _plain_png, "JPEG": _plain_other, "WEBP": _plain_other, "TIFF": _plain_tiff}
-"""The orientation of a file of 8 bits, grey or RGB, by its header; ``None`` if it is something else."""
+"""The orientation of a plain file by its header, that is 8 bits, grey or RGB; ``None`` of any other."""
 
 
 def _with_channels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB" if channels == 3 else "L")).reshape(image.height, image.width, channels)
-
-
-def _is_plain_png(data: bytes) -> bool:
-    """Whether it is a whole RGB PNG of 8 bits that needs no turning, by its list of chunks."""
-    if data[:8] != png_chunks.SIGNATURE or data[24:26] != b"\x08\x02":
-        return False
-    facts = png_chunks.read_facts(data)
-    return facts.ends and not facts.alpha and facts.frames == 1 and facts.orientation == 1
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -152,7 +137,7 @@ def to_uint8(image: Tensor) -> NDArray[np.uint8]:
 
 
 def write_png(path: str | Path, image: NDArray[np.uint8]) -> None:
-    """Write an (H, W, C) uint8 image as PNG, whole or not at all."""
+    """Write an (H, W, C) uint8 image as PNG; a failure leaves no file."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     with atomic_write(path) as temporary:
         # Half the time of Pillow's default for a tenth more bytes.

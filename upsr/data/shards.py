@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from upsr.atomic import atomic_write
-from upsr.data.image_io import IMAGE_SUFFIXES, UnreadableImageError
 from upsr.data.packed_strings import PackedStrings
 from upsr.errors import UpsrError
+from upsr.images.kinds import PHOTO_SUFFIXES, UnreadableImageError
 from upsr.text import printable, read_text
 
 
@@ -97,7 +97,7 @@ def index_shards(folder: Path) -> int:
                 members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
         except (tarfile.TarError, OSError) as error:
             raise UpsrError(f"{path}: not a readable shard ({error})") from None
-        images = [member for member in members if Path(member[0]).suffix.lower() in IMAGE_SUFFIXES]
+        images = [member for member in members if Path(member[0]).suffix.lower() in PHOTO_SUFFIXES]
         for name, *_ in images:
             if name in names:
                 raise UpsrError(f"{path}: '{name}' stands in the shards twice; names must be distinct")

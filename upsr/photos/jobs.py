@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, kind_of
 from upsr.errors import UpsrError, one_line
-from upsr.photos.photo_io import WRITABLE_SUFFIXES
+from upsr.images.kinds import HEAD, PHOTO_SUFFIXES, kind_of
+from upsr.images.writing import WRITABLE_SUFFIXES
 from upsr.photos.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
 
 MAPS = ("uncertainty", "weight")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from upsr.data.image_files import CAMERA_RAW_SUFFIXES, is_photo
 from upsr.errors import UpsrError, one_line
+from upsr.images.kinds import CAMERA_RAW_SUFFIXES, is_photo
 
 STREAM = Path("-")
 """Standard input or output. A file of this name has its whole path."""

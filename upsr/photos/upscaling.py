@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from upsr.atomic import atomic_write
-from upsr.data.photo_reader import read_photo
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
+from upsr.images.photo import Photo
+from upsr.images.reading import read_photo
+from upsr.images.writing import check_writable, suffix_for, write_photo
 from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
-from upsr.photos.photo import Photo
-from upsr.photos.photo_io import check_writable, suffix_for, write_photo
 from upsr.photos.sources import irregular
 from upsr.pipeline.memory import free_memory
 from upsr.pipeline.pipeline import Settings, UPSRPipeline, shown_frame

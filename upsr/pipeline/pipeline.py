@@ -21,11 +21,13 @@ from typing_extensions import Self
 from upsr.accelerate.compiled import MODES, compiled
 from upsr.atomic import writable_folder
 from upsr.config.schema import TileOptions
-from upsr.data.photo_reader import frame_of_pillow, read_photo
-from upsr.data.samples import UnclearSamplesError
 from upsr.errors import UnsoundResultError, UpsrError
+from upsr.images.photo import Frame, Photo
+from upsr.images.pillow import frame_of
+from upsr.images.reading import read_photo
+from upsr.images.samples import UnclearSamplesError
 from upsr.methods.base import Knob, Method, Seen, Watch
-from upsr.photos.photo import Frame, Photo, alpha_of, to_colour, to_frame
+from upsr.photos.tensors import alpha_of, to_colour, to_frame
 from upsr.pipeline.files import load_model, save_model
 from upsr.pipeline.hardware import dtype_for, usable_device
 from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
@@ -423,7 +425,7 @@ def _photo_of(image: ImageLike) -> Photo:
         return read_photo(Path(image), str(image), max_pixels=MAX_PIXELS)
     if isinstance(image, Image.Image):
         try:
-            return Photo((frame_of_pillow(image),), image.format or "PNG")
+            return Photo((frame_of(image),), image.format or "PNG")
         except UnclearSamplesError as error:
             raise UpsrError(f"an image has {error}; give 8 or 16 bits, or floats in [0, 1]") from None
     if isinstance(image, Photo):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsr.data.photo import Frame, Photo
+from upsr.images.photo import Frame, Photo
 
 __all__ = ["Frame", "Photo", "alpha_of", "to_colour", "to_frame"]
 

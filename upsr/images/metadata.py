@@ -1,4 +1,4 @@
-"""What EXIF and XMP say that concerns the pixels: orientation and resolution; both made fit for upright pixels; and IPTC."""
+"""EXIF, XMP and IPTC: orientation and resolution in them, and forms that fit upright pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _UNIT = 0x0112, 0x011A, 0x011B, 0x0128
-_UNITS_PER_INCH = {2: 1.0, 3: 2.54}
+UNITS_PER_INCH = {2: 1.0, 3: 2.54}
 _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>)\s*)([0-9]+)""")
 _PHOTOSHOP, _IPTC = b"Photoshop 3.0\0", 0x0404
 _QUARTER_TURNS = (5, 6, 7, 8)
@@ -30,7 +30,7 @@ _UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def orientation_of(exif: bytes | None, xmp: bytes | None = None) -> int:
-    """How stored pixels are to be turned, 1 to 8 as in EXIF: by the EXIF where it says, else by the XMP, else 1."""
+    """Orientation of the stored pixels, 1 to 8 as in EXIF: from the EXIF, else from the XMP, else 1."""
     found = _tags(exif).get(_ORIENTATION) if exif else None
     if found is None and xmp and (match := _XMP_ORIENTATION.search(xmp)):
         found = int(match[2])
@@ -38,7 +38,7 @@ def orientation_of(exif: bytes | None, xmp: bytes | None = None) -> int:
 
 
 def upright(frame: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """(H, W, ...) as it is stored -> as it is looked at."""
+    """Turns a stored frame (H, W, ...) upright."""
     return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(frame))
 
 
@@ -48,24 +48,24 @@ def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
 
 
 def resolution_of(exif: bytes | None) -> tuple[float, float] | None:
-    """(across, down) in dots per inch by the EXIF; ``None`` where it does not say."""
+    """(horizontal, vertical) in dots per inch from the EXIF, or ``None``."""
     tags = _tags(exif)
     with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        factor = _UNITS_PER_INCH[tags.get(_UNIT, 2)]
+        factor = UNITS_PER_INCH[tags.get(_UNIT, 2)]
         across = float(tags[_X_RESOLUTION]) * factor
         return positive(across, float(tags.get(_Y_RESOLUTION, tags[_X_RESOLUTION])) * factor)
     return None
 
 
 def positive(across: float, down: float) -> tuple[float, float] | None:
-    """A resolution, or ``None`` where the numbers are none."""
+    """A resolution, or ``None`` if a number is out of range."""
     return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
 
 
 def neutral_exif(exif: bytes | None) -> bytes | None:
-    """EXIF for pixels that are upright, changed in place so that makers' notes stay; ``None`` if it cannot be parsed.
+    """EXIF for upright pixels, without its thumbnail; ``None`` if it cannot be parsed.
 
-    Its thumbnail is cut off, as it is neither upright nor the picture that is written.
+    Changed in place: makers' notes refer to their offsets.
     """
     data = bytearray((exif or b"").removeprefix(b"Exif\0\0"))
     order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
@@ -82,16 +82,16 @@ def neutral_exif(exif: bytes | None) -> bytes | None:
 
 
 def neutral_xmp(xmp: bytes | None) -> bytes | None:
-    """XMP for pixels that are upright; of the same length."""
+    """XMP for upright pixels, of the same length."""
     return _XMP_ORIENTATION.sub(lambda match: match[1] + b"1".rjust(len(match[2]), b"0"), xmp) if xmp else None
 
 
 def iptc_of_photoshop(resources: bytes | None) -> bytes | None:
-    """The IPTC records in a JPEG's block of Photoshop's resources, or ``None``."""
+    """The IPTC records in the Photoshop resource block of a JPEG, or ``None``."""
     data, place = resources or b"", len(_PHOTOSHOP)
     while data[place : place + 4] == b"8BIM" and place + 12 <= len(data):
         (kind,) = struct.unpack_from(">H", data, place + 4)
-        place += 6 + (data[place + 6] + 2) // 2 * 2  # a name with its length before it, both of even length
+        place += 6 + (data[place + 6] + 2) // 2 * 2  # a name after its length, padded to even length
         size = int.from_bytes(data[place : place + 4], "big")
         if kind == _IPTC:
             return data[place + 4 : place + 4 + size] or None
@@ -100,12 +100,12 @@ def iptc_of_photoshop(resources: bytes | None) -> bytes | None:
 
 
 def photoshop_of_iptc(iptc: bytes) -> bytes:
-    """What :func:`iptc_of_photoshop` reads."""
+    """A Photoshop resource block with IPTC records; the inverse of :func:`iptc_of_photoshop`."""
     return _PHOTOSHOP + b"8BIM" + struct.pack(">HHI", _IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
 
 
 def _tags(exif: bytes | None) -> Image.Exif:
-    """The tags of the EXIF; none where it is damaged, as that is of no consequence for the pixels."""
+    """The tags of the EXIF; none of a damaged one, which does not matter to the pixels."""
     tags = Image.Exif()
     if exif:
         with contextlib.suppress(Exception):

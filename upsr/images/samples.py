@@ -1,4 +1,4 @@
-"""Samples of any type to 8 or 16 bits, by what their values can only mean."""
+"""Converts samples of any type to 8 or 16 bits where their values have one possible meaning."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDING = 1e-3
-"""How far samples in [0, 1] may be outside of it."""
+"""Excess over [0, 1] that counts as rounding."""
 
 _DIMMEST = 32
-"""Fractions up to 255 are taken for 8-bit values if they reach this, and their mean a 32nd of the largest. High dynamic range has
-few large values over many small ones, and would come out black."""
+"""Fractions up to 255 are taken for 8-bit values if the largest reaches this and the mean is at least a 32nd of the largest.
+Images of high dynamic range have few large values over many small ones, and would come out black."""
 
 
 class UnclearSamplesError(ValueError):
-    """Samples that are no picture without being told their range."""
+    """Samples whose range is unknown."""
 
 
 def to_integers(samples: NDArray[Any]) -> NDArray[Any]:
@@ -26,7 +26,7 @@ def to_integers(samples: NDArray[Any]) -> NDArray[Any]:
     Fractions up to 255 are 8-bit values with a finer step and become 16 bits.
 
     Raises:
-        UnclearSamplesError: they are something else: negative, not finite, of high dynamic range, or too large.
+        UnclearSamplesError: samples are negative, not finite, of high dynamic range, or too large.
     """
     if samples.dtype in (np.uint8, np.uint16):
         return samples
@@ -49,12 +49,12 @@ def to_integers(samples: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_eight_bit(frame: NDArray[Any]) -> NDArray[np.uint8]:
-    """uint16 to the nearest of 8 bits; uint8 as it is."""
+    """Rounds uint16 to 8 bits; returns uint8 as it is."""
     return frame if frame.dtype == np.uint8 else np.rint(frame / 257).astype(np.uint8)
 
 
 def widened(samples: NDArray[np.uint16], bits: int) -> NDArray[np.uint16]:
-    """Samples whose upper ``bits`` are filled to all 16, so that the largest value becomes 65535."""
+    """Extends the upper ``bits`` to all 16 by repeating them, so that the largest value becomes 65535."""
     return samples | (samples >> np.uint16(bits)) if 8 <= bits < 16 else samples
 
 

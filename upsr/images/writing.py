@@ -1,7 +1,6 @@
-"""Writes photos in every common format with what they carry: 16 bit, profile, EXIF, XMP, texts, resolution, animations, pages.
+"""Writes photos in every common format with all they carry: 16 bit, profile, EXIF, XMP, texts, resolution, animations, pages.
 
-libvips writes. Pillow is asked for what libvips does not know: BMP, and animations of PNG and AVIF. What neither writes is put
-into the finished file.
+libvips writes; Pillow writes BMP, and animations of PNG and AVIF. What neither writes is inserted into the finished file.
 """
 
 from __future__ import annotations
@@ -18,14 +17,13 @@ import numpy as np
 from PIL import Image
 
 from upsr.atomic import atomic_write
-from upsr.data.metadata import photoshop_of_iptc
-from upsr.data.photo import Frame, Photo
-from upsr.data.photo_reader import reason_of
-from upsr.data.png_chunks import chunk
-from upsr.data.samples import to_eight_bit
-from upsr.data.vips_library import vips
 from upsr.errors import UpsrError
-from upsr.photos.tiff_additions import add_tags
+from upsr.images import jpeg, png, tiff, webp_gif
+from upsr.images.metadata import photoshop_of_iptc
+from upsr.images.photo import Frame, Photo, text_bytes
+from upsr.images.reading import reason_of
+from upsr.images.samples import to_eight_bit
+from upsr.images.vips import vips
 
 WRITABLE_SUFFIXES: dict[str, str] = {
     ".png": "PNG",
@@ -47,20 +45,17 @@ WRITABLE_SUFFIXES: dict[str, str] = {
 
 _USUAL_DPI = 72.0
 _MM_PER_INCH = 25.4
-_LARGEST_SEGMENT = 65533
-"""Bytes that a part of a JPEG beside its pixels may have."""
-
 _ALL_TEXTS = ("*",)
 
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How a format is written: libvips' operation with its options, and what the format can hold.
+    """libvips' operation and options for a format, and the limits of the format.
 
     Attributes:
-        moving, pages: whether several frames can be an animation or pages.
-        by_pillow: whether Pillow writes animations.
-        keeps: names of what it holds beside the pixels.
+        moving, pages: several frames can be an animation, or pages.
+        by_pillow: Pillow writes animations.
+        keeps: names of the metadata that the format holds.
         texts: keywords of the texts that it holds; "*" for any.
     """
 
@@ -110,7 +105,7 @@ _TYPES: dict[str, np.dtype[Any]] = {"uchar": np.dtype(np.uint8), "ushort": np.dt
 
 
 def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> tuple[str, ...]:
-    """Write a photo, whole or not at all, in the format that the suffix of ``path`` names.
+    """Write a photo in the format of the suffix of ``path``; a failure leaves no file.
 
     The same photo gives the same bytes.
 
@@ -118,7 +113,7 @@ def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> tuple[str, ..
         quality: of JPEG, WebP and AVIF, from 1 to 100.
 
     Returns:
-        What the format cannot hold and was left out, a phrase each; alpha goes onto white.
+        A phrase for everything that the format cannot hold and that was left out; alpha is composited on white.
 
     Raises:
         UpsrError: the format cannot hold the photo, or the disk is full, or the folder cannot be written to.
@@ -131,27 +126,29 @@ def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> tuple[str, ..
         with atomic_write(path) as temporary:
             save(temporary, kind, photo, encoding, quality)
             if kind in _ADDITIONS:
-                _ADDITIONS[kind](temporary, photo)
-    except vips().Error as error:  # the encoders' word for a full disk, among others
+                _insert(temporary, _ADDITIONS[kind], photo)
+            if kind == "TIFF":
+                tiff.add_tags(temporary, photo)
+    except vips().Error as error:  # for a full disk, among others
         raise UpsrError(f"{path}: cannot be written ({reason_of(error)})") from None
     return tuple(f"{loss} left out: {kind} does not hold it" for loss in _losses(photo, encoding, moving))
 
 
 def suffix_for(photo: Photo) -> str:
-    """The suffix that keeps a photo's format; ".png" where that is only read."""
+    """The suffix of a photo's format; ".png" for a format that is only read."""
     return next((suffix for suffix, kind in WRITABLE_SUFFIXES.items() if kind == photo.format), ".png")
 
 
 def takes_quality(path: Path) -> bool:
-    """Whether the format of ``path`` is written with a quality."""
+    """True for a format with a quality setting."""
     return _ENCODINGS[WRITABLE_SUFFIXES[path.suffix.lower()]].lossy
 
 
 def check_writable(path: Path, photo: Photo, size: tuple[int, int]) -> None:
-    """Refuse before any work what :func:`write_photo` would refuse after it.
+    """Checks before any work that :func:`write_photo` will take the result.
 
     Args:
-        photo: what the result is made of.
+        photo: the photo before upscaling.
         size: (height, width) of the result.
 
     Raises:
@@ -162,10 +159,10 @@ def check_writable(path: Path, photo: Photo, size: tuple[int, int]) -> None:
 
 
 def _encoding_for(path: Path, photo: Photo, quality: int) -> tuple[str, _Encoding]:
-    """The format of ``path`` and how it is written.
+    """The format of ``path`` and its encoding.
 
     Raises:
-        UpsrError: not with this photo.
+        UpsrError: the format cannot hold the photo.
     """
     kind = WRITABLE_SUFFIXES.get(path.suffix.lower())
     if kind is None:
@@ -201,11 +198,11 @@ def _losses(photo: Photo, encoding: _Encoding, moving: bool) -> list[str]:
 
 
 def _holds_text(encoding: _Encoding, keyword: str, text: str) -> bool:
-    return keyword in encoding.texts and len(_text_bytes(text)) <= _LARGEST_SEGMENT
+    return keyword in encoding.texts and len(text_bytes(text)) <= jpeg.LARGEST_SEGMENT
 
 
 def _has_meaning(photo: Photo) -> bool:
-    """Whether the colour chunks say anything else than that colours are as usual, or as the profile says."""
+    """True if the colour chunks define another colour space than sRGB or the profile."""
     chunks = dict(photo.colour)
     if b"cICP" in chunks:
         return True
@@ -227,11 +224,11 @@ def _save_with_vips(path: Path, kind: str, photo: Photo, encoding: _Encoding, qu
     image = _fitted(_described(_joined(photo.frames), photo), encoding)
     kept = ["icc", *(["xmp"] if photo.xmp else []), *(["iptc"] if kind == "JPEG" else [])]
     if photo.exif or (photo.resolution and kind in _RESOLUTION_IN_EXIF):
-        kept.append("exif")  # asked for it, libvips makes some of its own
+        kept.append("exif")  # libvips would make EXIF of its own for any photo
     options = {**encoding.options, **({"Q": quality} if encoding.lossy else {})}
     if kind == "TIFF":
         options["bigtiff"] = sum(frame.nbytes for frame in photo.frames) > 0xF0000000
-    # As bytes, since names need not be UTF-8.
+    # Bytes: file names need not be UTF-8.
     getattr(image, str(encoding.saver))(os.fsencode(path), keep="|".join(kept), **options)
 
 
@@ -239,7 +236,7 @@ _RESOLUTION_IN_EXIF = ("WEBP", "AVIF")
 
 
 def _joined(frames: tuple[Frame, ...]) -> Any:
-    """The frames below each other, as libvips has animations; their memory is used, not copied."""
+    """The frames stacked vertically, as libvips stores animations; they share memory with the arrays."""
     height, width, bands = frames[0].shape
     kind = next(kind for kind, dtype in _TYPES.items() if dtype == frames[0].dtype)
     contiguous = [np.ascontiguousarray(frame) for frame in frames]
@@ -248,7 +245,7 @@ def _joined(frames: tuple[Frame, ...]) -> Any:
 
 
 def _described(image: Any, photo: Photo) -> Any:
-    """The image with the meaning of its channels, and what goes beside the pixels."""
+    """The image with the meaning of its channels, and its metadata."""
     grey, deep = image.bands < 3, image.format == "ushort"
     meaning = ("grey16" if deep else "b-w") if grey else ("rgb16" if deep else "srgb")
     across, down = photo.resolution or (_USUAL_DPI, _USUAL_DPI)
@@ -273,7 +270,7 @@ def _described(image: Any, photo: Photo) -> Any:
 
 
 def _fitted(image: Any, encoding: _Encoding) -> Any:
-    """The image with what the format cannot hold taken out, as it streams to the encoder."""
+    """The image without alpha or 16 bits that the format cannot hold, converted while it streams to the encoder."""
     largest = int(np.iinfo(_TYPES[image.format]).max)
     if not encoding.alpha and image.bands in (2, 4):
         image = image.flatten(background=largest)
@@ -311,72 +308,25 @@ def _eight_bit(frame: Frame, encoding: _Encoding) -> Image.Image:
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
 
 
-# What is put into the finished file
+# Insertions
 
 
-def _add_to_png(path: Path, photo: Photo) -> None:
-    colour = [chunk(*item) for item in photo.colour if not (photo.icc and item[0] == b"sRGB")]
-    texts = [_png_text(*item) for item in photo.texts]
-    _insert(path, 33, b"".join(colour + texts))
+def _insert(path: Path, additions: _Additions, photo: Photo) -> None:
+    """Insert into a written file what a format's ``additions`` gives, at ascending positions."""
+    with path.open("rb") as before:
+        found = [(place, content) for place, content in additions(before.read(1 << 20), photo) if content]
+        if not found:
+            return
+        before.seek(0)
+        with atomic_write(path) as temporary, temporary.open("wb") as after:
+            for place, content in found:
+                after.write(before.read(place - before.tell()) + content)
+            shutil.copyfileobj(before, after, 1 << 20)
 
 
-def _png_text(keyword: str, text: str) -> bytes:
-    key = keyword.encode("latin-1", "replace")[:79]
-    try:
-        return chunk(b"tEXt", key + b"\0" + text.encode("latin-1"))
-    except UnicodeEncodeError:
-        text = _text_bytes(text).decode("utf-8", "replace")
-        return chunk(b"iTXt", key + b"\0\0\0\0\0" + text.encode("utf-8"))
-
-
-def _add_to_jpeg(path: Path, photo: Photo) -> None:
-    with path.open("rb") as file:
-        head = file.read(1 << 20)
-    if photo.resolution and head[2:4] != b"\xff\xe0":  # libvips leaves it out where there is no EXIF
-        across, down = (min(max(round(dots), 1), 65535) for dots in photo.resolution)
-        jfif = b"\xff\xe0" + struct.pack(">H5sHBHHBB", 16, b"JFIF\0", 0x0101, 1, across, down, 0, 0)
-        _insert(path, 2, jfif)
-        head = head[:2] + jfif + head[2:]
-    place = 2
-    while 0xE0 <= head[place + 1] <= 0xEF:  # what readers look for at the start stays there
-        place += 2 + int.from_bytes(head[place + 2 : place + 4], "big")
-    comments = [_text_bytes(text) for key, text in photo.texts if key == "Comment"]
-    segments = [struct.pack(">HH", 0xFFFE, len(c) + 2) + c for c in comments if len(c) <= _LARGEST_SEGMENT]
-    _insert(path, place, b"".join(segments))
-
-
-def _add_to_gif(path: Path, photo: Photo) -> None:
-    with path.open("rb") as file:
-        flags = file.read(13)[10]
-    blocks = []
-    for content in (_text_bytes(text) for key, text in photo.texts if key == "Comment"):
-        parts = [content[at : at + 255] for at in range(0, len(content), 255)]
-        blocks.append(b"\x21\xfe" + b"".join(bytes([len(part)]) + part for part in parts) + b"\0")
-    _insert(path, 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0), b"".join(blocks))
-
-
-def _add_to_tiff(path: Path, photo: Photo) -> None:
-    if photo.exif or photo.iptc:
-        add_tags(path, photo.exif, photo.iptc)
-
-
-def _text_bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _insert(path: Path, place: int, content: bytes) -> None:
-    """Put ``content`` into a file, before the byte ``place``."""
-    if not content:
-        return
-    with path.open("rb") as before, atomic_write(path) as temporary, temporary.open("wb") as after:
-        after.write(before.read(place))
-        after.write(content)
-        shutil.copyfileobj(before, after, 1 << 20)
-
-
-_ADDITIONS: dict[str, Callable[[Path, Photo], None]] = {
-    "PNG": _add_to_png,
-    "JPEG": _add_to_jpeg,
-    "GIF": _add_to_gif,
-    "TIFF": _add_to_tiff,
+_Additions = Callable[[bytes, Photo], list[tuple[int, bytes]]]
+_ADDITIONS: dict[str, _Additions] = {
+    "PNG": png.additions,
+    "JPEG": jpeg.additions,
+    "GIF": webp_gif.gif_additions,
 }

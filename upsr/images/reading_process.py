@@ -1,4 +1,4 @@
-"""A process of its own that reads photos, for processes that must not use libvips."""
+"""Reads photos in a separate process, for processes that must not use libvips."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import IO, Any, cast
 from upsr.errors import UpsrError
 
 _readers: dict[int, subprocess.Popen[bytes]] = {}
-"""By the process that asks. One is started once, as that takes seconds, and ends when its input does, or by a file that brings
-libvips down."""
+"""Readers by the process that started them. Starting takes seconds, so one serves all files; it ends with its input, or when a
+file crashes libvips."""
 
 
 def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
-    """What :func:`upsr.data.photo_reader.read_photo` gives or raises, from another process."""
+    """Returns or raises what :func:`upsr.images.reading.read_photo` does in another process."""
     if os.getpid() not in _readers or _readers[os.getpid()].poll() is not None:
-        program = "from upsr.data.reading_process import serve; serve()"
+        program = "from upsr.images.reading_process import serve; serve()"
         _readers[os.getpid()] = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -31,8 +31,8 @@ def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
 
 
 def serve() -> None:
-    """Answer what is asked on standard input, until it ends."""
-    from upsr.data.photo_reader import read_photo  # which uses this module
+    """Answer the requests on standard input until it ends."""
+    from upsr.images.reading import read_photo  # it imports this module
 
     while True:
         try:

@@ -1,16 +1,49 @@
-"""Which files are images: by the suffix of their name, or by their first bytes."""
+"""Recognises image files by the suffix of their name or by their first bytes, and refuses those that cannot be read."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from upsr.errors import UpsrError
 
 
 class UnreadableImageError(UpsrError):
     """An image file that cannot be decoded."""
+
+
+def refusal(name: str, reason: str, remedy: str = "export or download it again") -> UnreadableImageError:
+    """The error of a file that is no readable image."""
+    return UnreadableImageError(f"{name}: not a readable image ({reason}); {remedy}")
+
+
+def check_size(name: str, pixels: int, max_pixels: int) -> None:
+    """Refuse an image by its number of pixels, before it is decoded.
+
+    Raises:
+        UnreadableImageError: there are more than ``max_pixels``.
+    """
+    if pixels > max_pixels:
+        raise UnreadableImageError(
+            f"{name}: {pixels:,} pixels are more than the {max_pixels:,} allowed; scale it down or allow more"
+        )
+
+
+def extra(module: str, kind: str, name: str) -> Any:
+    """A library that is not always installed.
+
+    Raises:
+        UnreadableImageError: it is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UnreadableImageError(
+            f"{name}: {kind} needs an extra; pip install 'upsr[formats]', or export it as JPEG or PNG"
+        ) from None
 
 
 PHOTO_SUFFIXES = frozenset(
@@ -25,12 +58,12 @@ PHOTO_SUFFIXES = frozenset(
         *(".ico", ".icns", ".pcx", ".psd", ".qoi", ".sgi", ".rgb", ".tga", ".dds"),
     }
 )
-"""Suffixes of the files that are read, in lower case."""
+"""Suffixes of the formats that are read, in lower case."""
 
 CAMERA_RAW_SUFFIXES = frozenset(
     {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".raf", ".iiq", ".3fr"}
 )
-"""Files of raw sensor data. Most are TIFFs whose first picture is a thumbnail, so their content says too little."""
+"""Raw sensor data. Most are TIFFs whose first page is a thumbnail, so their first bytes do not identify them."""
 
 SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -50,7 +83,7 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (4, b"JXL \r\n", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
 )
-"""Where a file says what it is: offset, bytes, kind. HEIF is a container whose content may be AVIF or HEIC."""
+"""Offset, bytes and format of signatures. HEIF is a container whose content may be AVIF or HEIC."""
 
 _OTHER_SIGNATURES: tuple[tuple[int, bytes], ...] = (
     *((0, b"P%d\n" % number) for number in range(1, 7)),
@@ -61,23 +94,23 @@ _OTHER_SIGNATURES: tuple[tuple[int, bytes], ...] = (
     (0, b"DDS |\0\0\0"),
     (0, b"icns"),
 )
-"""Of formats that Pillow reads; those of BMP, ICO, PCX and SGI are too short to trust without a suffix."""
+"""Signatures of formats that Pillow reads; those of BMP, ICO, PCX and SGI are too short to trust without a suffix."""
 
 HEAD = 16
-"""Bytes from the start of a file that tell its kind."""
+"""Bytes at the start of a file that hold all signatures."""
 
 
 def kind_of(head: bytes) -> str | None:
-    """The kind that the first ``HEAD`` bytes of a file say, one of those in ``SIGNATURES``, or ``None``."""
+    """The format in ``SIGNATURES`` that the first ``HEAD`` bytes of a file have, or ``None``."""
     return next((kind for at, mark, kind in SIGNATURES if head.startswith(mark, at)), None)
 
 
 def is_photo(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is taken for a photo where a folder is looked through.
+    """True for a file that a search through a folder takes for a photo.
 
-    It is a regular file (or a link to one) with a suffix of a format that is read, or it has another suffix or none and its
-    first bytes are those of such a format. Files of raw sensor data are none, nor are pipes and devices, which are never
-    opened. A file that cannot be opened is told by its suffix alone. Whether the file is whole is only known when it is read.
+    That is a regular file (or a link to one) that has a suffix of a format that is read, or the first bytes of one. Raw sensor
+    data, pipes and devices are not, and are never opened. A file that cannot be opened is judged by its suffix alone. Damage
+    shows only in reading.
     """
     suffix = Path(path).suffix.lower()
     try:
