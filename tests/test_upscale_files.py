@@ -313,10 +313,11 @@ def test_an_option_without_effect_is_refused_by_its_name(place, upscale, argumen
 @pytest.mark.parametrize("option", [("--seed", "0"), ("--fidelity", "0.6"), ("--save-uncertainty",)])
 def test_options_of_diffusion_need_a_model_with_it(place, upscale, monkeypatch, option):
     photo("a.png")
-    monkeypatch.setattr(UPSRPipeline, "num_steps", 0)
+    monkeypatch.setattr(UPSRPipeline, "knobs", lambda pipe: {})
+    monkeypatch.setattr(UPSRPipeline, "draws", False)
     code, lines = upscale("a.png", "-o", "out", *option, steps=None)
     assert (code, len(lines)) == (2, 1)
-    assert re.match(f"error: {option[0]}: has no effect on .*, a network without diffusion", lines[0])
+    assert re.match(f"error: {option[0]}: has no effect on .*, a method without such a setting", lines[0])
 
 
 def test_quality_acts_where_one_result_has_it(place, upscale):
@@ -368,7 +369,7 @@ def run_with(weights, change):
     """Upscale a.png with a changed model; its failures."""
     pipe = UPSRPipeline.from_pretrained(weights, device="cpu", dtype="float32")
     with torch.no_grad():
-        change(pipe.model)
+        change(pipe.method)
     pipe.to(dtype="float32")
     return upscale_all(pipe, plan_jobs(["a.png"], "out", "", None), Settings(), Handling(), None).failed
 
@@ -388,7 +389,7 @@ def test_a_photo_never_becomes_one_colour(place, weights):
     photo("a.png")
 
     def saturate(model):
-        [parameter for parameter in model.network_g.parameters() if parameter.dim() == 1][-1].fill_(1e4)
+        [parameter for parameter in model.denoiser.parameters() if parameter.dim() == 1][-1].fill_(1e4)
 
     failed = run_with(weights, saturate)
     assert failed == ["a.png: the result would be of one colour, which the photo is not; give other weights"]

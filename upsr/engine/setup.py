@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+import upsr.data
+import upsr.metrics  # noqa: F401  (both register their classes)
 from upsr.arguments import ArgumentParser
 from upsr.compat import DATASET_REGISTRY, REGISTRIES
 from upsr.config.components import UnknownTypeError, all_component_problems, components_in, resolve

@@ -132,7 +132,7 @@ class Method(nn.Module, ABC):
 
         Args:
             lq: (B, C, h, w) in [0, 1], sides multiples of ``facts.multiple``.
-            noise: gives the k-th standard normal tensor, (B, *facts.noise_shape(h, w)), which may be overwritten.
+            noise: gives the k-th standard normal tensor, (B, *facts.noise_shape(h, w)).
             tiles: bounds the memory of images larger than a tile; a method without use for it restores them whole.
             watch: see :data:`Watch`.
 
@@ -174,7 +174,7 @@ class Method(nn.Module, ABC):
                 continue
             if name not in own:
                 have = f"; it has {', '.join(own)}" if own else ""
-                raise UpsrError(f"{name}: {type(self).__name__} has no such setting{have}")
+                raise UpsrError(f"{name}: the method {type(self).__name__} has no such setting{have}")
             if not own[name].low <= value <= own[name].high:
                 raise UpsrError(f"{name} is {value:g}; give {own[name].low:g} to {own[name].high:g}: {own[name].about}")
         given = {name: value for name, value in knobs.items() if value is not None}

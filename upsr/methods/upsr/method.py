@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.archs.contracts import DenoisingNetwork, SRNetwork
+from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
 from upsr.diffusion.residual_shift import Sampler
 from upsr.diffusion.sampling import Denoise, Noise, repeated
@@ -49,7 +49,7 @@ class Condition:
     y_hat: Tensor
     psi: Tensor
     weight: Tensor
-    features: Tensor
+    features: Tensor | PreparedCondition
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,7 @@ class UPSR(Method):
         if not sampling.timesteps:
             return self._decoded(y_hat, area)
         timesteps = repeated(list(sampling.timesteps), len(lq), lq.device)
-        x = noise(0)
-        area.in_bands(x, lambda band: image.process([band]).prior(timesteps[:, 0], area.cut(x, [band])))
+        x = image.start(timesteps[:, 0], noise(0))
         show("x_T", x)
         x_0 = sample(
             x,
@@ -323,11 +322,19 @@ class _Image:
         """The diffusion in the windows."""
         return self.method.process_of(self.at(windows))
 
+    def start(self, t: Tensor, noise: Tensor) -> Tensor:
+        """The state that sampling starts from."""
+        x = self.area.blank(noise.shape[1])
+        return self.area.in_bands(x, lambda band: self.process([band]).prior(t, self.area.cut(noise, [band])))
+
     def denoiser(self) -> Denoise:
         """The denoiser of the whole image."""
 
         def denoise_in(windows: Sequence[Tile]) -> Denoise:
-            return self.method.denoiser_of(self.at(windows))
+            cond = self.at(windows)
+            if len(self.area.windows) == 1:  # it lasts for all steps; of several windows it would take too much memory
+                cond = replace(cond, features=self.method.denoiser.prepared(cond.features))
+            return self.method.denoiser_of(cond)
 
         bound = self.method.sampling.skip_below
         if not bound:
