@@ -18,7 +18,8 @@ from upsr.config.schema import CommonOptions, TileOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import Bicubic, Method, Seen, build_method, build_training
+from upsr.methods import Method, Seen, build_method, build_training
+from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
 
