@@ -59,7 +59,9 @@ class Benchmark(Section):
     licence: str = Field(description="The terms that its publisher states.")
     scale: Literal[2, 4, 8] = 4
     folder: str | None = Field(None, description="Folder under datasets/; by default the name.")
-    files: DatasetComponent = Field(description="Registered dataset; dataroot_* and meta_info are relative to the folder.")
+    files: DatasetComponent = Field(
+        description="Registered dataset; dataroot_* and meta_info are relative to the folder."
+    )
     expected: Expectation
     prepare: PreparerComponent | None = Field(None, description="Registered preparer for `upsr data prepare`.")
 

@@ -44,7 +44,9 @@ class Protocol(Section):
         description="float: the restored image as computed, clamped; uint8: as an 8-bit PNG holds it."
     )
     metrics: dict[MetricName, MetricComponent] = Field(description="Name in the tables: registered metric.")
-    set_metrics: dict[MetricName, MetricComponent] = Field(default_factory=dict, description="As metrics, of a whole set.")
+    set_metrics: dict[MetricName, MetricComponent] = Field(
+        default_factory=dict, description="As metrics, of a whole set."
+    )
 
 
 PROTOCOLS = Catalogue("protocol", "options/protocols", Protocol)
