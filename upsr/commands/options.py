@@ -92,9 +92,7 @@ def main(given: argparse.Namespace) -> int:
         for name, files, about in kinds():
             print(f"{name:<12}{files:<30}{about}")
     elif given.action == "docs":
-        from upsr.config.reference import reference_page
-
-        _write(reference_page(all_schemas()), given.out)
+        _write(page(), given.out)
     elif given.kind is None:
         if given.out is None:
             raise UpsrError("upsr options schema: name a kind (upsr options list), or with --out a folder for all")
@@ -144,6 +142,14 @@ def schema_of(name: str) -> dict[str, Any]:
 def all_schemas() -> dict[str, dict[str, Any]]:
     """JSON schemas of all kinds, by name."""
     return {name: schema_of(name) for name, _, _ in kinds()}
+
+
+def page() -> str:
+    """The reference page."""
+    from upsr.config.reference import reference_page
+
+    about = {name: f"`{files}`. {text}" for name, files, text in kinds()}
+    return reference_page(all_schemas(), [name for name in about if name not in KINDS], about)
 
 
 def text_of(name: str) -> str:

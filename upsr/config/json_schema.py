@@ -86,6 +86,8 @@ def _plain(model: type[BaseModel]) -> tuple[Json, Json]:
         section["description"] = " ".join(section.get("description", "").split())
         for value in section.get("properties", {}).values():
             value.pop("title", None)
+            if "$ref" in value:
+                value.pop("default", None)  # a section's default follows from those of its keys
     return schema, definitions
 
 
@@ -122,7 +124,8 @@ def _component_definitions(kind: type[Component], registry: Any) -> Json:
     path = {"type": "string", "pattern": r"\.", "description": own["properties"]["type"]["description"]}
     variants.append({"title": "module.Class", "properties": {"type": path}, "required": ["type"]})
     variants.append({"title": "changes of the base file's", "not": {"required": ["type"]}})
-    return {kind.__name__: {"description": own["description"], "type": "object", "oneOf": variants}, **definitions}
+    section = {key: own[key] for key in ("description", "type", "properties")}
+    return {kind.__name__: {"title": kind.registry, **section, "oneOf": variants}, **definitions}
 
 
 def _usable(kind: str, registry: Any) -> Iterator[tuple[str, Any]]:
@@ -135,11 +138,12 @@ def _usable(kind: str, registry: Any) -> Iterator[tuple[str, Any]]:
 
 def documented(constructor: Any) -> tuple[str, dict[str, str]]:
     """The first paragraph of a docstring, and what its section ``Args`` says of each argument."""
-    text = inspect.getdoc(constructor) or ""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"``\1``", inspect.getdoc(constructor) or "")
     about = " ".join(text.split("\n\n")[0].split())
     section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
     entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section[1], re.MULTILINE) if section else []
-    return about, {name: " ".join(said.split()) for names, said in entries for name in names.split(", ")}
+    lines = {name: " ".join(said.split()) for names, said in entries for name in names.split(", ")}
+    return about, {name: said[0].upper() + said[1:] for name, said in lines.items()}
 
 
 def _needed(model: type[BaseModel], optional: Sequence[str] = ()) -> Json:
