@@ -13,7 +13,7 @@ from torch import Tensor
 from upsr.atomic import atomic_write
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.data import (
     DevicePrefetcher,
     GlobalBatchSampler,
@@ -40,7 +40,7 @@ class PairFeed:
         UpsrError: the set cannot be trained on, or does not fit the model.
     """
 
-    def __init__(self, opt: Options, run: Runtime, training: Training) -> None:
+    def __init__(self, opt: CommonOptions, run: Runtime, training: Training) -> None:
         self.run = run
         self.seed = opt.manual_seed
         self.options = opt.datasets["train"]

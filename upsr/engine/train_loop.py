@@ -18,7 +18,7 @@ from tqdm import tqdm
 from upsr.archs.weights import misfits
 from upsr.atomic import atomic_write, writable_folder
 from upsr.config.difference import option_differences
-from upsr.config.schema import Options, TrainOptions
+from upsr.config.schema import CommonOptions, TrainOptions
 from upsr.config.yaml_text import dump_yaml
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
@@ -37,8 +37,9 @@ from upsr.engine.updater import Updater
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
 from upsr.methods import Training, build_training
-from upsr.methods.build import autocast_dtype, weight_files
+from upsr.methods.build import autocast_dtype
 from upsr.rng import derive_seed, torch_generator
+from upsr.weights import weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ _GO_ON, _STOP, _NO_DATA = range(3)
 _LEFT_BY_A_FAILED_START = ("train.log", STATUS_FILE)
 
 
-def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
+def train(opt: CommonOptions, run: Runtime, *, profile: int | None = None) -> Path:
     """Train ``network_g`` as the options say.
 
     Args:
@@ -81,7 +82,7 @@ def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
     return folder
 
 
-def _settings(opt: Options) -> TrainOptions:
+def _settings(opt: CommonOptions) -> TrainOptions:
     if opt.train is None:
         raise UpsrError("train: this section is needed for training")
     return opt.train
@@ -93,7 +94,7 @@ def _was_restarted(folder: Path) -> bool:
     return restarts() > 0 or (job is not None and read_status(folder).get("job") == job)
 
 
-def _set_aside(folder: Path, opt: Options) -> None:
+def _set_aside(folder: Path, opt: CommonOptions) -> None:
     """Rename the folder of an earlier run of this name, so that a new one neither writes over it nor takes its files for own.
 
     What a start that failed has left, its log and status, stays.
@@ -112,7 +113,7 @@ def _set_aside(folder: Path, opt: Options) -> None:
     folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
 
 
-def _read_by(opt: Options) -> dict[str, Path]:
+def _read_by(opt: CommonOptions) -> dict[str, Path]:
     """Files and folders that a run reads, by key."""
     found = weight_files(opt)
     if opt.path.resume_state is not None:
@@ -126,7 +127,7 @@ def _read_by(opt: Options) -> dict[str, Path]:
 class Trainer:
     """One training run: its parts, and the loop over them."""
 
-    def __init__(self, opt: Options, run: Runtime, folder: Path) -> None:
+    def __init__(self, opt: CommonOptions, run: Runtime, folder: Path) -> None:
         self.opt, self.run, self.folder = opt, run, folder
         self.settings = _settings(opt)
         self.seed = opt.manual_seed
@@ -492,7 +493,7 @@ class Trainer:
 
 
 def _lay_out(training: Training, settings: TrainOptions) -> None:
-    """Options that change how much memory the trained network takes and how it lies there, not what it computes."""
+    """CommonOptions that change how much memory the trained network takes and how it lies there, not what it computes."""
     network = training.players["g"].network
     if settings.activation_checkpointing:
         if not hasattr(network, "activation_checkpointing"):

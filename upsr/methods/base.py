@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.config.schema import OptimizerOptions, Options
+from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.tiling.tiles import TilePlan
-from upsr.weights import files_of, find_weights
 
 Batch = Mapping[str, Tensor]
 """What a training step sees, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
@@ -93,48 +92,27 @@ class Method(nn.Module, ABC):
     """Networks and what they do together to restore an image; knows neither losses nor optimisers.
 
     Attributes:
+        Options: structure of the method's option files.
         facts: see :class:`Facts`.
         weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
     """
 
+    Options: ClassVar[type[CommonOptions]] = CommonOptions
     facts: Facts
     weight_keys: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: Any, *, training: bool = False) -> Self:
         """Build the networks and load the weights that the options name.
 
         Args:
+            opt: checked options of the structure ``Options``.
             training: what is about to be trained may start from random weights.
 
         Raises:
             UpsrError: options do not fit each other, or weights are missing.
         """
-
-    @classmethod
-    def sections(cls) -> list[str]:
-        """The sections of the options that describe networks with weights of their own."""
-        return [key.removeprefix("pretrain_") for key in cls.weight_keys.values()]
-
-    @classmethod
-    def weight_files(cls, options: Mapping[str, Any]) -> dict[str, Path]:
-        """The weight files that options name, by key; a network from elsewhere names its own.
-
-        Args:
-            options: as in a file; whatever else is wrong with them is found elsewhere.
-        """
-        path, found = options.get("path"), {}
-        for part, key in cls.weight_keys.items():
-            name = path.get(key) if isinstance(path, Mapping) else None
-            if isinstance(name, str):
-                found[f"path.{key}"] = find_weights(name, part)
-        for section in cls.sections():
-            network = options.get(section)
-            if isinstance(network, Mapping) and isinstance(network.get("path"), str):
-                file, *more = files_of(Path(network["path"]))
-                found |= {f"{section}.path": file, **{f"{section}.path ({other.suffix})": other for other in more}}
-        return found
 
     @classmethod
     def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
@@ -237,7 +215,7 @@ class Training(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: Any) -> Self:
         """The method with its weights, the losses and the players.
 
         Raises:
