@@ -15,13 +15,14 @@ import upsr.data
 import upsr.metrics  # noqa: F401  (both register their classes)
 from upsr.arguments import ArgumentParser
 from upsr.compat import DATASET_REGISTRY, REGISTRIES
-from upsr.config.components import UnknownTypeError, all_component_problems, resolve
+from upsr.config.components import UnknownTypeError, all_component_problems, components_in, resolve
 from upsr.config.load import option_problems, parse_options, read_options, refuse
 from upsr.config.methods import UnknownMethodError, find_method
 from upsr.config.problems import Problem
 from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError, told
+from upsr.weights import named_weights
 
 Purpose = Literal["train", "test"]
 
@@ -138,7 +139,10 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
         found = find_method(data)
     except UnknownMethodError:
         return
-    named = found.method.weight_files(data)
+    networks = [
+        (key, raw.get("path")) for key, kind, raw in components_in(found.options, data) if kind.registry == "arch"
+    ]
+    named = named_weights(_section(data, "path"), found.method.weight_keys, networks)
     files: dict[str, Any] = {key: str(path) for key, path in named.items()}
     files["path.resume_state"] = _section(data, "path").get("resume_state")
     sets = _entries(data, "datasets")

@@ -16,7 +16,6 @@ from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.tiling.tiles import TilePlan
-from upsr.weights import files_of, find_weights
 
 Batch = Mapping[str, Tensor]
 """What a training step sees, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
@@ -114,30 +113,6 @@ class Method(nn.Module, ABC):
         Raises:
             UpsrError: options do not fit each other, or weights are missing.
         """
-
-    @classmethod
-    def sections(cls) -> list[str]:
-        """The sections of the options that describe networks with weights of their own."""
-        return [key.removeprefix("pretrain_") for key in cls.weight_keys.values()]
-
-    @classmethod
-    def weight_files(cls, options: Mapping[str, Any]) -> dict[str, Path]:
-        """The weight files that options name, by key; a network from elsewhere names its own.
-
-        Args:
-            options: as in a file; whatever else is wrong with them is found elsewhere.
-        """
-        path, found = options.get("path"), {}
-        for part, key in cls.weight_keys.items():
-            name = path.get(key) if isinstance(path, Mapping) else None
-            if isinstance(name, str):
-                found[f"path.{key}"] = find_weights(name, part)
-        for section in cls.sections():
-            network = options.get(section)
-            if isinstance(network, Mapping) and isinstance(network.get("path"), str):
-                file, *more = files_of(Path(network["path"]))
-                found |= {f"{section}.path": file, **{f"{section}.path ({other.suffix})": other for other in more}}
-        return found
 
     @classmethod
     def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from upsr.errors import UpsrError
 from upsr.methods.base import Method, Training
 from upsr.methods.options import NetworkOptions, NetworkTrainOptions
 from upsr.rng import derive_seed, numpy_generator, torch_generator
-from upsr.weights import find_weights
+from upsr.weights import Part, find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +65,6 @@ def _seeded(opt: CommonOptions) -> Iterator[None]:
         yield
 
 
-def weight_files(opt: CommonOptions) -> dict[str, Path]:
-    """The weight files that options name, by key; see :meth:`Method.weight_files`."""
-    files: dict[str, Path] = method_of(opt).method.weight_files(opt.model_dump())
-    return files
-
-
 def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
     """Options of the published model that a weight file holds, see :meth:`Method.assumed`; ``None`` if no method knows it."""
     methods = (find_method({"method": name}).method for name in method_names())
@@ -106,7 +100,7 @@ def build_network(component: Component, key: str, *, scale: int, contract: type[
 
 
 def load_or_refuse(
-    network: nn.Module, path: str | None, part: str, *, key: str, param_key: str | None, strict: bool, optional: bool
+    network: nn.Module, path: str | None, part: Part, *, key: str, param_key: str | None, strict: bool, optional: bool
 ) -> None:
     """Fill a network from a weight file, or say why it stays random.
 
