@@ -19,6 +19,7 @@ from upsr.config.load import read_options, refuse
 from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
+from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, told
 from upsr.methods.base import Method, Training
 from upsr.weights import named_weights
@@ -116,11 +117,11 @@ def _problems_at(registry: Any, schema: type[Component], raw: Any, where: str) -
 
 
 def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
-    """A training set gives crops, which :class:`upsr.engine.feed.PairFeed` binds to the run's seed, a validation set images."""
+    """A training set gives crops, see :class:`upsr.engine.feed.TrainingSet`, a validation set images."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
         return
     try:
-        gives_crops = hasattr(resolve(DATASET_REGISTRY, raw["type"]), "bind")
+        gives_crops = issubclass(resolve(DATASET_REGISTRY, raw["type"]), TrainingSet)
     except UnknownTypeError:
         return  # is told already
     if phase == "train" and not gives_crops:
