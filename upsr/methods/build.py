@@ -21,7 +21,7 @@ from upsr.config.methods import find_method, method_names, method_of
 from upsr.config.schema import CommonOptions, Component
 from upsr.errors import UpsrError
 from upsr.methods.base import Method, Training
-from upsr.methods.options import NetworkOptions, NetworkTrainOptions
+from upsr.methods.options import NetworkOptions
 from upsr.rng import derive_seed, numpy_generator, torch_generator
 from upsr.weights import find_weights
 
@@ -72,8 +72,8 @@ def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> 
     return next((data for data in found if data is not None), None)
 
 
-def train_options(opt: NetworkOptions) -> NetworkTrainOptions:
-    """The section ``train``.
+def train_options(opt: CommonOptions) -> Any:
+    """The section ``train``, in the method's own structure.
 
     Raises:
         UpsrError: it is missing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.methods.base import Batch, Player, Training
@@ -35,6 +35,10 @@ class SRTraining(Training):
     def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """See :meth:`Training.forward`; only the place of the perceptual loss is drawn."""
         return self.losses(2 * self.method.g(batch["lq"]) - 1, 2 * batch["gt"] - 1, generators)
+
+    def convolutional(self) -> Sequence[nn.Module]:
+        """The trained network and the losses'."""
+        return [*super().convolutional(), self.losses]
 
     def refuse_crops(self, size: int, device: torch.device) -> None:
         """See :meth:`Training.refuse_crops`."""

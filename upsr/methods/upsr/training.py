@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.methods.base import Batch, Player, Training
@@ -40,6 +40,10 @@ class UPSRTraining(Training):
         x_t = method.schedule.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         prediction = method.estimate(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond)
         return {**self.losses(prediction, x_0, generators), "by_timestep": self._by_timestep(prediction, x_0, t)}
+
+    def convolutional(self) -> Sequence[nn.Module]:
+        """The trained network and the losses'."""
+        return [*super().convolutional(), self.losses]
 
     def refuse_crops(self, size: int, device: torch.device) -> None:
         """See :meth:`Training.refuse_crops`."""
