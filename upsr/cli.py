@@ -19,6 +19,7 @@ _COMMANDS = {
     "compare": "paired statistics of two methods or two evaluations",
     "report": "a folder of HTML to look at an evaluation",
     "serve": "a page in the browser to upscale photos with",
+    "options": "JSON schemas and the reference page of option files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
 }
 _EPILOG = """`upsr COMMAND --help` explains a command with examples. Training and testing from option files: train.py, test.py.

@@ -51,6 +51,12 @@ class WrongWeightsError(UpsrError):
     """A method whose files are here, but are not what its name promises. No number of it may be shown."""
 
 
+class EntryComponent(Component):
+    """A way to get restored images."""
+
+    registry = "entry"
+
+
 class ExpectedNetwork(Section):
     """What is known of a method's network. Absent values are not known here, and not checked."""
 
@@ -67,7 +73,7 @@ class MethodDescription(Section):
     about: str = ""
     get: list[str] = Field(default_factory=list, description="Where to get the weights.")
     licence: str = ""
-    make: Component = Field(description="Registered method and its arguments.")
+    make: EntryComponent = Field(description="Registered method and its arguments.")
     expected: ExpectedNetwork = ExpectedNetwork()
 
 
