@@ -161,11 +161,23 @@ class OptimizerOptions(Section):
 class SchedulerOptions(Section):
     """The learning rate after warm-up."""
 
-    type: Literal["MultiStepLR"] = "MultiStepLR"
+    type: Literal["MultiStepLR", "CosineLR"] = Field(
+        "MultiStepLR",
+        description="MultiStepLR: constant between milestones; CosineLR: half a cosine, to the last iteration.",
+    )
     milestones: Annotated[list[Annotated[int, Field(ge=1)]], NullMeans([])] = Field(
         default_factory=list, description="Iterations at which the rate is multiplied."
     )
     gamma: float = Field(0.5, gt=0, description="The factor at a milestone.")
+    min_factor: float = Field(0.0, ge=0, le=1, description="CosineLR: the factor that the rate falls to.")
+
+    @model_validator(mode="after")
+    def _nothing_of_the_other_type(self) -> SchedulerOptions:
+        if self.type == "CosineLR" and self.milestones:
+            raise ValueError("milestones belong to MultiStepLR; remove them, or CosineLR")
+        if self.type == "MultiStepLR" and self.min_factor:
+            raise ValueError("min_factor belongs to CosineLR; remove it, or set type: CosineLR")
+        return self
 
 
 class GuardOptions(Section):

@@ -21,6 +21,7 @@ from upsr.config.methods import UnknownMethodError, find_method
 from upsr.config.problems import Problem
 from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
+from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, told
 from upsr.weights import named_weights
 
@@ -107,11 +108,11 @@ def _entries(data: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
 
 
 def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
-    """A training set gives crops, which :class:`upsr.engine.feed.PairFeed` binds to the run's seed, a validation set images."""
+    """A training set gives crops, see :class:`upsr.engine.feed.TrainingSet`, a validation set images."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
         return
     try:
-        gives_crops = hasattr(resolve(DATASET_REGISTRY, raw["type"]), "bind")
+        gives_crops = issubclass(resolve(DATASET_REGISTRY, raw["type"]), TrainingSet)
     except UnknownTypeError:
         return  # is told already
     if phase == "train" and not gives_crops:

@@ -19,7 +19,7 @@ from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
-from upsr.methods.build import autocast_dtype, build_network, load_or_refuse
+from upsr.methods.build import autocast_dtype, build_network, load_weights
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
@@ -121,26 +121,8 @@ class UPSR(Method):
         denoiser = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
         g = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
         _check_fit(denoiser, g, opt)
-        path = opt.path
-        load_or_refuse(
-            denoiser,
-            path.pretrain_network_g,
-            "denoiser",
-            key="path.pretrain_network_g",
-            param_key=path.param_key_g,
-            strict=path.strict_load_g,
-            optional=training or path.allow_random_weights,
-        )
-        if not g.carries_weights:
-            load_or_refuse(
-                g,
-                path.pretrain_network_aux,
-                "g",
-                key="path.pretrain_network_aux",
-                param_key=path.param_key_aux,
-                strict=True,
-                optional=path.allow_random_weights,
-            )
+        load_weights(denoiser, opt, "network_g", "denoiser", optional=training)
+        load_weights(g, opt, "network_aux", "g")
         d = opt.diffusion
         calls = 1 if d.one_step else d.sampler.steps or d.steps
         timesteps = [d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing)
