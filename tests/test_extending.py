@@ -33,7 +33,7 @@ def toy(root, **changes):
         tiny.save_pictures(photos, 2)
     return {
         "name": "toy",
-        "model_type": "tests.toy.ToyTraining",
+        "method": "tests.toy",
         "scale": 2,
         "num_gpu": 0,
         "manual_seed": 1,
@@ -101,7 +101,7 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ("network_g", "subprocess.Popen", "is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "tests.broken_module.Net", "cannot be imported (ZeroDivisionError: division by zero)"),
         (
-            "model_type",
+            "method",
             "tests.toy.ToyNetwork",
             "is no class that derives from upsr.methods.base.Method or upsr.methods.base.Training",
         ),
@@ -121,7 +121,7 @@ def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, n
     place = data
     for section in sections:
         place = place[section]
-    place[last] = name if last == "model_type" else {**place[last], "type": name}
+    place[last] = name if last == "method" else {**place[last], "type": name}
     file = tmp_path / "toy.yml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     with pytest.raises(UpsrError) as refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from upsr import cli
 from upsr.commands import options as command
 from upsr.config import load_options, methods
 from upsr.config.foreign import own_part
-from upsr.config.load import merged, read_options, read_yaml
+from upsr.config.load import merged, parse_options, read_options, read_yaml
 from upsr.config.methods import UnknownMethodError, find_method
+from upsr.engine.setup import component_problems_in
 from upsr.errors import UpsrError
 from upsr.methods.bicubic.method import Bicubic
 from upsr.methods.sr.options import SROptions
@@ -86,6 +88,22 @@ def test_a_module_may_state_its_method_and_trainings(tmp_path, monkeypatch):
     for naming in ({}, {"phase": "second"}):
         found = find_method({"method": "mine_alone", **naming})
         assert (found.method, found.training) == (ToyMethod, ToyTraining)
+
+
+def test_the_options_of_the_page_s_method_are_checked(tmp_path, monkeypatch):
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Options = MyOptions" in block
+    )
+    (tmp_path / "my_method_of_the_page.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    data = {key: value for key, value in read_yaml(STAGE1).items() if key != "model_type"}
+    data |= {"method": "my_method_of_the_page", "noise": {"level": 0.1}, "prior": {"type": "CompactSR"}}
+    assert parse_options(data, "mine").noise.level == 0.1
+    with pytest.raises(UpsrError, match=r"mine: noise\.levle: unknown key; did you mean 'level'"):
+        parse_options({**data, "noise": {"levle": 0.1}}, "mine")
+    wrong = list(component_problems_in({**data, "prior": {"type": "CompactSR", "num_feats": 8}}))
+    assert [problem.key for problem in wrong] == ["prior.num_feats"]
 
 
 def test_an_installed_package_s_method_has_a_short_name(monkeypatch):

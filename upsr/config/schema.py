@@ -210,7 +210,6 @@ class TrainOptions(Section):
     ema_decay: Annotated[Decay, NullMeans(0.0)] = Field(
         0.999, description="Decay of the averaged weights; 0 for those of the last step."
     )
-    optim_g: OptimizerOptions = OptimizerOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
 
 

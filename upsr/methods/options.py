@@ -8,6 +8,7 @@ from upsr.config.schema import (
     CommonOptions,
     LossComponent,
     NetworkComponent,
+    OptimizerOptions,
     PathOptions,
     TrainOptions,
 )
@@ -26,6 +27,7 @@ class NetworkPathOptions(PathOptions):
 class NetworkTrainOptions(TrainOptions):
     """The training loop, the optimiser of network_g and its losses."""
 
+    optim_g: OptimizerOptions = OptimizerOptions()
     pixel_opt: LossComponent = Field(description="Pixel loss, a registered loss.")
     perceptual_opt: LossComponent | None = Field(None, description="Perceptual loss (LPIPSLoss); null for none.")
     grid_opt: LossComponent | None = Field(
