@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from upsr.arguments import ArgumentParser
+from upsr.arguments import ArgumentParser, add_datasets_root, add_launcher
 from upsr.atomic import atomic_write, writable_folder
-from upsr.engine.distributed import default_launcher, runtime
+from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError, told
 from upsr.evaluation.benchmarks import BENCHMARKS, check
 from upsr.evaluation.entries import METHODS, MissingWeightsError, WrongWeightsError, make_ready
@@ -176,9 +176,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--figure", nargs="*", choices=list(FIGURES), default=[], metavar="N",
                         help=f"figures: {', '.join(FIGURES)} (none)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("results/tables"), help="folder (results/tables)")
-    parser.add_argument(
-        "--datasets_root", type=Path, default=Path("datasets"), help="folder of the datasets (datasets)"
-    )
+    add_datasets_root(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of methods that draw noise (0)")
     parser.add_argument("--max_images", type=int, help="only the first images of each set, to try it out")
     parser.add_argument("--batch_size", type=int, default=1, help="equally large images restored at once (1)")
@@ -186,7 +184,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--no_cost", action="store_true", help="do not time anything")
     parser.add_argument("--repeats", type=int, help=f"timed runs ({_GPU_REPEATS} on a GPU, {_CPU_REPEATS} on a CPU)")
     parser.add_argument("--cost_batch", type=int, help="images at once when timing (the paper's on a GPU, 1 on a CPU)")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())
+    add_launcher(parser)
     return parser
 
 

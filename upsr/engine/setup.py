@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import torch
 
-from upsr.arguments import ArgumentParser
+from upsr.arguments import ArgumentParser, add_launcher
 from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from upsr.config import Options
 from upsr.config.components import UnknownTypeError, component_problems, resolve
 from upsr.config.load import read_options, refuse
 from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
-from upsr.engine.distributed import Runtime, default_launcher, runtime
+from upsr.engine.distributed import Runtime, runtime
 from upsr.errors import UpsrError, told
 from upsr.methods.base import Method, Training
 from upsr.weights import named_weights
@@ -30,13 +30,7 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """The arguments that train.py and test.py share."""
     result = ArgumentParser(description=description, epilog=epilog)
     result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
-    result.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm"],
-        default=default_launcher(),
-        help="how the processes were started: none (one process), pytorch (torchrun), slurm (srun); by default pytorch "
-        "under torchrun, else none",
-    )
+    add_launcher(result)
     result.add_argument(
         "--force_yml",
         nargs="+",

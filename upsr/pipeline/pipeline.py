@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Self
 
-from upsr.accelerate.compiled import MODES, compiled
+from upsr.accelerate.compiled import compiled
 from upsr.atomic import writable_folder
+from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS, MAX_MEGAPIXELS, ColourFix
 from upsr.config.schema import TileOptions
 from upsr.data.photo_reader import frame_of_pillow, read_photo
 from upsr.data.samples import UnclearSamplesError
@@ -39,7 +40,6 @@ from upsr.tiling.tiles import Progress, TilePlan
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor | Photo
 OutputType = Literal["pil", "np", "pt"]
 
-MAX_PIXELS = 100_000_000
 _LEAST_TILE = 8
 _COMPILED = "denoiser"
 """The part that is called once for each step."""
@@ -66,7 +66,7 @@ class Settings:
     size: tuple[int | None, int | None] | None = None
     tile: int | Literal["auto"] | None = "auto"
     tiles_at_once: int = 1
-    colour_fix: str = "none"
+    colour_fix: ColourFix = "none"
     knobs: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
@@ -121,8 +121,8 @@ class UPSRPipeline:
         dtype: torch.dtype | str = "auto",
         compile: str = "none",
     ) -> None:
-        if compile not in ("none", *MODES):
-            raise UpsrError(f"compile is '{compile}'; there are none, {', '.join(MODES)}")
+        if compile not in COMPILE_MODES:
+            raise UpsrError(f"compile is '{compile}'; there are {', '.join(COMPILE_MODES)}")
         if compile != "none" and _COMPILED not in method.parts():
             raise UpsrError(f"compile: is for a part '{_COMPILED}', and this method has none")
         self.config = config
@@ -133,7 +133,7 @@ class UPSRPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = "tiny",
+        source: str | Path = DEFAULT_WEIGHTS,
         *,
         g: str | Path | None = None,
         device: torch.device | str = "auto",
@@ -420,7 +420,7 @@ def _items(image: ImageLike | Sequence[ImageLike]) -> Iterable[ImageLike]:
 def _photo_of(image: ImageLike) -> Photo:
     """The photo that a path, a PIL image, an array or a tensor is."""
     if isinstance(image, (str, Path)):
-        return read_photo(Path(image), str(image), max_pixels=MAX_PIXELS)
+        return read_photo(Path(image), str(image), max_pixels=MAX_MEGAPIXELS * 10**6)
     if isinstance(image, Image.Image):
         try:
             return Photo((frame_of_pillow(image),), image.format or "PNG")
