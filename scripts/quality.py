@@ -29,7 +29,7 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.data.benchmark_degradation import degrade
 from upsr.data.image_io import decode_image, to_uint8, write_png
 from upsr.engine.distributed import Runtime, runtime
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.results import read_rows
 from upsr.evaluation.session import Plan, run_evaluation
@@ -64,17 +64,11 @@ JPEG_QUALITY = 88
 Pixels = NDArray[np.uint8]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@exiting
+def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
-    try:
-        with runtime(given.launcher, "auto") as run:
-            quality(given, run)
-    except UpsrError as error:
-        return told(error)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept", file=sys.stderr)
-        return 130
-    return 0
+    with runtime(given.launcher, "auto") as run:
+        quality(given, run)
 
 
 def quality(given: argparse.Namespace, run: Runtime) -> None:

@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=MAX_MEGAPIXELS,
         metavar="N",
-        help=f"of a photo ({MAX_MEGAPIXELS})",
+        help=f"largest photo ({MAX_MEGAPIXELS})",
     )
     work = parser.add_argument_group("computation")
     work.add_argument(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from upsr.config.load import read_options, refuse
 from upsr.config.problems import Problem, did_you_mean, problems_of
 from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, runtime
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.methods.base import Method, Training
 from upsr.weights import named_weights
 
@@ -41,23 +40,17 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     return result
 
 
-def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> int:
-    """Check the options, join the processes, run ``body``; a user's mistake is one message and its exit code."""
-    is_main = True
-    try:
-        opt = checked_options(arguments.opt, arguments.force_yml, purpose)
-        timeout = datetime.timedelta(seconds=opt.distributed.timeout)
-        with runtime(arguments.launcher, opt.num_gpu, timeout) as run:
-            is_main = run.is_main
+@exiting
+def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> None:
+    """Check the options, join the processes, run ``body``; returns the exit code."""
+    opt = checked_options(arguments.opt, arguments.force_yml, purpose)
+    with runtime(arguments.launcher, opt.num_gpu, datetime.timedelta(seconds=opt.distributed.timeout)) as run:
+        try:
             body(opt, run)
-    except UpsrError as error:
-        if is_main or not error.together:
-            return told(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        except UpsrError as error:
+            if run.is_main or not error.together:
+                raise
+            raise SystemExit(error.exit_code) from None  # the main process prints it
 
 
 def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> Options:
