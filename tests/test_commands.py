@@ -162,9 +162,9 @@ def test_several_processes_that_do_not_know_of_each_other(setting):
 
 
 def test_help_teaches():
-    scripts = ("train.py", "test.py", "scripts/demo.py", "scripts/preview_degradation.py")
+    programs = ("train.py", "test.py", "scripts/demo.py", "scripts/reproduce_tables.py")
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda script: command(script, "--help"), scripts))
+        results = list(pool.map(lambda program: command(program, "--help"), programs))
     for result in results:
         assert result.returncode == 0
         assert "example" in result.stdout or "demo" in result.stdout

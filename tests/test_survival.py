@@ -17,10 +17,10 @@ import pytest
 import torch
 import yaml
 
-from scripts.runs import state_of
 from tests import tiny
 from tests.processes import REPOSITORY, TrainingProcess, train_here
 from tests.training import tiny_options
+from upsr.commands.runs import state_of
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime
 from upsr.engine.heartbeat import read_status
@@ -362,7 +362,7 @@ def test_the_slurm_script_queues_the_job_again_after_a_signal(root, photos, brie
 
 def test_the_list_of_runs_tells_them_apart(root, photos, brief):
     listed = subprocess.run(
-        [sys.executable, "scripts/runs.py", "--root", str(root / "experiments"), "--json"],
+        [sys.executable, "-m", "upsr", "runs", "--root", str(root / "experiments"), "--json"],
         cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     runs = {run["name"]: run for run in json.loads(listed.stdout)}

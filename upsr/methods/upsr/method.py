@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
+from upsr.choices import Sampler, Spacing
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
-from upsr.diffusion.residual_shift import Sampler
 from upsr.diffusion.sampling import Denoise, Noise, repeated
-from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
 from upsr.methods.build import autocast_dtype, build_network, load_weights
