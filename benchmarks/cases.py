@@ -18,16 +18,16 @@ from limits import Traffic, traffic_of
 from plain import PlainATD, PlainUNet, plain_restore
 from torch import Tensor, nn
 from train_step import Ours, Plain
+from upsr.restoring.tiling import Canvas, tiles_of
 
+from upsr.accelerate.allocator import kept_buffers
 from upsr.accelerate.compiled import compiled
-from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config import Options, load_options
 from upsr.config.schema import TileOptions
 from upsr.methods import UPSRModel, build_model
 from upsr.pipeline.memory import OVERLAP
 from upsr.restoring.restore import restore
-from upsr.restoring.tiling import Canvas, tiles_of
 from upsr.rng import torch_generator
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from upsr.restoring.scratch import Scratch
+from upsr.restoring.stepwise import Work, axis_windows, restore_stepwise
 
 import upsr
 from tests import tiny
@@ -27,8 +29,6 @@ from upsr.pipeline.pipeline import Settings, UPSRPipeline
 from upsr.restoring.colour import COLOUR_FIXES
 from upsr.restoring.padding import padded_size
 from upsr.restoring.restore import NoiseField, restore
-from upsr.restoring.scratch import Scratch
-from upsr.restoring.stepwise import Work, axis_windows, restore_stepwise
 
 
 @pytest.fixture(scope="module")

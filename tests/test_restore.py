@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from upsr.restoring.tiling import tile_starts
 
 from upsr.config.schema import TileOptions
 from upsr.methods import RestorationModel
 from upsr.restoring import restore
 from upsr.restoring.padding import pad_to_multiple
-from upsr.restoring.tiling import tile_starts
 
 
 class Probe(RestorationModel):

@@ -18,19 +18,19 @@ from harness import Case, measure
 from limits import Limits, traffic_of
 from plain import PlainATD, PlainUNet, plain_restore
 from torch import nn
-
-from tests import tiny
-from upsr import allocator
-from upsr.accelerate.compiled import compiled
 from upsr.allocator import kept_buffers
-from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
 from upsr.archs.derived import Derived
 from upsr.archs.packed import PointwiseConv
 from upsr.archs.precision import lower
-from upsr.archs.reorder import inverse, reordered
 from upsr.archs.swin_unet_arch import GroupNorm32
 from upsr.archs.winograd import winograd, winograd_weight
+
+from tests import tiny
+from upsr import allocator
+from upsr.accelerate.compiled import compiled
+from upsr.archs import ATD, UNetModelSwin
+from upsr.archs.reorder import inverse, reordered
 from upsr.diffusion import ResidualShift, exponential_sqrt_etas
 from upsr.diffusion.sampling import deterministic_step
 from upsr.errors import UpsrError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from upsr.accelerate.processor import cpu_capabilities
 from upsr.errors import UpsrError
-from upsr.processor import cpu_capabilities
 
 DTYPES = {
     "float32": torch.float32,
