@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from upsr.archs.swin_unet_arch import GroupNorm32, PointwiseConv
 
 from tests import tiny
 from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
+from upsr.archs.swin_unet_arch import GroupNorm32, PointwiseConv
 from upsr.archs.weights import load_network_weights
 from upsr.archs.window_attention import (
     masked_bias,

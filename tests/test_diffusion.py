@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from upsr.diffusion import SAMPLERS, PixelUnshuffleCodec, ResidualShift, exponential_sqrt_etas, respace, sample
+from upsr.diffusion import ResidualShift, exponential_sqrt_etas, respace, sample
+from upsr.diffusion.sampling import repeated
+from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 STEPS = [1, 4, 5, 15]
@@ -138,7 +140,7 @@ def test_deterministic_step_has_the_released_coefficients(t, x, x_0, y):
 
 
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("sampler", ["ddim", "posterior"])
 def test_samplers_find_x_0_when_the_denoiser_knows_it(steps, sampler):
     process, (x_0, y, weight) = make_process(steps), images()
     seen = []
@@ -148,15 +150,9 @@ def test_samplers_find_x_0_when_the_denoiser_knows_it(steps, sampler):
         return x_0
 
     noise = [torch.randn(x_0.shape, generator=torch.Generator().manual_seed(k)) for k in range(steps + 1)]
-    out = sample(
-        process,
-        oracle,
-        y,
-        weight=weight,
-        noise=lambda k: noise[k],
-        timesteps=respace(steps, steps),
-        step=SAMPLERS[sampler],
-    )
+    between = process.between(y, weight, sampler=sampler)
+    timesteps = repeated(respace(steps, steps), len(y), y.device)
+    out = sample(between.prior(timesteps[:, 0], noise[0]), oracle, between.step, timesteps, lambda k: noise[k])
     assert torch.equal(out, x_0)
     assert seen == list(reversed(range(steps)))
 
@@ -172,15 +168,10 @@ def test_stochastic_sampler_uses_new_noise_at_each_step_and_the_weight():
             asked.append(k)
             return torch.randn(y.shape, generator=torch.Generator().manual_seed(k))
 
-        return sample(
-            process,
-            lambda x, t: torch.tanh(x),
-            y,
-            weight=weight,
-            noise=noise,
-            timesteps=respace(5, 5),
-            step=SAMPLERS["posterior"],
-        )
+        between = process.between(y, weight, sampler="posterior")
+        timesteps = repeated(respace(5, 5), len(y), y.device)
+        start = between.prior(timesteps[:, 0], noise(0))
+        return sample(start, lambda x, t: torch.tanh(between.scaled(x, t)), between.step, timesteps, noise)
 
     weighted = run(weight)
     assert asked == [0, 1, 2, 3, 4]

@@ -13,7 +13,8 @@ from upsr.diffusion.schedule import respace
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import UPSRDistillationModel, UPSRModel, build_model
+from upsr.methods import UPSRDistillation, build_method, build_training
+from upsr.methods.upsr.method import UPSR
 from upsr.rng import stacked, torch_generator
 
 
@@ -36,36 +37,38 @@ def batch():
 
 def test_the_target_is_where_the_teacher_ends_with_the_same_noise(tmp_path):
     opt = options(tmp_path)
-    model = build_model(opt, "train").train()
-    assert isinstance(model, UPSRDistillationModel)
+    model = build_training(opt).train()
+    assert isinstance(model, UPSRDistillation)
     lq, gt, generators = batch()
-    loss = model(lq, gt, generators())["total"]
+    loss = model("g", {"lq": lq, "gt": gt}, generators())["total"]
 
-    teacher = build_model(opt.model_copy(update={"model_type": "UPSRModel"}), "test").eval()
-    assert isinstance(teacher, UPSRModel)
-    assert teacher.timesteps == respace(5, 5)
+    teacher = build_method(opt.model_copy(update={"model_type": "UPSRModel"})).eval()
+    assert list(teacher.sampling.timesteps) == respace(5, 5)
     noise = teacher.codec.encode(stacked("randn", (3, 64, 64), generators()))
     target = 2 * teacher.restore(lq, lambda k: noise) - 1
-    student = model.eval().generate(model.condition(lq), lambda k: noise)
+    method = model.eval().method
+    student = method.generate(method.condition(lq), lambda k: noise)
     assert float(loss) == pytest.approx(float((student - target).square().mean()), rel=1e-4)
-    assert float(model.train()(lq, 1 - gt, generators())["total"]) == pytest.approx(float(loss))  # gt is not looked at
+    assert float(model.train()("g", {"lq": lq, "gt": 1 - gt}, generators())["total"]) == pytest.approx(
+        float(loss)
+    )  # gt is not looked at
 
 
 def test_a_teacher_that_draws_is_refused(tmp_path):
     with pytest.raises(UpsrError, match=r"diffusion\.sampler\.type: posterior; .* the teacher needs ddim"):
-        build_model(options(tmp_path, diffusion={"sampler": {"type": "posterior"}}), "train")
+        build_training(options(tmp_path, diffusion={"sampler": {"type": "posterior"}}))
 
 
 def test_only_the_student_learns_and_it_nears_its_teacher(tmp_path):
     opt = options(tmp_path, train={"optim_g": {"lr": 2e-3}})
-    model = build_model(opt, "train").train()
+    model = build_training(opt).train()
     frozen = {name: value.clone() for name, value in model.teacher.state_dict().items()}
     lq, gt, generators = batch()
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-    assert len(optimiser.param_groups[0]["params"]) == len(list(model.network_g.parameters()))
+    assert len(optimiser.param_groups[0]["params"]) == len(list(model.method.denoiser.parameters()))
     losses = []
     for _ in range(25):
-        loss = model(lq, gt, generators())["total"]
+        loss = model("g", {"lq": lq, "gt": gt}, generators())["total"]
         losses.append(float(loss))
         optimiser.zero_grad()
         loss.backward()
@@ -80,6 +83,6 @@ def test_a_student_is_a_one_step_upsr(tmp_path):
     weights = folder / "models/net_g_latest.safetensors"
     data = tiny_options(tmp_path, tmp_path / "photos", diffusion={"one_step": True})
     data["path"]["pretrain_network_g"] = str(weights)
-    model = build_model(parse_options(data, "test"), "test")
-    assert type(model) is UPSRModel
-    assert model.timesteps == [4]
+    method = build_method(parse_options(data, "test"))
+    assert type(method) is UPSR
+    assert method.sampling.timesteps == (4,)

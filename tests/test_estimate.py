@@ -9,14 +9,14 @@ from tests import tiny
 from tests.training import tiny_options
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.config import parse_options
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.restoring import ModelRestorer
 
 
 class Silent(DenoisingNetwork):
     """A denoiser that gives zeros."""
 
-    scale, out_channels, cond_channels, size_multiple = 4, 3, 96, 8
+    scale, out_channels, cond_channels, size_multiple, values_per_pixel = 4, 3, 96, 8, 0
 
     def forward(self, x, t, cond):
         return x.new_zeros(len(x), 3, 4 * x.shape[2], 4 * x.shape[3])
@@ -28,11 +28,11 @@ def test_a_silent_denoiser_leaves_its_starting_point(tmp_path, sr_condition, est
     network = {} if sr_condition else {"cond_channels": 48}
     diffusion = {"estimate": estimate, "sr_condition": sr_condition}
     changes = {"network_g": network, "diffusion": diffusion, "path": {"allow_random_weights": True}}
-    model = build_model(parse_options(tiny_options(tmp_path, tmp_path, **changes), "test"), "test").eval()
-    tiny.random_weights(model.network_aux)
-    model.network_g = Silent()
+    method = build_method(parse_options(tiny_options(tmp_path, tmp_path, **changes), "test")).eval()
+    tiny.random_weights(method.g)
+    method = method.replaced("denoiser", Silent())
     lq = torch.rand(1, 3, 16, 16)
-    cond = model.condition(lq)
+    cond = method.condition(lq)
     start = cond.y_hat if sr_condition else cond.y
     expected = start if estimate == "residual" else torch.zeros_like(start)
-    torch.testing.assert_close(ModelRestorer(model, 0)(lq, ["x"]), (expected.clamp(-1, 1) + 1) / 2)
+    torch.testing.assert_close(ModelRestorer(method, 0)(lq, ["x"]), (expected.clamp(-1, 1) + 1) / 2)

@@ -520,7 +520,7 @@ def test_latent_diffusion_runs_from_a_folder(place):
     first = means(run(place, methods=("LDM",), datasets=("Tiny",), folder=place / "a"))
     assert means(run(place, methods=("LDM",), datasets=("Tiny",), folder=place / "b", batch_size=4)) == first
     item = torch.rand(1, 3, 16, 16)
-    model = make_ready(describe("LDM"), CPU.device, None).restorer(0, "", []).model
+    model = make_ready(describe("LDM"), CPU.device, None).restorer(0, "", []).method
     pipeline.set_progress_bar_config(disable=True)
     torch.manual_seed(5)
     with torch.inference_mode():

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,13 +18,12 @@ from PIL import Image
 from tests import tiny
 from upsr import cli
 from upsr.archs import ATD, CompactSR
-from upsr.diffusion.sampling import deterministic_step, stochastic_step
 from upsr.errors import UpsrError
+from upsr.export import export
 from upsr.export.export import Difference, export_model
-from upsr.methods import UPSRModel
+from upsr.methods.upsr.method import UPSR
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import file_digest, weights_digest
-from upsr.restoring import export
 from upsr.weights import shipped_names
 
 pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")
@@ -32,7 +32,7 @@ ort = pytest.importorskip("onnxruntime", reason="exporting to ONNX needs pip ins
 PAGE = Path(__file__).parents[1] / "docs/export.md"
 
 
-def model_of(g: torch.nn.Module) -> UPSRModel:
+def model_of(g: torch.nn.Module) -> UPSR:
     return tiny.model(tiny.random_weights(g), unet={**tiny.UNET, "attention_resolutions": [16]})
 
 
@@ -60,8 +60,8 @@ def test_onnx_takes_sizes_that_the_exporter_did_not_see(compact, size):
     batch, height, width = size
     lq, inputs = torch.rand(batch, 3, height, width), denoiser_inputs(*size)
     with torch.inference_mode():
-        torch.testing.assert_close(run_onnx(folder / "g.onnx", lq), model.network_aux.network(lq), atol=1e-5, rtol=0)
-        given, expected = run_onnx(folder / "denoiser.onnx", *inputs), model.network_g(*inputs)
+        torch.testing.assert_close(run_onnx(folder / "g.onnx", lq), model.g.network(lq), atol=1e-5, rtol=0)
+        given, expected = run_onnx(folder / "denoiser.onnx", *inputs), model.denoiser(*inputs)
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
 
 
@@ -70,7 +70,7 @@ def test_pt2_takes_sizes_that_the_exporter_did_not_see(compact):
     inputs = denoiser_inputs(4, 80, 96)
     loaded = torch.export.load(folder / "denoiser.pt2").module()
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(*inputs), model.network_g(*inputs), atol=1e-5, rtol=0)
+        torch.testing.assert_close(loaded(*inputs), model.denoiser(*inputs), atol=1e-5, rtol=0)
 
 
 def test_the_record_says_what_was_exported_and_measured(compact):
@@ -81,7 +81,7 @@ def test_the_record_says_what_was_exported_and_measured(compact):
     assert record["opset"] == 20
     assert {"torch", "onnx", "onnxruntime", "onnxscript"} <= record["versions"].keys()
     assert record["restoring"]["timesteps"] == [4, 3, 2, 1, 0]
-    assert record["networks"]["denoiser"]["weights_sha256"] == weights_digest(model.network_g)
+    assert record["networks"]["denoiser"]["weights_sha256"] == weights_digest(model.denoiser)
     assert record["networks"]["denoiser"]["inputs"]["x"] == ["batch", 48, "height", "width"]
     for part in record["networks"].values():
         for file in part["files"]:
@@ -95,10 +95,10 @@ def example() -> str:
     return re.search(r"```python\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
 
 
-@pytest.mark.parametrize("step", [deterministic_step, stochastic_step])
-def test_the_example_of_the_page_restores_what_the_model_restores(compact, step, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sampler", ["ddim", "posterior"])
+def test_the_example_of_the_page_restores_what_the_model_restores(compact, sampler, tmp_path, monkeypatch):
     model, folder = compact
-    monkeypatch.setattr(model, "step", step)
+    monkeypatch.setattr(model, "sampling", replace(model.sampling, sampler=sampler))
     for name in ("g.onnx", "denoiser.onnx"):
         (tmp_path / name).hardlink_to(folder / name)
     (tmp_path / "export.json").write_text(json.dumps({"restoring": export.restoring(model)}))
@@ -195,7 +195,7 @@ def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
 
     def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
         asked.append((name, device))
-        return SimpleNamespace(model=model_of(CompactSR(num_feat=8, num_block=1)))
+        return SimpleNamespace(method=model_of(CompactSR(num_feat=8, num_block=1)))
 
     monkeypatch.setattr(UPSRPipeline, "from_pretrained", from_pretrained)
     monkeypatch.setattr(export, "_parts", lambda model, parts=export._parts: parts(model)[:1])  # g: seconds less

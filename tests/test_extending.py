@@ -20,7 +20,7 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.restoring import ModelRestorer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def toy(root, **changes):
         tiny.save_pictures(photos, 2)
     return {
         "name": "toy",
-        "model_type": "tests.toy.ToyMethod",
+        "model_type": "tests.toy.ToyTraining",
         "scale": 2,
         "num_gpu": 0,
         "manual_seed": 1,
@@ -78,9 +78,9 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
     weights = run(toy(tmp_path)) / "models" / "net_g_latest.safetensors"
     data = toy(tmp_path, train=None)
     data["path"]["pretrain_network_g"] = str(weights)
-    model = build_model(parse_options(data, "test"), "test").eval()
+    model = build_method(parse_options(data, "test")).eval()
     assert isinstance(model, ToyMethod)
-    assert isinstance(model.network_g, ToyNetwork)
+    assert isinstance(model.network, ToyNetwork)
     lq = torch.rand(1, 3, 9, 13, generator=torch.Generator().manual_seed(0))
     out = [ModelRestorer(model, seed)(lq, ["a"]) for seed in (0, 1)]
     assert out[0].shape == (1, 3, 18, 26)
@@ -99,7 +99,11 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ("network_g", "os.system", "'os.system' is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "subprocess.Popen", "is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "tests.broken_module.Net", "cannot be imported (ZeroDivisionError: division by zero)"),
-        ("model_type", "tests.toy.ToyNetwork", "is no class that derives from upsr.methods.base.RestorationModel"),
+        (
+            "model_type",
+            "tests.toy.ToyNetwork",
+            "is no class that derives from upsr.methods.base.Method or upsr.methods.base.Training",
+        ),
         ("train.pixel_opt", "tests.toy.ToyMetric", "is no class that derives from torch.nn.modules.module.Module"),
         ("val.metrics.mae", "tests.toy.ToyLoss", "is no class that derives from upsr.metrics.base.Metric"),
         ("datasets.train", "tests.toy.ToyLoss", "is no class that derives from torch.utils.data.dataset.Dataset"),

@@ -16,14 +16,15 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, unset_fa
 from tests import tiny
 from tests.fake_device import FakeGenerator, fake_cuda, on_cuda, stays_on_the_device
 from upsr.archs import ATD, CompactSR, UNetModelSwin
-from upsr.config.schema import Component, TileOptions
+from upsr.config.schema import Component, OptimizerOptions, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
-from upsr.diffusion import SAMPLERS, ResidualShift, exponential_sqrt_etas, respace
-from upsr.diffusion.sampling import deterministic_step
-from upsr.methods import AuxiliarySRModel, UPSRDistillationModel, UPSRModel
+from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas
+from upsr.methods import Player, SRTraining, UPSRDistillation, UPSRTraining
 from upsr.methods.build import Losses
+from upsr.methods.sr.method import SR
+from upsr.methods.upsr.method import UPSR, Sampling
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.restoring.restore import restore
 from upsr.rng import stacked
@@ -31,16 +32,11 @@ from upsr.rng import stacked
 SCHEDULE = {"diffusion/residual_shift.py eta: cpu -> cuda": 1}
 """The schedule is computed on the host; each process takes it to a device once."""
 
-NOISE = "inference/restore.py <lambda>: cpu -> cuda"
-"""A noise field is drawn on the host, so that it is the same on every device, and goes there whole."""
+NOISE = "restoring/restore.py __call__: cpu -> cuda"
+"""A noise field is drawn on the host, so that it is the same on every device, and goes there image by image."""
 
-PLANES = "inference/restore.py fill: cpu -> cuda"
-"""In restoring by steps, plane by plane: it may be too large to be there twice."""
-
-WINDOWS = "inference/stepwise.py axis_windows: cpu -> cuda"
+WINDOWS = "tiling/windows.py axis_windows: cpu -> cuda"
 """The weights of tiles along each side, at the start of a restoration."""
-
-CHANNELS = 48
 
 # Fake tensors all lie at address 0, which what is derived from parameters asks for.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
@@ -61,40 +57,42 @@ def _device():
         yield
 
 
-def upsr(kind=UPSRModel, step=SAMPLERS["ddim"], losses=None, **settings):
-    return kind(
+def upsr(sampler="ddim", timesteps=(4, 3, 2, 1, 0), trained=(0, 5)):
+    return UPSR(
         UNetModelSwin(**tiny.UNET),
         ATD(**tiny.ATD),
         ResidualShift(exponential_sqrt_etas(5, kappa=2.5), 2.5),
-        UncertaintyWeight(),
-        scale=4,
-        channels=3,
+        Sampling(timesteps, UncertaintyWeight(), sampler),
         sr_condition=True,
-        losses=losses,
-        **{"timesteps": respace(5, 5), "step": step, "train_timesteps": (0, 5), **settings},
+        trained=trained,
     )
 
 
-def restoring(model, allowed, tile=None, observe=None):
+def denoising(losses, **settings):
+    method = upsr(**settings)
+    return UPSRTraining(method, losses, Player(method.denoiser, OptimizerOptions()))
+
+
+def restoring(model, allowed, tile=None, watch=None):
     model = on_cuda(model).eval()
     lq = torch.empty(1, 3, 20, 12, device="cuda")
-    stays_on_the_device(lambda: restore(model, lq, seed=0, names=["one"], tile=tile, observe=observe), allowed)
+    stays_on_the_device(lambda: restore(model, lq, seed=0, names=["one"], tile=tile, watch=watch), allowed)
 
 
 @pytest.mark.parametrize(("step", "draws"), [("ddim", 1), ("posterior", 5)])
 def test_restoring_copies_its_noise_to_the_device_and_nothing_else(step, draws):
-    restoring(upsr(step=SAMPLERS[step]), {**SCHEDULE, NOISE: draws})
+    restoring(upsr(step), {**SCHEDULE, WINDOWS: 2, NOISE: draws})
 
 
 @pytest.mark.parametrize(("step", "draws"), [("ddim", 1), ("posterior", 5)])
 def test_restoring_in_tiles_that_meet_at_every_step_does_so_too(step, draws):
     tile = TileOptions(size=16, overlap=4, blend="step")
-    allowed = {**SCHEDULE, PLANES: draws * CHANNELS, WINDOWS: 3 + 1}
-    restoring(upsr(step=SAMPLERS[step]), allowed, tile)
+    allowed = {**SCHEDULE, NOISE: draws, WINDOWS: 3 + 1}
+    restoring(upsr(step), allowed, tile)
 
 
 def test_restoring_tile_after_tile_does_so_too():
-    restoring(upsr(), {**SCHEDULE, NOISE: 2}, TileOptions(size=16, overlap=4))
+    restoring(upsr(), {**SCHEDULE, WINDOWS: 4, NOISE: 1}, TileOptions(size=16, overlap=4))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn])
@@ -102,42 +100,47 @@ def test_restoring_in_other_types_does_so_too(dtype):
     model = upsr()
     with unset_fake_temporarily():  # copies of fake tensors are of another kind
         lowered = UNetModelSwin(**tiny.UNET).lowered(dtype)
-    restoring(model.with_denoiser(lowered), {**SCHEDULE, NOISE: 1})
+    restoring(model.replaced("denoiser", lowered), {**SCHEDULE, WINDOWS: 2, NOISE: 1})
 
 
 def test_what_observers_are_shown_is_on_the_device():
     shown = {}
-    restoring(upsr(), {**SCHEDULE, NOISE: 1}, observe=lambda name, image: shown.setdefault(name, image.device.type))
+    restoring(
+        upsr(),
+        {**SCHEDULE, WINDOWS: 2, NOISE: 1},
+        watch=lambda seen: shown.setdefault(seen.name, seen.image.device.type),
+    )
     assert set(shown.values()) == {"cuda"}
-    assert len(shown) == 8
+    assert len(shown) == 9
 
 
 def training(model, allowed):
     model = on_cuda(model).train()
     lq, gt = (torch.empty(2, 3, side, side, device="cuda") for side in (16, 64))
     generators = [FakeGenerator("cuda") for _ in range(2)]
-    stays_on_the_device(lambda: model(lq, gt, generators), allowed)
-    stays_on_the_device(lambda: model(lq, gt, generators), {})
+    stays_on_the_device(lambda: model("g", {"lq": lq, "gt": gt}, generators), allowed)
+    stays_on_the_device(lambda: model("g", {"lq": lq, "gt": gt}, generators), {})
 
 
 @pytest.mark.parametrize("network", [lambda: CompactSR(num_feat=8, num_block=1), lambda: ATD(**tiny.ATD)])
 def test_training_g_copies_nothing(network, losses):
-    training(AuxiliarySRModel(network(), scale=4, channels=3, losses=losses), {})
+    method = SR(network())
+    training(SRTraining(method, losses, Player(method.g, OptimizerOptions())), {})
 
 
 def test_training_the_denoiser_copies_the_schedule_once(losses):
-    training(upsr(losses=losses), SCHEDULE)
+    training(denoising(losses), SCHEDULE)
 
 
 def test_training_with_activation_checkpointing_copies_it_once(losses):
-    model = upsr(losses=losses)
-    model.network_g.activation_checkpointing = True
+    model = denoising(losses)
+    model.method.denoiser.activation_checkpointing = True
     training(model, SCHEDULE)
 
 
 def test_distillation_copies_the_schedules_of_student_and_teacher_once(losses):
-    student = upsr(UPSRDistillationModel, losses=losses, timesteps=[4], train_timesteps=(4, 5))
-    student.teacher = upsr()
+    method = upsr(timesteps=(4,), trained=(4, 5))
+    student = UPSRDistillation(method, losses, Player(method.denoiser, OptimizerOptions()), upsr())
     (place,) = SCHEDULE
     training(student, {place: 2})
 
@@ -164,30 +167,29 @@ def test_degradation_and_pair_pool_copy_nothing(monkeypatch):
     assert moved[1:] == ["cuda"] * 12
 
 
-def test_a_planted_copy_to_the_host_is_found():
-    def step(process, **state):
-        return deterministic_step(process, **state).cpu().to("cuda")
-
-    with pytest.raises(AssertionError, match=r"diffusion/sampling.py sample: cuda -> cpu"):
-        restoring(upsr(step=step), {**SCHEDULE, NOISE: 1})
+def test_a_planted_copy_to_the_host_is_found(monkeypatch):
+    step = Between.step
+    monkeypatch.setattr(Between, "step", lambda *state: step(*state).cpu().to("cuda"))
+    with pytest.raises(AssertionError, match=r"tiling/tiles.py of_band: cuda -> cpu"):
+        restoring(upsr(), {**SCHEDULE, WINDOWS: 2, NOISE: 1})
 
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_planted_constant_of_the_host_is_found(side, monkeypatch, losses):
-    model = upsr(losses=losses)
+    model = denoising(losses)
     constant = torch.ones((1,) * side)
-    encode = model.codec.encode
-    monkeypatch.setattr(model.codec, "encode", lambda image: encode(image) * constant)
+    encode = model.method.codec.encode
+    monkeypatch.setattr(model.method.codec, "encode", lambda image: encode(image) * constant)
     where = "cpu with cuda" if side == 0 else "two different devices|device"
     with pytest.raises((AssertionError, RuntimeError), match=where):
-        restoring(model, {**SCHEDULE, NOISE: 1})
+        restoring(model.method, {**SCHEDULE, WINDOWS: 2, NOISE: 1})
     with pytest.raises((AssertionError, RuntimeError), match=where):
         training(model, SCHEDULE)
 
 
 def test_a_planted_tensor_that_is_neither_parameter_nor_buffer_is_found():
     class Shifted(nn.Module):
-        scale, channels, size_multiple = 4, 3, 1
+        scale, channels, size_multiple, values_per_pixel = 4, 3, 1, 0
 
         def __init__(self):
             super().__init__()
@@ -197,7 +199,7 @@ def test_a_planted_tensor_that_is_neither_parameter_nor_buffer_is_found():
             return self.network(lq) + self.shift
 
     with pytest.raises(AssertionError, match="cpu with cuda"):
-        restoring(AuxiliarySRModel(Shifted(), scale=4, channels=3), {})
+        restoring(SR(Shifted()), {WINDOWS: 2})
 
 
 @pytest.mark.parametrize("read", [lambda x: float(x.max()), lambda x: x[x > 0], lambda x: x.max().tolist()])
@@ -208,14 +210,14 @@ def test_a_planted_look_at_the_values_is_found(read, monkeypatch):
         model, "codec", SimpleNamespace(encode=model.codec.encode, decode=lambda x: (read(x), decode(x))[1])
     )
     with pytest.raises(Exception, match="aten") as error:
-        restoring(model, {**SCHEDULE, NOISE: 1})
+        restoring(model, {**SCHEDULE, WINDOWS: 2, NOISE: 1})
     assert "Dynamic" in error.typename or error.type is DataDependentOutputException
 
 
 def test_a_generator_of_the_other_side_is_refused(losses, monkeypatch):
-    model = upsr(losses=losses)
+    model = denoising(losses)
     monkeypatch.setattr(model, "_draw_timesteps", lambda generators: stacked("rand", (), [FakeGenerator()] * 2).long())
-    with pytest.raises(AssertionError, match=r"models/upsr_model.py forward: cpu -> cuda"):
+    with pytest.raises(AssertionError, match=r"methods/upsr/training.py forward: cpu -> cuda"):
         training(model, SCHEDULE)
     with pytest.raises(RuntimeError, match="Expected a 'cuda' generator, but found 'cpu'"):
         torch.randn((2,), generator=FakeGenerator("cpu"), device="cuda")

@@ -9,14 +9,9 @@ import pytest
 import torch
 
 from tests.golden_recipe import arr
-from upsr.diffusion import (
-    SAMPLERS,
-    PixelUnshuffleCodec,
-    ResidualShift,
-    exponential_sqrt_etas,
-    respace,
-    sample,
-)
+from upsr.diffusion import ResidualShift, exponential_sqrt_etas, respace, sample
+from upsr.diffusion.sampling import repeated
+from upsr.methods.upsr.codec import PixelUnshuffleCodec
 
 TOLERANCE = 1e-5
 CODEC = PixelUnshuffleCodec(4)
@@ -81,13 +76,10 @@ def test_training_prediction_matches(process, inputs, golden):
 
 @pytest.mark.parametrize(("count", "key"), [(5, "ddim"), (1, "one_step")])
 def test_deterministic_sampler_matches(process, inputs, golden, count, key):
+    between = process.between(inputs["y"], inputs["weight"])
+    timesteps = repeated(respace(5, count), len(inputs["y"]), inputs["y"].device)
+    start = between.prior(timesteps[:, 0], inputs["noise"])
     x_0 = sample(
-        process,
-        denoiser,
-        inputs["y"],
-        weight=inputs["weight"],
-        noise=lambda k: inputs["noise"],
-        timesteps=respace(5, count),
-        step=SAMPLERS["ddim"],
+        start, lambda x, t: denoiser(between.scaled(x, t), t), between.step, timesteps, lambda k: inputs["noise"]
     )
     assert_close(CODEC.decode(x_0), golden[key])

@@ -11,8 +11,8 @@ from tests.golden_recipe import arr, filled, key_shapes, vector
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.weights import load_network_weights
-from upsr.diffusion import SAMPLERS, ResidualShift, exponential_sqrt_etas, respace
-from upsr.methods import UPSRModel
+from upsr.diffusion import ResidualShift, exponential_sqrt_etas
+from upsr.methods.upsr.method import UPSR, Sampling
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 TOLERANCE = 1e-4
@@ -111,25 +111,22 @@ class Damped(DenoisingNetwork):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.size_multiple = network.size_multiple
+        for fact in ("size_multiple", "scale", "out_channels", "values_per_pixel"):
+            setattr(self, fact, getattr(network, fact))
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         return 0.3 * torch.tanh(self.network(*inputs))
 
 
-def golden_pipeline(unet: nn.Module, atd: nn.Module) -> UPSRModel:
+def golden_pipeline(unet: nn.Module, atd: nn.Module) -> UPSR:
     """Five steps of the released sampler, as the golden pipeline took them."""
-    return UPSRModel(
+    return UPSR(
         Damped(unet),
         atd,
         ResidualShift(exponential_sqrt_etas(5, kappa=2.5), 2.5),
-        UncertaintyWeight(),
-        scale=4,
-        channels=3,
+        Sampling((4, 3, 2, 1, 0), UncertaintyWeight()),
         sr_condition=True,
-        timesteps=respace(5, 5),
-        step=SAMPLERS["ddim"],
-        train_timesteps=(0, 5),
+        trained=(0, 5),
     ).eval()
 
 

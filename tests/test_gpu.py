@@ -15,11 +15,11 @@ from upsr.config.schema import Options, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
-from upsr.diffusion import SAMPLERS, ResidualShift, exponential_sqrt_etas, respace
+from upsr.diffusion import ResidualShift, exponential_sqrt_etas
 from upsr.engine.distributed import Runtime
 from upsr.engine.sinks import read_rows
 from upsr.engine.train_loop import train
-from upsr.methods import UPSRModel
+from upsr.methods.upsr.method import UPSR, Sampling
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.restoring.restore import restore
 
@@ -43,17 +43,13 @@ def cuda(device):
 
 def upsr(step="ddim"):
     torch.manual_seed(0)
-    return UPSRModel(
+    return UPSR(
         tiny.random_weights(UNetModelSwin(**tiny.UNET)),
         tiny.random_weights(ATD(**tiny.ATD)),
         ResidualShift(exponential_sqrt_etas(5, kappa=2.5), 2.5),
-        UncertaintyWeight(),
-        scale=4,
-        channels=3,
+        Sampling((4, 3, 2, 1, 0), UncertaintyWeight(), step),
         sr_condition=True,
-        timesteps=respace(5, 5),
-        step=SAMPLERS[step],
-        train_timesteps=(0, 5),
+        trained=(0, 5),
     ).eval()
 
 
@@ -109,7 +105,7 @@ def test_restoring_waits_for_the_device_nowhere(cuda):
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_compiled_denoisers_give_what_they_give_as_they_are(cuda, mode):
-    network = upsr().network_g.to(cuda)
+    network = upsr().denoiser.to(cuda)
     inputs = [torch.randn(2, channels, 32, 32, device=cuda) for channels in (48, 96)]
     t = torch.tensor([3, 1], device=cuda)
     view = compiled(network, mode=mode)

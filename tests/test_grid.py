@@ -8,7 +8,7 @@ from skimage import data
 
 from upsr.data.image_io import to_tensor
 from upsr.engine.setup import checked_model_options
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.metrics import Grid, MetricUnavailableError
 from upsr.restoring import restore
 from upsr.rng import torch_generator
@@ -50,7 +50,7 @@ def test_an_even_image_has_none_and_a_small_one_cannot_be_measured():
 
 def test_the_shipped_weights_leave_a_grid_below_a_grey_level():
     """A point grid of one grey level in all of a photo gives 16 dB; flat areas with noise, where it is seen first."""
-    model = build_model(checked_model_options("options/tiny/test.yml"), "test").eval()
+    model = build_method(checked_model_options("options/tiny/test.yml")).eval()
     noise = torch.randn(1, 3, 64, 64, generator=torch_generator("noise"))
     for level in (0.2, 0.5, 0.8):
         flat = (level + 0.01 * noise).clamp(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from upsr.config.load import merged, parse_options
 from upsr.config.schema import Options, TileOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
-from upsr.methods import RestorationModel, build_model
-from upsr.methods.bicubic.method import Bicubic
+from upsr.errors import UpsrError
+from upsr.methods import Bicubic, Method, Seen, build_method, build_training
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
 
@@ -95,18 +96,23 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def model(root: Path, name: str) -> RestorationModel:
+def model(root: Path, name: str) -> Method:
     """The method, with weights that no initialiser leaves at zero."""
     if CASES[name].changes is None:
         return Bicubic(4).eval()
-    model = build_model(options(root, name), "test")
-    tiny.random_weights(model.network_g)
-    return model.eval()
+    method = build_method(options(root, name))
+    tiny.random_weights(next(iter(method.parts().values())))
+    return method.eval()
 
 
 def photos(height: int, width: int, batch: int = 1) -> torch.Tensor:
     images = [torch.from_numpy(tiny.picture(height, width, seed)) for seed in range(batch)]
     return torch.stack(images).permute(0, 3, 1, 2).float() / 255
+
+
+def batch() -> dict[str, torch.Tensor]:
+    lq = photos(16, 16, 2)
+    return {"lq": lq, "gt": torch.nn.functional.interpolate(lq, scale_factor=4)}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 40), (16, 24), (33, 17)])
@@ -124,7 +130,7 @@ def test_a_photo_is_a_function_of_seed_and_name(model, name):
     assert torch.equal(restored(0, "a"), restored(0, "a"))
     for other in (restored(1, "a"), restored(0, "b")):
         assert torch.equal(other, restored(0, "a")) != CASES[name].draws
-    assert model.draws == CASES[name].draws
+    assert model.facts.draws == CASES[name].draws
 
 
 def test_a_batch_changes_no_photo(model):
@@ -132,6 +138,41 @@ def test_a_batch_changes_no_photo(model):
     batch = ModelRestorer(model, seed=0)(lq, ["a", "b", "c"])
     assert torch.equal(batch[1:2], ModelRestorer(model, seed=0)(lq[1:2], ["b"]))
     assert not torch.equal(batch[0], batch[1])
+
+
+def test_tiles_that_meet_at_every_step_depend_on_no_batch_and_are_near_the_photo(model):
+    lq = photos(40, 24, 2)
+    tiled = ModelRestorer(model, seed=0, tile=TileOptions(size=16, overlap=8, blend="step"))(lq, ["a", "b"])
+    assert torch.equal(tiled[1:], ModelRestorer(model, 0, TileOptions(size=16, overlap=8, blend="step"))(lq[1:], ["b"]))
+    whole = ModelRestorer(model, seed=0)(lq, ["a", "b"])
+    assert (tiled - whole).abs().mean() < 0.1
+
+
+def test_its_parts_saved_and_loaded_restore_the_same(model, tmp_path):
+    expected = ModelRestorer(model, seed=0)(photos(16, 24), ["a"])
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in model.parts().items()}
+    with torch.no_grad():
+        for part in model.parts().values():
+            for parameter in part.parameters():
+                parameter.add_(0.5)
+    for name, part in model.parts().items():
+        assert not torch.equal(ModelRestorer(model, seed=0)(photos(16, 24), ["a"]), expected)
+        torch.save(before[name], tmp_path / f"{name}.pth")
+        part.load_state_dict(torch.load(tmp_path / f"{name}.pth", weights_only=True), strict=True)
+    assert torch.equal(ModelRestorer(model, seed=0)(photos(16, 24), ["a"]), expected)
+
+
+def test_a_knob_that_it_has_not_is_refused_by_name(model):
+    with pytest.raises(UpsrError, match=r"^temperature: the method .* has no such setting"):
+        model.adjusted(temperature=1)
+    assert model.adjusted(temperature=None) is model
+
+
+def test_a_knob_out_of_its_range_is_refused_by_name(model):
+    for name, knob in model.knobs().items():
+        for value in (knob.low - 1, knob.high + 1):
+            with pytest.raises(UpsrError, match=f"^{name} is"):
+                model.adjusted(**{name: value})
 
 
 def test_one_tile_is_the_photo_and_tiles_depend_on_no_batch(model):
@@ -143,30 +184,28 @@ def test_one_tile_is_the_photo_and_tiles_depend_on_no_batch(model):
 
 
 def test_what_is_shown_is_a_picture_of_the_result_s_size(model):
-    seen: dict[str, torch.Tensor] = {}
-    out = ModelRestorer(model, seed=0)(photos(16, 24), ["a"], seen.__setitem__)
-    for title, image in seen.items():
-        assert image.shape[-2:] == out.shape[-2:], title
-        assert 0 <= float(image.min()) <= float(image.max()) <= 1, title
+    seen: list[Seen] = []
+    out = ModelRestorer(model, seed=0)(photos(16, 24), ["a"], seen.append)
+    for item in seen:
+        assert item.image.shape[-2:] == out.shape[-2:], item.name
+        assert 0 <= float(item.image.min()) <= float(item.image.max()) <= 1, item.name
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_only_what_is_trained_has_gradients(root, name):
-    model = build_model(options(root, name), "train").train()
-    lq, gt = photos(16, 16, 2), torch.nn.functional.interpolate(photos(16, 16, 2), scale_factor=4)
-    model(lq, gt, [torch_generator(0, slot) for slot in range(2)])["total"].backward()
-    trained = {f"network_g.{key}" for key, _ in model.network_g.named_parameters()}
-    assert {key for key, p in model.named_parameters() if p.requires_grad} == trained
-    assert {key for key, p in model.named_parameters() if p.grad is not None} == trained
+    training = build_training(options(root, name)).train()
+    training("g", batch(), [torch_generator(0, slot) for slot in range(2)])["total"].backward()
+    trained = {id(p) for player in training.players.values() for p in player.network.parameters()}
+    assert {id(p) for p in training.parameters() if p.requires_grad} == trained
+    assert {id(p) for p in training.parameters() if p.grad is not None} == trained
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_loss_is_a_function_of_its_generators(root, name):
-    model = build_model(options(root, name), "train").train()
-    lq, gt = photos(16, 16, 2), torch.nn.functional.interpolate(photos(16, 16, 2), scale_factor=4)
+    training = build_training(options(root, name)).train()
 
     def total(seed: int) -> float:
-        return float(model(lq, gt, [torch_generator(seed, slot) for slot in range(2)])["total"].detach())
+        return float(training("g", batch(), [torch_generator(seed, slot) for slot in range(2)])["total"].detach())
 
     assert total(0) == total(0)
     assert (total(0) != total(1)) == CASES[name].draws

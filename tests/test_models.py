@@ -8,13 +8,12 @@ from tests import tiny
 from tests.training import tiny_options
 from upsr.config import parse_options
 from upsr.errors import UpsrError
-from upsr.methods import build_model
-from upsr.methods.upsr.fidelity import at_fidelity
+from upsr.methods import build_method
 
 
 def model_of(tmp_path, **changes):
     changes.setdefault("path", {})["allow_random_weights"] = True
-    return build_model(parse_options(tiny_options(tmp_path, tmp_path, **changes), "test"), "test")
+    return build_method(parse_options(tiny_options(tmp_path, tmp_path, **changes), "test"))
 
 
 @pytest.mark.parametrize(
@@ -26,13 +25,13 @@ def model_of(tmp_path, **changes):
     ],
 )
 def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler, own, three_quarters, two):
-    model = model_of(tmp_path, diffusion={"sampler": sampler})
-    assert model.timesteps == own
-    half = at_fidelity(model, 0.5)
-    assert (half.timesteps, half.uncertainty.b_u, half.uncertainty.psi_max) == (own, 0.4, 0.05)
-    assert at_fidelity(model, 0.75).timesteps == three_quarters
-    assert at_fidelity(model, None, steps=2).timesteps == two
-    assert at_fidelity(model, 1).timesteps == []
+    method = model_of(tmp_path, diffusion={"sampler": sampler})
+    assert list(method.sampling.timesteps) == own
+    half = method.adjusted(fidelity=0.5).sampling
+    assert (list(half.timesteps), half.uncertainty.b_u, half.uncertainty.psi_max) == (own, 0.4, 0.05)
+    assert list(method.adjusted(fidelity=0.75).sampling.timesteps) == three_quarters
+    assert list(method.adjusted(steps=2).sampling.timesteps) == two
+    assert method.adjusted(fidelity=1).sampling.timesteps == ()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from upsr.restoring.scratch import Scratch
-from upsr.restoring.stepwise import Work, axis_windows, restore_stepwise
 
 import upsr
 from tests import tiny
@@ -21,14 +19,17 @@ from upsr import cli
 from upsr.archs import CompactSR, SpandrelSR, UNetModelSwin
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
-from upsr.photos.photo import Photo
 from upsr.photos.photo_io import write_photo
+from upsr.pipeline.frames import Photo
 from upsr.pipeline.hardware import dtype_for
 from upsr.pipeline.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.restoring.colour import COLOUR_FIXES
-from upsr.restoring.padding import padded_size
-from upsr.restoring.restore import NoiseField, restore
+from upsr.restoring.restore import restore, restore_planned
+from upsr.tiling.scratch import Scratch
+from upsr.tiling.tiles import TilePlan
+from upsr.tiling.windows import axis_windows
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +97,12 @@ def test_grey_alpha_and_sixteen_bit_stay(pipe):
     assert pipe(small(channels=1), steps=1).images[0].mode == "L"
     assert pipe(small(channels=4), steps=1).images[0].mode == "RGBA"
     deep = Photo((small().astype(np.uint16) * 257,), "PNG")
-    assert pipe.upscale(deep, Settings(steps=1)).frames[0].dtype == np.uint16
+    assert pipe.upscale(deep, Settings.of(steps=1)).frames[0].dtype == np.uint16
 
 
 def test_frames_of_an_animation_share_their_noise(pipe):
     still = Photo((small(), small()), "GIF", durations=(50, 70), loop=3)
-    large = pipe.upscale(still, Settings(steps=1))
+    large = pipe.upscale(still, Settings.of(steps=1))
     assert np.array_equal(*large.frames)
     assert (large.durations, large.loop) == ((50, 70), 3)
 
@@ -170,9 +171,9 @@ def lq_of(pixels):
 
 
 def stepwise(pipe, lq, size, overlap, room=1 << 30, tiles_at_once=1, seed=0):
-    noise = NoiseField(seed, ["a"], (48, *padded_size(lq.shape[-2:], pipe.model.size_multiple)))
-    work = Work(TileOptions(size=size, overlap=overlap), Scratch(lq.device, room), tiles_at_once)
-    return restore_stepwise(pipe.model, lq, noise.fill, work)
+    plan = TilePlan(TileOptions(size=size, overlap=overlap), Scratch(lq.device, room), tiles_at_once)
+    with torch.inference_mode():
+        return restore_planned(pipe.method, lq, plan, seed=seed, names=["a"])
 
 
 def psnr(a, b, border=64):
@@ -182,16 +183,16 @@ def psnr(a, b, border=64):
 
 def test_one_tile_is_the_whole_image(pipe, scene):
     lq = lq_of(scene[:70, :90])
-    whole = restore(pipe.model, lq, seed=0, names=["a"])
+    whole = restore(pipe.method, lq, seed=0, names=["a"])
     assert torch.equal(stepwise(pipe, lq, 256, 32), whole)
     assert torch.equal(stepwise(pipe, lq, 256, 32, room=0), whole), "what lies in files is the same"
 
 
 def test_tiles_agree_with_the_whole_and_better_than_blending_at_the_end(pipe, scene):
     lq = lq_of(scene)
-    whole = restore(pipe.model, lq, seed=0, names=["a"])
+    whole = restore(pipe.method, lq, seed=0, names=["a"])
     tiled = stepwise(pipe, lq, 96, 32)
-    at_the_end = restore(pipe.model, lq, seed=0, names=["a"], tile=TileOptions(size=96, overlap=32))
+    at_the_end = restore(pipe.method, lq, seed=0, names=["a"], tile=TileOptions(size=96, overlap=32))
     assert psnr(tiled, whole) > 45
     assert psnr(tiled, whole) > psnr(at_the_end, whole)
     assert abs(seam_ratio(tiled, whole, 48 * 4) - 1) < 0.05
@@ -206,7 +207,7 @@ def test_tiles_are_the_same_in_files_and_several_at_once(pipe, scene):
 
 def test_tiles_with_little_left_to_do_are_left_alone(pipe, scene):
     calls = []
-    hook = pipe._working.network_g.register_forward_hook(lambda *_: calls.append(1))
+    hook = pipe._working.denoiser.register_forward_hook(lambda *_: calls.append(1))
     found = {}
     for bound in (0.0, 0.012, 0.9):
         image = pipe(scene[:128], tile=64, adaptive=bound, output_type="pt").images[0]
@@ -261,7 +262,7 @@ def test_tiles_of_any_multiple_cover_each_pixel_once(multiple):
 def test_tiles_of_a_network_of_a_small_multiple_are_the_photo(side):
     unet = {**tiny.UNET, "image_size": 8, "channel_mult": [1], "window_size": 4, "attention_resolutions": [8]}
     model = tiny.model(tiny.random_weights(CompactSR(num_feat=8, num_block=1)), unet=unet)
-    assert model.size_multiple == 4
+    assert model.facts.multiple == 4
     lq = torch.from_numpy(tiny.picture(side, side)).permute(2, 0, 1)[None].float() / 255
     tiled, whole = (
         restore(model, lq, seed=0, names=["x"], tile=TileOptions(size=size, overlap=0, blend="step"))
@@ -278,22 +279,16 @@ def test_tiles_make_no_more_work_than_they_must():
         assert sum(len(window) for window in windows.values()) <= most * length
 
 
-def test_noise_written_in_planes_is_the_noise_drawn_at_once():
-    field, planes = NoiseField(3, ["a", "b"], (48, 32, 64)), torch.zeros(2, 48, 32, 64)
-    field.fill(1, planes)
-    assert torch.equal(planes, field.draw(1))
-
-
 def test_the_tile_fits_the_memory(pipe, monkeypatch):
     import upsr.pipeline.memory as memory
 
     for free, expected in (
         (64 << 30, TILE_SIDES[0]),
-        (2 * tile_memory(pipe.model, 128), 128),
+        (2 * tile_memory(pipe.method, 128), 128),
         (1 << 20, TILE_SIDES[-1]),
     ):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
-        assert choose_tile(pipe.model, torch.device("cpu")) == expected
+        assert choose_tile(pipe.method, torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize("kind", ["adain", "wavelet"])
@@ -327,13 +322,14 @@ def test_saved_and_loaded_it_is_the_same(pipe, tmp_path):
 
 
 def test_weights_in_the_authors_layout_become_safetensors(pipe, tmp_path, monkeypatch):
-    import upsr.pipeline.files as files
+    import upsr.methods.upsr.files as files
+    from upsr.pipeline.files import SECTIONS
 
-    sections = {key: pipe.config[key] for key in files.SECTIONS}
+    sections = {key: pipe.config[key] for key in SECTIONS}
     monkeypatch.setattr(files, "RELEASED", sections)  # the released shapes are too large for a test
-    state = {f"module.{name}": value for name, value in pipe.model.network_g.state_dict().items()}
+    state = {f"module.{name}": value for name, value in pipe.method.denoiser.state_dict().items()}
     torch.save({"params_ema": state, "params": {}}, tmp_path / "upsr.pth")
-    torch.save({"params": pipe.model.network_aux.network.state_dict()}, tmp_path / "atd_real.pth")
+    torch.save({"params": pipe.method.g.network.state_dict()}, tmp_path / "atd_real.pth")
     official = UPSRPipeline.from_pretrained(tmp_path / "upsr.pth", g=tmp_path / "atd_real.pth", device="cpu")
     expected = array(pipe(small()).images[0])
     assert np.array_equal(array(official(small()).images[0]), expected)
@@ -432,7 +428,7 @@ def test_the_hub_gets_what_is_saved(pipe, monkeypatch):
 
 
 def test_photos_written_are_read_back(pipe, tmp_path):
-    large = pipe.upscale(Photo((small(),), "PNG"), Settings(steps=0))
+    large = pipe.upscale(Photo((small(),), "PNG"), Settings.of(steps=0))
     write_photo(tmp_path / "a.png", large)
     assert np.array_equal(array(Image.open(tmp_path / "a.png")), large.frames[0])
 
@@ -451,7 +447,7 @@ def foreign(tmp_path_factory):
 def test_a_network_that_spandrel_knows_upscales_by_itself(foreign, tmp_path):
     network, path = foreign
     pipe = UPSRPipeline.from_pretrained(path, device="cpu")
-    assert (pipe.scale, pipe.num_steps, pipe.is_diffusion) == (2, 0, False)
+    assert (pipe.scale, pipe.draws, pipe.knobs()) == (2, False, {})
     pixels = tiny.picture(40, 52)
     with torch.inference_mode():
         expected = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)[0].clamp(0, 1)
@@ -473,13 +469,13 @@ def test_a_network_that_spandrel_knows_upscales_by_itself(foreign, tmp_path):
     "settings", [{"steps": 1}, {"steps": 0}, {"fidelity": 0.5}, {"fidelity": 1, "steps": 2}, {"adaptive": 0.01}]
 )
 def test_settings_of_the_diffusion_are_refused_by_name_without_one(foreign, settings):
-    with pytest.raises(UpsrError, match=f"^{', '.join(sorted(settings))}: this model is a network without diffusion"):
+    with pytest.raises(UpsrError, match=f"^({'|'.join(settings)}): the method SR has no such setting"):
         UPSRPipeline.from_pretrained(foreign[1], device="cpu")(small(), **settings)
 
 
 @pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"dtype": "int8"}, {"compile": "default"}])
 def test_options_of_the_denoiser_are_refused_by_name_without_one(foreign, options):
-    with pytest.raises(UpsrError, match=f"^{next(iter(options))}.*denoiser, and this model has none"):
+    with pytest.raises(UpsrError, match=f"^{next(iter(options))}.*this method"):
         UPSRPipeline.from_pretrained(foreign[1], device="cpu", **options)
 
 
@@ -502,7 +498,7 @@ def test_a_network_from_elsewhere_as_g_moves_with_a_saved_pipeline(foreign, tmp_
     assert json.loads((tmp_path / "saved/config.json").read_text())["network_aux"]["path"] == "g.safetensors"
     moved = UPSRPipeline.from_pretrained(shutil.move(tmp_path / "saved", tmp_path / "moved"), device="cpu")
     assert moved.digest() == pipe.digest()
-    assert moved.model.network_aux.network.scale == g.scale
+    assert moved.method.g.network.scale == g.scale
 
 
 def run_folder(folder, options, network, name="net_g_latest.pth"):
@@ -527,7 +523,7 @@ def test_a_run_of_stage_one_upscales_and_so_does_a_file_of_it(tmp_path, file):
     expected = stage_one(tmp_path / "run", file or "net_g_latest.pth")
     source = tmp_path / "run" if file is None else tmp_path / "run/models" / file
     pipe = UPSRPipeline.from_pretrained(source, device="cpu")
-    assert repr(pipe) == "UPSRPipeline(x4, g CompactSR (0.0 M), no diffusion, float32 on cpu)"
+    assert repr(pipe) == "UPSRPipeline(SR x4, g CompactSR (0.0 M), float32 on cpu)"
     torch.testing.assert_close(pipe(small(), output_type="pt").images[0], expected, atol=0.51 / 255, rtol=0)
     pipe.save_pretrained(tmp_path / "saved")
     assert UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu").digest() == pipe.digest()
@@ -580,7 +576,7 @@ def test_maps_of_a_network_without_uncertainty_are_refused(foreign, tmp_path, ca
     assert cli.main([*arguments, "--save-uncertainty"]) == 2
     said = capsys.readouterr().err
     assert "--save-uncertainty: has no effect on" in said
-    assert "a network without diffusion" in said
+    assert "a method without such a setting" in said
     assert cli.main([*arguments, "--quiet"]) == 0
     assert Image.open(tmp_path / "out/a.png").size == (80, 64)
 
@@ -592,4 +588,4 @@ def test_the_package_has_the_pipeline_and_loads_it_when_asked():
 
 
 def test_a_pipeline_says_what_it_is(pipe):
-    assert repr(pipe).startswith("UPSRPipeline(x4, denoiser UNetModelSwin (5.0 M), g CompactSR (0.6 M), 5 steps, ")
+    assert repr(pipe).startswith("UPSRPipeline(UPSR x4, denoiser UNetModelSwin (5.0 M), g CompactSR (0.6 M), ")

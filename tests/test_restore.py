@@ -5,29 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from upsr.restoring.tiling import tile_starts
 
 from upsr.config.schema import TileOptions
-from upsr.methods import RestorationModel
+from upsr.methods import Facts, Method
 from upsr.restoring import restore
 from upsr.restoring.padding import pad_to_multiple
+from upsr.tiling.windows import tile_starts
 
 
-class Probe(RestorationModel):
+class Probe(Method):
     """Upscales by repetition and adds the first noise, so that a test sees both."""
 
     def __init__(self, multiple: int = 8, amount: float = 0.01) -> None:
         super().__init__()
-        self.scale, self.channels, self.size_multiple, self.amount = 2, 3, multiple, amount
+        self.facts, self.amount = Facts(2, 3, multiple, state=(3, 1)), amount
         self.sizes: list[tuple[int, int]] = []
 
-    from_options = forward = None  # type: ignore[assignment]
+    from_options = None  # type: ignore[assignment]
 
-    def restore(self, lq, noise, observe=None):
-        assert all(side % self.size_multiple == 0 for side in lq.shape[-2:])
+    def restore(self, lq, noise, *, tiles=None, watch=None):
+        assert all(side % self.facts.multiple == 0 for side in lq.shape[-2:])
         self.sizes.append(tuple(lq.shape[-2:]))
-        field = torch.nn.functional.pixel_shuffle(noise(0), 2)
-        return lq.repeat_interleave(2, -1).repeat_interleave(2, -2) + self.amount * field
+        return lq.repeat_interleave(2, -1).repeat_interleave(2, -2) + self.amount * noise(0)
 
 
 def lq_batch(height: int, width: int, batch: int = 1) -> torch.Tensor:

@@ -18,23 +18,22 @@ from harness import Case, measure
 from limits import Limits, traffic_of
 from plain import PlainATD, PlainUNet, plain_restore
 from torch import nn
-from upsr.allocator import kept_buffers
-from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
-from upsr.archs.derived import Derived
-from upsr.archs.packed import PointwiseConv
-from upsr.archs.precision import lower
-from upsr.archs.swin_unet_arch import GroupNorm32
-from upsr.archs.winograd import winograd, winograd_weight
 
 from tests import tiny
 from upsr import allocator
 from upsr.accelerate.compiled import compiled
+from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
+from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
+from upsr.archs.derived import Derived
+from upsr.archs.packed import PointwiseConv
+from upsr.archs.precision import lower
 from upsr.archs.reorder import inverse, reordered
+from upsr.archs.swin_unet_arch import GroupNorm32
+from upsr.archs.winograd import winograd, winograd_weight
 from upsr.diffusion import ResidualShift, exponential_sqrt_etas
-from upsr.diffusion.sampling import deterministic_step
 from upsr.errors import UpsrError
-from upsr.methods import UPSRModel
+from upsr.methods.upsr.method import UPSR, Sampling
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 CPU = torch.device("cpu")
@@ -207,16 +206,16 @@ def test_the_plain_g_is_ours(size):
 @pytest.fixture(scope="module")
 def model():
     """A small model whose convolutions are wide enough for all fast forms."""
-    return UPSRModel(
+    return UPSR(
         tiny.random_weights(UNetModelSwin(**WIDE)), tiny.random_weights(ATD(**tiny.ATD)),
-        ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0), UncertaintyWeight(), scale=4, channels=3,
-        sr_condition=True, timesteps=[4, 3, 2, 1, 0], step=deterministic_step, train_timesteps=(0, 5),
+        ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0), Sampling((4, 3, 2, 1, 0), UncertaintyWeight()),
+        sr_condition=True, trained=(0, 5),
     ).eval()  # fmt: skip
 
 
 def test_the_plain_restoration_is_ours(model):
-    unet = plain_of(PlainUNet, model.network_g, UNetModelSwin, WIDE)
-    g = plain_of(PlainATD, model.network_aux.network, ATD, tiny.ATD)
+    unet = plain_of(PlainUNet, model.denoiser, UNetModelSwin, WIDE)
+    g = plain_of(PlainATD, model.g.network, ATD, tiny.ATD)
     lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(
@@ -227,7 +226,7 @@ def test_the_plain_restoration_is_ours(model):
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3), (torch.int8, 1e-4)])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_what_depends_on_the_condition_alone_is_computed_once(model, dtype, close, gradients, monkeypatch):
-    network = model.computing_in(dtype).network_g
+    network = model.for_inference(dtype).denoiser
     first, lq = network.input_blocks[0][0], noise(2, 96, 64, 32)
     shares, share = [], first.share
     monkeypatch.setattr(first, "share", lambda cond: shares.append(share(cond)) or shares[-1])
@@ -242,7 +241,7 @@ def test_what_depends_on_the_condition_alone_is_computed_once(model, dtype, clos
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_number_of_threads_does_not_change_a_bit(model, dtype):
     lq, field, before = torch.rand(1, 3, 64, 32), noise(1, 48, 64, 32), torch.get_num_threads()
-    working = model.computing_in(dtype)
+    working = model.for_inference(dtype)
     results = []
     try:
         for count in (1, 2):
@@ -257,7 +256,7 @@ def test_the_number_of_threads_does_not_change_a_bit(model, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_others_of_a_batch_do_not_change_a_bit(model, dtype):
     lq, field = torch.rand(3, 3, 64, 32), noise(3, 48, 64, 32)
-    working = model.computing_in(dtype)
+    working = model.for_inference(dtype)
     with torch.inference_mode():
         together = working.restore(lq, lambda k: field)
         alone = working.restore(lq[1:2], lambda k: field[1:2])
@@ -266,29 +265,29 @@ def test_the_others_of_a_batch_do_not_change_a_bit(model, dtype):
 
 def test_other_precisions_are_views_that_leave_the_model_alone(model):
     lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
-    low = model.computing_in(torch.bfloat16)
+    low = model.for_inference(torch.bfloat16)
     with torch.inference_mode():
         full, half = (m.restore(lq, lambda k: field) for m in (model, low))
-    assert model.network_g.conv_hr.weight.dtype == torch.float32
-    assert low.network_g.conv_hr.weight.dtype == torch.bfloat16
-    assert low.network_aux is model.network_aux
+    assert model.denoiser.conv_hr.weight.dtype == torch.float32
+    assert low.denoiser.conv_hr.weight.dtype == torch.bfloat16
+    assert low.g.network is model.g.network
     assert 0 < (full - half).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 def test_weights_can_be_kept_in_eight_bits(model, dtype):
     lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
-    small = model.computing_in(dtype)
+    small = model.for_inference(dtype)
     with torch.inference_mode():
         full, rounded = (m.restore(lq, lambda k: field) for m in (model, small))
     assert 0 < (full - rounded).abs().mean() < 0.1
-    sizes = [sum(v.numel() * v.element_size() for v in m.network_g.state_dict().values()) for m in (model, small)]
+    sizes = [sum(v.numel() * v.element_size() for v in m.denoiser.state_dict().values()) for m in (model, small)]
     assert sizes[1] < 0.5 * sizes[0]
 
 
 def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatch):
     monkeypatch.setattr("upsr.accelerate.compiled._MOST_SIZES", 2)
-    network, inputs = model.network_g, (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32, seed=1))
+    network, inputs = model.denoiser, (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32, seed=1))
     built = []
 
     def backend(graph, example):
@@ -314,7 +313,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(model):
     def backend(graph, example):
         raise RuntimeError("no compiler here")
 
-    view = compiled(model.network_g, backend=backend)
+    view = compiled(model.denoiser, backend=backend)
     with (
         torch.inference_mode(),
         pytest.raises(UpsrError, match=r"could not be compiled .*no compiler here\).*--compile none"),

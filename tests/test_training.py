@@ -21,7 +21,7 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import build_metrics, build_validation_set, evaluate
 from upsr.engine.train_loop import Trainer, train
 from upsr.errors import UpsrError
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import ModelRestorer
 
@@ -178,7 +178,7 @@ def test_one_photo_is_learnt(tmp_path):
     tested = parse_options({**options, "path": {**options["path"], **weights}}, "test")
     psnr = {
         name: evaluate(ModelRestorer(model.eval(), 0), data, build_metrics(opt, CPU.device)[0], CPU).means["psnr"]
-        for name, model in {"upsr": build_model(tested, "test"), "bicubic": Bicubic(4)}.items()
+        for name, model in {"upsr": build_method(tested), "bicubic": Bicubic(4)}.items()
     }
     assert psnr["upsr"] > psnr["bicubic"] + 1, psnr
 

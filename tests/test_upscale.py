@@ -202,7 +202,7 @@ def test_what_is_there_is_skipped(weights, photos, tmp_path):
 
 def test_an_interrupted_run_goes_on(weights, photos, tmp_path):
     from upsr.photos.upscaling import Handling, Journal, upscale_all
-    from upsr.pipeline.pipeline import Settings
+    from upsr.pipeline.settings import Settings
 
     pipe = UPSRPipeline.from_pretrained(weights, device="cpu")
     jobs = plan_jobs([str(photos)], str(tmp_path), "", None)
@@ -214,11 +214,11 @@ def test_an_interrupted_run_goes_on(weights, photos, tmp_path):
         return lambda done, total: None
 
     with pytest.raises(KeyboardInterrupt):
-        upscale_all(pipe, jobs, Settings(steps=0), Handling(), Journal(tmp_path, 0, key), on_photo=stop_at_the_third)
+        upscale_all(pipe, jobs, Settings.of(steps=0), Handling(), Journal(tmp_path, 0, key), on_photo=stop_at_the_third)
     resume = Handling(resume=True)
-    other = upscale_all(pipe, jobs[:1], Settings(steps=0), resume, Journal(tmp_path, 1, {"other": "settings"}))
+    other = upscale_all(pipe, jobs[:1], Settings.of(steps=0), resume, Journal(tmp_path, 1, {"other": "settings"}))
     assert len(other.done) == 1, "other settings make it again"
-    outcome = upscale_all(pipe, jobs, Settings(steps=0), resume, Journal(tmp_path, 0, key))
+    outcome = upscale_all(pipe, jobs, Settings.of(steps=0), resume, Journal(tmp_path, 0, key))
     assert (len(outcome.skipped), len(outcome.done)) == (2, 2)
     assert set(bytes_of(tmp_path)) == {str(job.target.relative_to(tmp_path)) for job in jobs}, "the journal is gone"
 

@@ -20,7 +20,8 @@ from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
 from upsr.photos.jobs import STREAM, plan_jobs
 from upsr.photos.upscaling import JOURNAL, Handling, upscale_all
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 
@@ -313,10 +314,11 @@ def test_an_option_without_effect_is_refused_by_its_name(place, upscale, argumen
 @pytest.mark.parametrize("option", [("--seed", "0"), ("--fidelity", "0.6"), ("--save-uncertainty",)])
 def test_options_of_diffusion_need_a_model_with_it(place, upscale, monkeypatch, option):
     photo("a.png")
-    monkeypatch.setattr(UPSRPipeline, "num_steps", 0)
+    monkeypatch.setattr(UPSRPipeline, "knobs", lambda pipe: {})
+    monkeypatch.setattr(UPSRPipeline, "draws", False)
     code, lines = upscale("a.png", "-o", "out", *option, steps=None)
     assert (code, len(lines)) == (2, 1)
-    assert re.match(f"error: {option[0]}: has no effect on .*, a network without diffusion", lines[0])
+    assert re.match(f"error: {option[0]}: has no effect on .*, a method without such a setting", lines[0])
 
 
 def test_quality_acts_where_one_result_has_it(place, upscale):
@@ -368,7 +370,7 @@ def run_with(weights, change):
     """Upscale a.png with a changed model; its failures."""
     pipe = UPSRPipeline.from_pretrained(weights, device="cpu", dtype="float32")
     with torch.no_grad():
-        change(pipe.model)
+        change(pipe.method)
     pipe.to(dtype="float32")
     return upscale_all(pipe, plan_jobs(["a.png"], "out", "", None), Settings(), Handling(), None).failed
 
@@ -376,9 +378,9 @@ def run_with(weights, change):
 def test_values_that_are_not_finite_never_become_a_photo(place, weights):
     photo("a.png")
     for value in (float("nan"), float("inf")):
-        for name in ("network_g", "network_aux"):
+        for name in ("denoiser", "g"):
             failed = run_with(
-                weights, lambda model, name=name, value=value: next(getattr(model, name).parameters()).fill_(value)
+                weights, lambda model, name=name, value=value: next(model.parts()[name].parameters()).fill_(value)
             )
             assert failed == ["a.png: the result is not finite; give other weights, or compute in float32"]
     assert files_in(place) == {"a.png"}
@@ -388,7 +390,7 @@ def test_a_photo_never_becomes_one_colour(place, weights):
     photo("a.png")
 
     def saturate(model):
-        [parameter for parameter in model.network_g.parameters() if parameter.dim() == 1][-1].fill_(1e4)
+        [parameter for parameter in model.denoiser.parameters() if parameter.dim() == 1][-1].fill_(1e4)
 
     failed = run_with(weights, saturate)
     assert failed == ["a.png: the result would be of one colour, which the photo is not; give other weights"]

@@ -11,8 +11,7 @@ from PIL import Image
 
 from upsr.archs import UNetModelSwin
 from upsr.diffusion import ResidualShift, exponential_sqrt_etas
-from upsr.diffusion.sampling import deterministic_step
-from upsr.methods import UPSRModel
+from upsr.methods.upsr.method import UPSR, Sampling
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 UNET: dict[str, Any] = {
@@ -63,18 +62,14 @@ def random_weights(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return network.eval()
 
 
-def model(g: torch.nn.Module, unet: dict[str, Any] = UNET) -> UPSRModel:
+def model(g: torch.nn.Module, unet: dict[str, Any] = UNET) -> UPSR:
     """A diffusion model of five steps with random weights, for restoring."""
-    return UPSRModel(
+    return UPSR(
         random_weights(UNetModelSwin(**unet)),
         g,
         ResidualShift(exponential_sqrt_etas(5, kappa=2.0), 2.0),
-        UncertaintyWeight(0.05, 0.4),
-        scale=4,
-        channels=3,
+        Sampling((4, 3, 2, 1, 0), UncertaintyWeight(0.05, 0.4)),
         sr_condition=True,
         residual=True,
-        timesteps=[4, 3, 2, 1, 0],
-        step=deterministic_step,
-        train_timesteps=(0, 5),
+        trained=(0, 5),
     ).eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.archs.contracts import SRNetwork
-from upsr.methods import RestorationModel
+from upsr.methods import Facts, Method, Player, Training
 from upsr.methods.build import build_losses, build_network, load_or_refuse
 from upsr.metrics.base import Metric
 
@@ -53,34 +55,51 @@ class ToyMetric(Metric):
         return float(255 * (sr - gt).abs().mean())
 
 
-class ToyMethod(RestorationModel):
-    """Adds a little of the noise to what the network gives, and learns to do without."""
+class ToyMethod(Method):
+    """Adds a little of the noise to what the network gives."""
 
-    draws = True
     amount = 0.01
+    weight_keys: ClassVar = {"network": "pretrain_network_g"}
 
-    def __init__(self, network_g: SRNetwork, losses: nn.Module | None) -> None:
+    def __init__(self, network: SRNetwork) -> None:
         super().__init__()
-        self.network_g, self.losses = network_g, losses
-        self.scale, self.channels, self.size_multiple = network_g.scale, network_g.channels, network_g.size_multiple
+        self.network = network
+        self.facts = Facts(network.scale, network.channels, state=(network.channels, 1))
 
     @classmethod
-    def from_options(cls, opt, purpose):
-        """See :meth:`RestorationModel.from_options`."""
-        network, training = build_network(opt.network_g, "network_g", scale=opt.scale), purpose == "train"
-        weights = {
-            "key": "path.pretrain_network_g",
-            "param_key": opt.path.param_key_g,
-            "strict": opt.path.strict_load_g,
-        }
-        load_or_refuse(network, opt.path.pretrain_network_g, "g", **weights, optional=training)
-        return cls(network, build_losses(opt) if training else None)
+    def from_options(cls, opt, *, training=False):
+        """See :meth:`Method.from_options`."""
+        network, path = build_network(opt.network_g, "network_g", scale=opt.scale), opt.path
+        load_or_refuse(
+            network, path.pretrain_network_g, "g", key="path.pretrain_network_g", param_key=path.param_key_g,
+            strict=path.strict_load_g, optional=training or path.allow_random_weights,
+        )  # fmt: skip
+        return cls(network)
 
-    def forward(self, lq, gt, generators):
-        """See :meth:`RestorationModel.forward`; an image's noise comes from its generator."""
+    @torch.inference_mode()
+    def restore(self, lq, noise, *, tiles=None, watch=None):
+        """See :meth:`Method.restore`."""
+        return (self.network(lq) + self.amount * noise(0)).clamp(0, 1)
+
+
+class ToyTraining(Training):
+    """Learns to do without the noise."""
+
+    METHOD = ToyMethod
+
+    def __init__(self, method, losses, player) -> None:
+        super().__init__()
+        self.method, self.losses, self.players = method, losses, {"g": player}
+
+    @classmethod
+    def from_options(cls, opt):
+        """See :meth:`Training.from_options`."""
+        method = ToyMethod.from_options(opt, training=True)
+        return cls(method, build_losses(opt), Player(method.network, opt.train.optim_g))
+
+    def forward(self, player, batch, generators):
+        """See :meth:`Training.forward`; an image's noise comes from its generator."""
+        gt = batch["gt"]
         noise = torch.stack([torch.randn(gt.shape[1:], generator=generator) for generator in generators])
-        return self.losses(2 * (self.network_g(lq) + self.amount * noise.to(gt)) - 1, 2 * gt - 1, generators)
-
-    def restore(self, lq, noise, observe=None):
-        """See :meth:`RestorationModel.restore`."""
-        return (self.network_g(lq) + self.amount * F.pixel_shuffle(noise(0), self.scale)).clamp(0, 1)
+        restored = self.method.network(batch["lq"]) + self.method.amount * noise.to(gt)
+        return self.losses(2 * restored - 1, 2 * gt - 1, generators)

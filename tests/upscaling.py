@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.tiny import UNET, random_weights
 from upsr.config import parse_options
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.pipeline.files import config_of
 from upsr.pipeline.pipeline import UPSRPipeline
 
@@ -24,7 +24,7 @@ def save_pipeline(folder: Path) -> Path:
         },
         "least",
     )
-    model = build_model(opt, "test")
-    random_weights(model.network_g)
-    UPSRPipeline(model.eval(), config_of(opt), "cpu").save_pretrained(folder)
+    method = build_method(opt)
+    random_weights(method.denoiser)
+    UPSRPipeline(method.eval(), config_of(opt), "cpu").save_pretrained(folder)
     return folder

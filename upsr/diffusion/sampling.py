@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 Noise = Callable[[int], Tensor]
-"""Gives the k-th standard normal tensor of the state's shape, which may be overwritten: 0 for the start, k >= 1 for the step
-after the k-th network call."""
+"""Gives the k-th standard normal tensor of the state's shape: 0 for the start, k >= 1 for the k-th step."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """Estimates x_0 from the state x_t and timesteps of shape (B,), in the space of the diffusion."""
@@ -53,4 +52,6 @@ def sample(
 
 def repeated(timesteps: list[int], batch: int, device: torch.device) -> Tensor:
     """The same timesteps for every sample of a batch, (B, K) int64."""
-    return torch.tensor(timesteps, dtype=torch.int64, device=device).expand(batch, -1)
+    # Made on the device: a tensor from a list would be a copy that waits.
+    columns = [torch.full((batch,), t, dtype=torch.int64, device=device) for t in timesteps]
+    return torch.stack(columns, dim=1)

@@ -21,7 +21,7 @@ from upsr.config.schema import Component, DatasetOptions
 from upsr.engine.distributed import Runtime, default_launcher, runtime
 from upsr.errors import UpsrError, told
 from upsr.methods.base import Method, Training
-from upsr.weights import named_weights
+from upsr.methods.build import method_class
 
 Purpose = Literal["train", "test"]
 
@@ -89,7 +89,7 @@ def component_problems_in(data: Mapping[str, Any]) -> Iterator[Problem]:
     model = data.get("model_type")
     if isinstance(model, str):
         yield from _model_problems(model)
-    for where in ("network_g", "network_aux"):
+    for where in _networks_of(data):
         yield from _problems_at(ARCH_REGISTRY, Component, data.get(where), where)
     for phase, dataset in _entries(data, "datasets"):
         yield from _problems_at(DATASET_REGISTRY, DatasetOptions, dataset, f"datasets.{phase}")
@@ -142,11 +142,18 @@ def names_a_file(key: str) -> bool:
     return key.startswith("dataroot") or key in ("meta_info", "index")
 
 
-def _network(raw: Any) -> Component | None:
-    """A network's section, as far as it names files."""
-    return (
-        Component.model_construct(**raw) if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
-    )
+def _method_of(data: Mapping[str, Any]) -> type[Method] | None:
+    """The method of an option file; ``None`` where it names none, which is refused elsewhere."""
+    try:
+        return method_class(str(data.get("model_type")))
+    except (UnknownTypeError, AttributeError):
+        return None
+
+
+def _networks_of(data: Mapping[str, Any]) -> list[str]:
+    """The sections that describe networks."""
+    method = _method_of(data)
+    return method.sections() if method is not None else []
 
 
 def _model_problems(name: str) -> Iterator[Problem]:
@@ -164,8 +171,8 @@ def _model_problems(name: str) -> Iterator[Problem]:
 def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Problem]:
     """Files and folders that are named but absent, and sections that the purpose needs."""
     paths = {key: value for key, value in _section(data, "path").items() if isinstance(value, str)}
-    networks = {key: _network(data.get(key)) for key in ("network_g", "network_aux")}
-    named = named_weights(paths, networks)
+    method = _method_of(data)
+    named = method.weight_files(data) if method is not None else {}
     files: dict[str, Any] = {key: str(path) for key, path in named.items()}
     files["path.resume_state"] = paths.get("resume_state")
     sets = _entries(data, "datasets")

@@ -18,10 +18,10 @@ from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
 from upsr.methods import build_method
+from upsr.methods.build import weight_files
 from upsr.metrics import Metric
 from upsr.provenance import file_digest, machine, versions
 from upsr.restoring import ModelRestorer
-from upsr.weights import weight_files
 
 logger = logging.getLogger(__name__)
 

@@ -37,9 +37,8 @@ from upsr.engine.updater import Updater
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
 from upsr.methods import Training, build_training
-from upsr.methods.build import autocast_dtype
+from upsr.methods.build import autocast_dtype, weight_files
 from upsr.rng import derive_seed, torch_generator
-from upsr.weights import weight_files
 
 logger = logging.getLogger(__name__)
 

@@ -32,10 +32,11 @@ from upsr.evaluation.catalogue import Catalogue, homes
 from upsr.methods import build_method
 from upsr.methods.base import Method, Watch
 from upsr.methods.bicubic.method import Bicubic
+from upsr.methods.build import weight_files
 from upsr.methods.sr.method import SR
 from upsr.provenance import digest_of, file_digest
 from upsr.restoring import ModelRestorer, Restorer
-from upsr.weights import files_of, weight_files
+from upsr.weights import files_of
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"

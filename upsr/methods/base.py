@@ -17,6 +17,7 @@ from upsr.config.schema import OptimizerOptions, Options
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.tiling.tiles import TilePlan
+from upsr.weights import files_of, find_weights
 
 Batch = Mapping[str, Tensor]
 """What a training step sees, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
@@ -113,6 +114,30 @@ class Method(nn.Module, ABC):
         """
 
     @classmethod
+    def sections(cls) -> list[str]:
+        """The sections of the options that describe networks with weights of their own."""
+        return [key.removeprefix("pretrain_") for key in cls.weight_keys.values()]
+
+    @classmethod
+    def weight_files(cls, options: Mapping[str, Any]) -> dict[str, Path]:
+        """The weight files that options name, by key; a network from elsewhere names its own.
+
+        Args:
+            options: as in a file; whatever else is wrong with them is found elsewhere.
+        """
+        path, found = options.get("path"), {}
+        for part, key in cls.weight_keys.items():
+            name = path.get(key) if isinstance(path, Mapping) else None
+            if isinstance(name, str):
+                found[f"path.{key}"] = find_weights(name, part)
+        for section in cls.sections():
+            network = options.get(section)
+            if isinstance(network, Mapping) and isinstance(network.get("path"), str):
+                file, *more = files_of(Path(network["path"]))
+                found |= {f"{section}.path": file, **{f"{section}.path ({other.suffix})": other for other in more}}
+        return found
+
+    @classmethod
     def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
         """Options of the published model that a weight file holds, by the names of its tensors.
 
@@ -130,7 +155,7 @@ class Method(nn.Module, ABC):
 
         Args:
             lq: (B, C, h, w) in [0, 1], sides multiples of ``facts.multiple``.
-            noise: gives the k-th standard normal tensor, (B, *facts.noise_shape(h, w)), which may be overwritten.
+            noise: gives the k-th standard normal tensor, (B, *facts.noise_shape(h, w)).
             tiles: bounds the memory of images larger than a tile; a method without use for it restores them whole.
             watch: see :data:`Watch`.
 
@@ -172,7 +197,7 @@ class Method(nn.Module, ABC):
                 continue
             if name not in own:
                 have = f"; it has {', '.join(own)}" if own else ""
-                raise UpsrError(f"{name}: {type(self).__name__} has no such setting{have}")
+                raise UpsrError(f"{name}: the method {type(self).__name__} has no such setting{have}")
             if not own[name].low <= value <= own[name].high:
                 raise UpsrError(f"{name} is {value:g}; give {own[name].low:g} to {own[name].high:g}: {own[name].about}")
         given = {name: value for name, value in knobs.items() if value is not None}

@@ -21,7 +21,7 @@ from upsr.config.schema import Component, Options, TrainOptions
 from upsr.errors import UpsrError
 from upsr.methods.base import Method, Training
 from upsr.rng import derive_seed, numpy_generator, torch_generator
-from upsr.weights import Part, find_weights
+from upsr.weights import find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ def method_class(name: str) -> type[Method]:
     found = resolve(MODEL_REGISTRY, name)
     method: type[Method] = found if issubclass(found, Method) else found.METHOD
     return method
+
+
+def weight_files(opt: Options) -> dict[str, Path]:
+    """The weight files that options name, by key; see :meth:`Method.weight_files`."""
+    return method_class(opt.model_type).weight_files(opt.model_dump())
 
 
 def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
@@ -105,7 +110,7 @@ def build_network(component: Component, key: str, *, scale: int, contract: type[
 
 
 def load_or_refuse(
-    network: nn.Module, path: str | None, part: Part, *, key: str, param_key: str | None, strict: bool, optional: bool
+    network: nn.Module, path: str | None, part: str, *, key: str, param_key: str | None, strict: bool, optional: bool
 ) -> None:
     """Fill a network from a weight file, or say why it stays random.
 

@@ -161,10 +161,9 @@ def _of_options(data: dict[str, Any], source: Path, paths: dict[str, str]) -> Lo
         if key.startswith(("pretrain_", "param_key")) and key not in keys
     }
     opt = parse_options({**kept, "name": "pipeline", "datasets": {}, "path": {**named, **paths}}, str(source))
-    problems = list(component_problems(ARCH_REGISTRY, opt.network_g, "network_g"))
-    if opt.network_aux is not None:
-        problems += component_problems(ARCH_REGISTRY, opt.network_aux, "network_aux")
-    refuse(str(source), problems)
+    networks = {section: getattr(opt, section) for section in method_class(opt.model_type).sections()}
+    given = {section: network for section, network in networks.items() if network is not None}
+    refuse(str(source), [p for key, network in given.items() for p in component_problems(ARCH_REGISTRY, network, key)])
     return build_method(opt).eval(), config_of(opt)
 
 

@@ -99,12 +99,15 @@ class NoiseField:
         self.scratch = scratch
 
     def __call__(self, k: int) -> Tensor:
-        """The k-th standard normal tensor, (B, channels, height, width), which the caller may overwrite."""
+        """The k-th standard normal tensor, (B, channels, height, width)."""
         field = self.scratch.zeros(len(self.names), *self.shape)
         for image, name in zip(field, self.names, strict=True):
             generator = torch_generator(self.seed, "restore", name, k)
-            for plane in image:
-                plane.copy_(torch.randn(plane.shape, generator=generator))
+            drawn = image if image.device.type == "cpu" else torch.empty(self.shape)
+            for plane in drawn:
+                torch.randn(plane.shape, generator=generator, out=plane)
+            if drawn is not image:
+                image.copy_(drawn)
         return field
 
 
@@ -178,7 +181,7 @@ def _restore_apart(
         shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))
 
         def noise(k: int) -> Tensor:
-            return field(k)[..., top : top + rows, left : left + columns].clone()
+            return field(k)[..., top : top + rows, left : left + columns]
 
         with kept_buffers(padded[:, 0].numel()):
             return method.restore(padded, noise, watch=shown)[inside]

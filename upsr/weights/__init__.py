@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from upsr.config.schema import Component, Options
-
-Part = Literal["denoiser", "g"]
 
 _HERE = Path(__file__).parent
 
@@ -23,7 +17,7 @@ def shipped_folder(name: str) -> Path:
     return _HERE / name
 
 
-def find_weights(name: str, part: Part) -> Path:
+def find_weights(name: str, part: str) -> Path:
     """The file of a shipped model's part, or the path that ``name`` is."""
     return _HERE / name / f"{part}.safetensors" if name in shipped_names() else Path(name)
 
@@ -31,23 +25,3 @@ def find_weights(name: str, part: Part) -> Path:
 def files_of(path: Path) -> list[Path]:
     """The files that weights are in: ncnn's layers (.param) have theirs in a .bin."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
-
-
-def weight_files(opt: Options) -> dict[str, Path]:
-    """The weight files that options name, by key; a network from elsewhere names its own."""
-    return named_weights(opt.path.model_dump(), {"network_g": opt.network_g, "network_aux": opt.network_aux})
-
-
-def named_weights(paths: Mapping[str, Any], networks: Mapping[str, Component | None]) -> dict[str, Path]:
-    """As :func:`weight_files`, of the section ``path`` and the networks by their keys alone."""
-    parts: dict[str, Part] = {
-        "pretrain_network_g": "denoiser" if networks.get("network_aux") else "g",
-        "pretrain_network_aux": "g",
-    }
-    named = {key: paths[key] for key in parts if paths.get(key) is not None}
-    found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items()}
-    for key, network in networks.items():
-        if network is not None and "path" in network.arguments:
-            file, *more = files_of(Path(network.arguments["path"]))
-            found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
-    return found

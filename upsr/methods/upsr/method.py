@@ -183,8 +183,7 @@ class UPSR(Method):
         if not sampling.timesteps:
             return self._decoded(y_hat, area)
         timesteps = repeated(list(sampling.timesteps), len(lq), lq.device)
-        x = noise(0)
-        area.in_bands(x, lambda band: image.process([band]).prior(timesteps[:, 0], area.cut(x, [band])))
+        x = image.start(timesteps[:, 0], noise(0))
         show("x_T", x)
         x_0 = sample(
             x,
@@ -326,6 +325,11 @@ class _Image:
     def process(self, windows: Sequence[Tile]) -> Between:
         """The diffusion in the windows."""
         return self.method.process_of(self.at(windows))
+
+    def start(self, t: Tensor, noise: Tensor) -> Tensor:
+        """The state that sampling starts from."""
+        x = self.area.blank(noise.shape[1])
+        return self.area.in_bands(x, lambda band: self.process([band]).prior(t, self.area.cut(noise, [band])))
 
     def denoiser(self) -> Denoise:
         """The denoiser of the whole image."""
