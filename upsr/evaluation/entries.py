@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upsr.archs import ncnn
-from upsr.archs.spandrel_arch import SpandrelSR
+from upsr.archs.spandrel import SpandrelSR
 from upsr.choices import RUNS_ROOT
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
