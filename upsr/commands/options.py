@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,14 +92,14 @@ def main(given: argparse.Namespace) -> int:
         for name, files, about in kinds():
             print(f"{name:<12}{files:<30}{about}")
     elif given.action == "docs":
-        _write(page(), given.out)
+        _write(page(all_schemas()), given.out)
     elif given.kind is None:
         if given.out is None:
             raise UpsrError("upsr options schema: name a kind (upsr options list), or with --out a folder for all")
-        for name in all_schemas():
-            _write(text_of(name), given.out / f"{name}.json")
+        for name, schema in all_schemas().items():
+            _write(_text(schema), given.out / f"{name}.json")
     else:
-        _write(text_of(given.kind), given.out and given.out / f"{given.kind}.json")
+        _write(_text(schema_of(given.kind)), given.out and given.out / f"{given.kind}.json")
     return 0
 
 
@@ -144,17 +144,16 @@ def all_schemas() -> dict[str, dict[str, Any]]:
     return {name: schema_of(name) for name, _, _ in kinds()}
 
 
-def page() -> str:
-    """The reference page."""
+def page(schemas: Mapping[str, dict[str, Any]]) -> str:
+    """The reference page, from the schemas of all kinds."""
     from upsr.config.reference import reference_page
 
     about = {name: f"`{files}`. {text}" for name, files, text in kinds()}
-    return reference_page(all_schemas(), [name for name in about if name not in KINDS], about)
+    return reference_page(schemas, [name for name in about if name not in KINDS], about)
 
 
-def text_of(name: str) -> str:
-    """The file of a kind's JSON schema."""
-    return json.dumps(schema_of(name), indent=1, ensure_ascii=False) + "\n"
+def _text(schema: Mapping[str, Any]) -> str:
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def _write(text: str, file: Path | None) -> None:
