@@ -23,7 +23,7 @@ from upsr.restoring.tiling import Canvas, tiles_of
 from upsr.accelerate.compiled import compiled
 from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
-from upsr.config import Options, load_options
+from upsr.config import CommonOptions, load_options
 from upsr.config.schema import TileOptions
 from upsr.methods import Method, build_method
 from upsr.pipeline.memory import OVERLAP
@@ -80,7 +80,7 @@ class Setting:
         return plain_of(PlainATD, self.model.parts()["g"], ATD, self._options.network_aux.arguments)
 
     @cached_property
-    def _options(self) -> Options:
+    def _options(self) -> CommonOptions:
         return load_options(self.option_file, ["path.allow_random_weights=true"])
 
     def random(self, *shape: int) -> Tensor:

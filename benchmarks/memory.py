@@ -26,10 +26,11 @@ from plain import plain_restore
 
 from upsr.config import load_options
 from upsr.methods import build_method
-from upsr.photos.photo import Photo
 from upsr.photos.photo_io import write_photo
 from upsr.pipeline.files import config_of
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.frames import Photo
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 
 
 def main() -> int:

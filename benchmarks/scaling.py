@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from common import machine
 
-from upsr.photos.photo import Photo
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.frames import Photo
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.timing import timed
 
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from upsr.arguments import ArgumentParser
-from upsr.config import Options
+from upsr.config import CommonOptions
 from upsr.data import PairedFolderDataset, RealESRGANDegradation
 from upsr.data.image_io import decode_image, to_tensor, to_uint8, write_png
 from upsr.data.kernels import draw_kernels
@@ -102,7 +102,7 @@ def upscale(data: Path, run: Runtime) -> str:
     return compare(shipped_models(opt), data, PICTURES, run)
 
 
-def shipped_models(opt: Options) -> dict[str, Method]:
+def shipped_models(opt: CommonOptions) -> dict[str, Method]:
     """UPSR-tiny and what it is measured against."""
     upsr = build_method(opt)
     return {"bicubic": Bicubic(opt.scale), "g alone": SR(upsr.parts()["g"]), "UPSR-tiny (5 steps)": upsr}
@@ -160,7 +160,7 @@ def copy_training_photos(folder: Path) -> None:
         write_png(folder / f"{Path(name).stem}.png", photo(name))
 
 
-def degrade_photos(photos: dict[str, tuple[str, tuple[int, int]]], data: Path, opt: Options) -> None:
+def degrade_photos(photos: dict[str, tuple[str, tuple[int, int]]], data: Path, opt: CommonOptions) -> None:
     """Write 256 x 256 crops and their 64 x 64 degraded versions."""
     degradation = RealESRGANDegradation(opt.degradation, opt.scale)
     for slot, (name, (file, (top, left))) in enumerate(photos.items()):

@@ -66,8 +66,9 @@ def test_a_method_of_one_s_own_trains_is_measured_and_resumes_exactly(tmp_path):
     data = toy(tmp_path)
     run({**data, "train": {**data["train"], "total_iter": 2}})
     halves = run(data)
-    states = [torch.load(folder / "training_states" / "4.state", weights_only=True) for folder in (whole, halves)]
-    assert all(torch.equal(value, states[1]["params"][key]) for key, value in states[0]["params"].items())
+    files = [folder / "training_states" / "4.state" for folder in (whole, halves)]
+    first, second = (torch.load(file, weights_only=True)["players"]["g"]["params"] for file in files)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
     with (halves / "validation.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["iteration"], row["tag"]) for row in rows] == [("2", "val/mae"), ("4", "val/mae")]

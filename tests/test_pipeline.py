@@ -19,11 +19,12 @@ from upsr import cli
 from upsr.archs import CompactSR, SpandrelSR, UNetModelSwin
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
-from upsr.photos.photo import Photo
 from upsr.photos.photo_io import write_photo
+from upsr.pipeline.frames import Photo
 from upsr.pipeline.hardware import dtype_for
 from upsr.pipeline.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.restoring.colour import COLOUR_FIXES
 from upsr.restoring.restore import restore, restore_planned
 from upsr.tiling.scratch import Scratch

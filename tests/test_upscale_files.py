@@ -20,7 +20,8 @@ from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
 from upsr.photos.jobs import STREAM, plan_jobs
 from upsr.photos.upscaling import JOURNAL, Handling, upscale_all
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 

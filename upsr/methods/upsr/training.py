@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
 from upsr.methods.base import Batch, Player, Training
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.upsr.method import UPSR
+from upsr.methods.upsr.options import UPSROptions
 
 
 class UPSRTraining(Training):
@@ -28,7 +27,7 @@ class UPSRTraining(Training):
         self.players = {"g": player}
 
     @classmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: UPSROptions) -> Self:
         """See :meth:`Training.from_options`."""
         method = UPSR.from_options(opt, training=True)
         return cls(method, build_losses(opt), Player(method.denoiser, train_options(opt).optim_g))
@@ -41,6 +40,10 @@ class UPSRTraining(Training):
         x_t = method.schedule.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         prediction = method.estimate(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond)
         return {**self.losses(prediction, x_0, generators), "by_timestep": self._by_timestep(prediction, x_0, t)}
+
+    def convolutional(self) -> Sequence[nn.Module]:
+        """The trained network and the losses'."""
+        return [*super().convolutional(), self.losses]
 
     def refuse_crops(self, size: int, device: torch.device) -> None:
         """See :meth:`Training.refuse_crops`."""
@@ -56,6 +59,3 @@ class UPSRTraining(Training):
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         low, high = self.method.trained
         return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
-
-
-MODEL_REGISTRY._do_register("UPSRModel", UPSRTraining)
