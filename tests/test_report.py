@@ -46,7 +46,7 @@ def cells(folder: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
         return {(line["row"], line["column"]): line for line in csv.DictReader(file)}
 
 
-def test_with_nothing_here_every_cell_is_explained(place, monkeypatch, capsys):
+def test_with_nothing_here_every_cell_is_explained(place, capsys):
     out = reproduce(capsys, "--no_cost", "--figure", *FIGURES)
     publication = read_publication()
     for number, table in publication.tables.items():
@@ -125,11 +125,9 @@ def fixtures(place):
     return place
 
 
-def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, monkeypatch, capsys):
+def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, capsys):
     pytest.importorskip("matplotlib")
-    out = reproduce(
-        monkeypatch, capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7"
-    )
+    out = reproduce(capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7")
     found = cells(fixtures / "results/tables", "4")
     for row in ("RealESRGAN", "UPSR-5"):
         for column in ("RealSR psnr", "RealSR ssim", "RealSR niqe", "ImageNet-Test psnr", "RealSet65 niqe"):
@@ -161,7 +159,7 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
     assert (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text() == before
 
 
-def test_costs_are_measured_on_this_machine(fixtures, monkeypatch, capsys):
+def test_costs_are_measured_on_this_machine(fixtures, capsys):
     out = reproduce(capsys, "--table", "2", "3", "--repeats", "2", "--max_images", "1")
     table = cells(fixtures / "results/tables", "2")
     assert float(table["UPSR-5", "runtime (s)"]["ours"]) > 0
