@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upsr.methods import UPSRModel
+from upsr.methods.upsr.method import UPSR
 
 MASKED = -100.0
 
@@ -438,27 +438,25 @@ class PlainATD(nn.Module):
 
 
 @torch.no_grad()
-def plain_restore(
-    model: UPSRModel, unet: PlainUNet, g: Callable[[Tensor], Tensor], lq: Tensor, noise: Tensor
-) -> Tensor:
+def plain_restore(model: UPSR, unet: PlainUNet, g: Callable[[Tensor], Tensor], lq: Tensor, noise: Tensor) -> Tensor:
     """The released sampler on whole images, sides multiples of 64: (B, 3, h, w) in [0, 1] -> (B, 3, 4h, 4w) in [0, 1].
 
     Args:
         model: gives schedule and constants only.
         noise: (B, 48, h, w), standard normal.
     """
-    scale, process = model.scale, model.process
+    scale, process = model.facts.scale, model.schedule
     y = F.interpolate(lq * 2 - 1, scale_factor=scale, mode="bicubic", align_corners=False)
     y_hat = g(lq) * 2 - 1
-    weight = model.uncertainty(y_hat, y)
+    weight = model.sampling.uncertainty(y_hat, y)
     cond = F.pixel_unshuffle(torch.cat([y_hat, y], dim=1), scale)
     y, weight = F.pixel_unshuffle(y, scale), F.pixel_unshuffle(weight, scale)
 
     def batched(step: int) -> Tensor:
         return torch.full((len(lq),), step, device=lq.device)
 
-    x = process.prior_sample(y, batched(model.timesteps[0]), weight=weight, noise=noise)
-    for step, after in zip(model.timesteps, [*model.timesteps[1:], None], strict=True):
+    x = process.prior_sample(y, batched(model.sampling.timesteps[0]), weight=weight, noise=noise)
+    for step, after in zip(model.sampling.timesteps, [*model.sampling.timesteps[1:], None], strict=True):
         x_0 = F.pixel_unshuffle(unet(process.scale_input(x, batched(step)), batched(step), cond), scale)
         if after is not None:
             x = process.ddim_step(x_0, x, y, batched(step), t_prev=batched(after))

@@ -26,7 +26,7 @@ from upsr.errors import UpsrError, told
 from upsr.evaluation.results import read_rows, read_summary
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.evaluation.statistics import BySeed, compare, describe_sample
-from upsr.methods import RestorationModel, build_model
+from upsr.methods import Method, build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import restore
 from upsr.timing import timed
@@ -251,10 +251,10 @@ def keep_results(methods: Mapping[tuple[str, int], str]) -> None:
 
 def cost(name: str) -> dict[str, float]:
     """Parameters of a variant, g's among them, and seconds for a photo of 256 x 256."""
-    model: RestorationModel = Bicubic(scale=4)
+    model: Method = Bicubic(scale=4)
     if (option_file := VARIANTS[name].option_file) is not None:
         random = ["path.pretrain_network_g=null", "path.allow_random_weights=true"]
-        model = build_model(checked_model_options(option_file, [*VARIANTS[name].changes, *random]), "test").eval()
+        model = build_method(checked_model_options(option_file, [*VARIANTS[name].changes, *random])).eval()
     lq = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     seconds = timed(lambda: restore(model, lq, seed=0, names=["photo"]), lq.device, repeats=5).median
     return {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 3)}

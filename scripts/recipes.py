@@ -28,7 +28,7 @@ from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError, told
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.evaluation.teaching import Crops, read_recipe
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.metrics import LPIPS, NIQE, PSNR, Grid
 from upsr.provenance import machine, versions
@@ -199,7 +199,7 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"values": {}, "costs": {}}
     models: dict[str, Any] = {
         "bicubic": lambda: Bicubic(4),
-        "tiny": lambda: build_model(checked_model_options(str(OLD / "test.yml")), "test"),
+        "tiny": lambda: build_method(checked_model_options(str(OLD / "test.yml"))),
         **{name: lambda name=name: model_of(name) for name in names if weights(name).is_file()},
     }
     kept["crops"] = crops_of(data.dataset.keys)
@@ -235,7 +235,7 @@ def model_of(name: str) -> torch.nn.Module:
     if variant.g is not None:
         changes.append(f"path.pretrain_network_aux={weights(variant.g)}")
     changes = [change for change in changes if not change.startswith(("datasets.", "train."))]
-    return build_model(checked_model_options(str(variant.options), changes), "test")
+    return build_method(checked_model_options(str(variant.options), changes))
 
 
 def report() -> None:

@@ -28,7 +28,7 @@ from safetensors import safe_open
 
 from scripts.ship_weights import halve
 from upsr.atomic import atomic_write, writable_folder
-from upsr.config import Options, load_options
+from upsr.config import CommonOptions, load_options
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_options
@@ -145,7 +145,7 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def finished(folder: Path, opt: Options) -> bool:
+def finished(folder: Path, opt: CommonOptions) -> bool:
     """Whether a stage has done all its iterations and left its weights."""
     total = opt.train.total_iter if opt.train else 0
     latest = folder / "models" / "net_g_latest.safetensors"
@@ -175,7 +175,7 @@ def begin_again_if_needed(folder: Path, snapshot: Path) -> None:
         shutil.copyfile(weights, path)
 
 
-def from_weights(opt: Options, weights: Path) -> Options:
+def from_weights(opt: CommonOptions, weights: Path) -> CommonOptions:
     """The rest of a training whose first iterations are in a weight file; without the file the training as it is."""
     if opt.train is None or not weights.is_file():
         return opt

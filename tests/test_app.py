@@ -30,9 +30,9 @@ from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
 from upsr.data.photo import Photo
 from upsr.data.photo_reader import read_photo
-from upsr.photos.photo import to_colour, to_frame
 from upsr.photos.photo_io import write_photo
-from upsr.pipeline.pipeline import Settings
+from upsr.pipeline.frames import to_colour, to_frame
+from upsr.pipeline.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE = 60_000

@@ -19,11 +19,11 @@ from tests import tiny
 from upsr import cli
 from upsr.archs import ATD, CompactSR
 from upsr.errors import UpsrError
+from upsr.export import export
 from upsr.export.export import Difference, export_model
 from upsr.methods.upsr.method import UPSR
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import file_digest, weights_digest
-from upsr.restoring import export
 from upsr.weights import shipped_names
 
 pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")
@@ -195,7 +195,7 @@ def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
 
     def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
         asked.append((name, device))
-        return SimpleNamespace(model=model_of(CompactSR(num_feat=8, num_block=1)))
+        return SimpleNamespace(method=model_of(CompactSR(num_feat=8, num_block=1)))
 
     monkeypatch.setattr(UPSRPipeline, "from_pretrained", from_pretrained)
     monkeypatch.setattr(export, "_parts", lambda model, parts=export._parts: parts(model)[:1])  # g: seconds less

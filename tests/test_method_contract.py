@@ -14,11 +14,12 @@ import torch
 from tests import tiny
 from tests.training import tiny_options
 from upsr.config.load import merged, parse_options
-from upsr.config.schema import Options, TileOptions
+from upsr.config.schema import CommonOptions, TileOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import Bicubic, Method, Seen, build_method, build_training
+from upsr.methods import Method, Seen, build_method, build_training
+from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
 
@@ -82,7 +83,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def options(root: Path, case: str, **changes: Any) -> Options:
+def options(root: Path, case: str, **changes: Any) -> CommonOptions:
     make = CASES[case].changes
     assert make is not None
     data = merged(tiny_options(root, root / "photos", **make(root)), changes)

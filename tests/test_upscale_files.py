@@ -20,7 +20,8 @@ from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
 from upsr.photos.jobs import STREAM, plan_jobs
 from upsr.photos.upscaling import JOURNAL, Handling, upscale_all
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 
@@ -377,9 +378,9 @@ def run_with(weights, change):
 def test_values_that_are_not_finite_never_become_a_photo(place, weights):
     photo("a.png")
     for value in (float("nan"), float("inf")):
-        for name in ("network_g", "network_aux"):
+        for name in ("denoiser", "g"):
             failed = run_with(
-                weights, lambda model, name=name, value=value: next(getattr(model, name).parameters()).fill_(value)
+                weights, lambda model, name=name, value=value: next(model.parts()[name].parameters()).fill_(value)
             )
             assert failed == ["a.png: the result is not finite; give other weights, or compute in float32"]
     assert files_in(place) == {"a.png"}

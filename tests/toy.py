@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from upsr.archs.contracts import SRNetwork
 from upsr.methods import Facts, Method, Player, Training
 from upsr.methods.build import build_losses, build_network, load_or_refuse
+from upsr.methods.options import NetworkOptions
 from upsr.metrics.base import Metric
 
 
@@ -58,6 +59,7 @@ class ToyMetric(Metric):
 class ToyMethod(Method):
     """Adds a little of the noise to what the network gives."""
 
+    Options = NetworkOptions
     amount = 0.01
     weight_keys: ClassVar = {"network": "pretrain_network_g"}
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from upsr.data.photo import Frame, Photo
 from upsr.data.photo_reader import read_photo
 from upsr.data.samples import to_eight_bit
-from upsr.photos.photo import to_colour, to_frame
 from upsr.photos.photo_io import write_photo
+from upsr.pipeline.frames import to_colour, to_frame
 
 SMALLEST_SIDE = 16
 _THUMBNAIL = 640

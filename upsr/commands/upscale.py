@@ -311,7 +311,7 @@ def _option(name: str) -> str:
 
 
 def _settings(given: argparse.Namespace) -> Any:
-    from upsr.pipeline.pipeline import Settings
+    from upsr.pipeline.settings import Settings
 
     for name in ("width", "height"):
         if (side := getattr(given, name)) is not None and side < 1:

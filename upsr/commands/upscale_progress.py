@@ -12,8 +12,8 @@ from upsr.errors import one_line
 
 if TYPE_CHECKING:
     from upsr.photos.jobs import Job
-    from upsr.photos.photo import Photo
     from upsr.photos.upscaling import Outcome
+    from upsr.pipeline.frames import Photo
     from upsr.tiling.tiles import Progress
 
 _LONG = 60

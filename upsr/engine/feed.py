@@ -13,7 +13,7 @@ import torch
 from upsr.atomic import atomic_write
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import (
     DevicePrefetcher,
@@ -43,7 +43,7 @@ class TrainingSet(Protocol):
 class DegradedPairs:
     """The usual feed: ``lq`` and ``gt`` from ground truths that are degraded on the device, or stored pairs, and a pool."""
 
-    def __init__(self, opt: Options, training: Training) -> None:
+    def __init__(self, opt: CommonOptions, training: Training) -> None:
         self.opt, self.training = opt, training
         self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
         self.pool = PairPool(opt.pair_pool.pairs_per_slot)
@@ -106,7 +106,7 @@ class TrainingData:
         UpsrError: the set cannot be trained on, or does not fit the method.
     """
 
-    def __init__(self, opt: Options, run: Runtime, training: Training) -> None:
+    def __init__(self, opt: CommonOptions, run: Runtime, training: Training) -> None:
         self.run = run
         self.seed = opt.manual_seed
         self.options = opt.datasets["train"]

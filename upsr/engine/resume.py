@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from upsr.config.difference import option_differences
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore
 from upsr.engine.distributed import job_id, restarts
 from upsr.engine.heartbeat import STATUS_FILE, read_status
@@ -24,7 +24,7 @@ def was_restarted(folder: Path) -> bool:
     return restarts() > 0 or (job is not None and read_status(folder).get("job") == job)
 
 
-def set_aside(folder: Path, opt: Options) -> None:
+def set_aside(folder: Path, opt: CommonOptions) -> None:
     """Rename the folder of an earlier run of this name, so that a new one neither overwrites its files nor uses them.
 
     A folder with nothing but the log and status of a start that failed stays.
@@ -43,7 +43,7 @@ def set_aside(folder: Path, opt: Options) -> None:
     folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
 
 
-def _read_by(opt: Options) -> dict[str, Path]:
+def _read_by(opt: CommonOptions) -> dict[str, Path]:
     """Files and folders that a run reads, by key."""
     found = weight_files(opt)
     if opt.path.resume_state is not None:
@@ -69,7 +69,7 @@ def newest_own(store: CheckpointStore) -> Path | None:
     return state
 
 
-def changes_since(checkpoint: Checkpoint, now: Mapping[str, int], opt: Options) -> Iterator[str]:
+def changes_since(checkpoint: Checkpoint, now: Mapping[str, int], opt: CommonOptions) -> Iterator[str]:
     """Differences of a run to the one that made a checkpoint, one a line.
 
     Args:

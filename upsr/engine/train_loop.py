@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write, writable_folder
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions, TrainOptions
 from upsr.config.yaml_text import dump_yaml
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
@@ -33,7 +33,6 @@ from upsr.engine.tally import Tally
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
 from upsr.methods import build_training
-from upsr.methods.build import train_options
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ _GO_ON, _STOP, _NO_DATA = range(3)
 """Ballots of the vote at the end of an iteration; the largest decides."""
 
 
-def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
+def train(opt: CommonOptions, run: Runtime, *, profile: int | None = None) -> Path:
     """Train a method as the options say.
 
     Args:
@@ -67,13 +66,17 @@ def train(opt: Options, run: Runtime, *, profile: int | None = None) -> Path:
         run.barrier()
         setup_logging(run, folder / "train.log")
         configure_backends(run.device)
-        with Heartbeat(
-            run, folder, interval=opt.distributed.heartbeat, total=train_options(opt).total_iter
-        ) as heartbeat:
+        with Heartbeat(run, folder, interval=opt.distributed.heartbeat, total=_settings(opt).total_iter) as heartbeat:
             trainer = Trainer(opt, run, folder)
             trainer.resume(own=resuming)
             trainer.fit(stop, heartbeat, profile)
     return folder
+
+
+def _settings(opt: CommonOptions) -> TrainOptions:
+    if opt.train is None:
+        raise UpsrError("train: this section is needed for training")
+    return opt.train
 
 
 class Trainer:
@@ -85,9 +88,9 @@ class Trainer:
 
     sampler: GlobalBatchSampler
 
-    def __init__(self, opt: Options, run: Runtime, folder: Path) -> None:
+    def __init__(self, opt: CommonOptions, run: Runtime, folder: Path) -> None:
         self.opt, self.run, self.folder = opt, run, folder
-        self.settings = train_options(opt)
+        self.settings = _settings(opt)
         self.seed = opt.manual_seed
         self.iteration = 0
         self.training = build_training(opt).to(run.device).train()

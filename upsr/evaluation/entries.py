@@ -20,9 +20,10 @@ from upsr.archs import ncnn
 from upsr.archs.spandrel_arch import SpandrelSR
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
-from upsr.config.load import read_yaml, refuse
+from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
+from upsr.config.methods import method_of
 from upsr.config.problems import problems_of
-from upsr.config.schema import Component, Section, TileOptions
+from upsr.config.schema import CommonOptions, Component, Section, TileOptions
 from upsr.data.backends import without_suffix
 from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import UnreadableImageError, to_tensor
@@ -40,8 +41,6 @@ from upsr.weights import files_of, weight_files
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
 _RUNS = Path("experiments")
-RUN_OPTIONS = "options.yml"
-"""In the folder of a training run."""
 
 
 class MissingWeightsError(UpsrError):
@@ -119,7 +118,7 @@ def describe(name: str) -> MethodDescription:
     """
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
-        if "model_type" in (data := read_yaml(path)) or "base" in data:
+        if {"method", "model_type", "base"} & read_yaml(path).keys():
             return _described(path.stem, "OptionFile", opt=name)
         return METHODS.read(name)
     if path.suffix in _CHECKPOINTS and not path.is_dir():
@@ -207,11 +206,9 @@ class OptionFile:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
+        unset = [key for key in _weight_keys(opt, files) if key not in files]
         if not opt.path.allow_random_weights:
-            needed = [] if "network_g.path" in files else ["path.pretrain_network_g"]
-            if opt.network_aux is not None and "network_aux.path" not in files:
-                needed.append("path.pretrain_network_aux")
-            absent = [f"{key}: not set" for key in needed if key not in files]
+            absent = [f"{key}: not set" for key in unset]
             absent += [f"{key}: {path}" for key, path in files.items() if not path.is_file()]
             if absent:
                 hint = (
@@ -225,8 +222,8 @@ class OptionFile:
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
-        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
-        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
+        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if unset else {}
+        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": bool(unset)}
         return of_model(method, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
 
 
@@ -378,8 +375,10 @@ def _count(network: nn.Module | None) -> int:
     return sum(p.numel() for p in network.parameters()) if network is not None else 0
 
 
-def _is_random(path: Any) -> bool:
-    return bool(path.allow_random_weights and not (path.pretrain_network_g and path.pretrain_network_aux))
+def _weight_keys(opt: CommonOptions, files: Mapping[str, Path]) -> list[str]:
+    """Keys of the weight files that a method needs; a network from elsewhere names its own."""
+    keys = method_of(opt).method.weight_keys.values()
+    return [f"path.{key}" for key in keys if f"{key.removeprefix('pretrain_')}.path" not in files]
 
 
 def _compare(description: MethodDescription, method: Entry) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.config.schema import OptimizerOptions, Options
+from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.tiling.tiles import TilePlan
@@ -92,19 +92,22 @@ class Method(nn.Module, ABC):
     """Networks and what they do together to restore an image; knows neither losses nor optimisers.
 
     Attributes:
+        Options: structure of the method's option files.
         facts: see :class:`Facts`.
         weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
     """
 
+    Options: ClassVar[type[CommonOptions]] = CommonOptions
     facts: Facts
     weight_keys: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: Any, *, training: bool = False) -> Self:
         """Build the networks and load the weights that the options name.
 
         Args:
+            opt: checked options of the structure ``Options``.
             training: what is about to be trained may start from random weights.
 
         Raises:
@@ -240,7 +243,7 @@ class Training(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: Any) -> Self:
         """The method with its weights, the losses and the players.
 
         Raises:
@@ -261,7 +264,7 @@ class Training(nn.Module, ABC):
             ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
         """
 
-    def feed(self, opt: Options) -> Feed | None:
+    def feed(self, opt: Any) -> Feed | None:
         """The maker of its batches; ``None`` for degraded pairs."""
         return None
 

@@ -19,11 +19,13 @@ from upsr.data.photo_reader import read_photo
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
 from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
-from upsr.photos.photo import Photo
 from upsr.photos.photo_io import check_writable, suffix_for, write_photo
 from upsr.photos.sources import irregular
+from upsr.pipeline.frames import Photo
+from upsr.pipeline.images import shown_frame
 from upsr.pipeline.memory import free_memory
-from upsr.pipeline.pipeline import Settings, UPSRPipeline, shown_frame
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.provenance import digest_of, file_digest
 from upsr.tiling.peers import Peers
 from upsr.tiling.tiles import Progress

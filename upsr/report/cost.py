@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from upsr.config.schema import Options, Section
+from upsr.config.schema import CommonOptions, Section
 from upsr.data.kernels import draw_kernels
 from upsr.engine.distributed import Runtime
 from upsr.engine.feed import DegradedPairs, micro_batch
@@ -121,7 +121,7 @@ COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, flo
 """What can be measured, and what measures it."""
 
 
-def _training_step(opt: Options, device: torch.device, setting: Setting) -> Callable[[], None]:
+def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -> Callable[[], None]:
     """One iteration but for decoding: degradation, pair pool, the method's own forward and backward passes, update, average."""
     if opt.train is None:
         raise NotMeasuredError("its option file has no section train")
@@ -173,11 +173,11 @@ def _changes(method: MethodDescription) -> list[str]:
     return [*method.make.arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
 
 
-def _options(method: MethodDescription, folder: Path) -> Options:
-    """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
+def _options(method: MethodDescription, folder: Path) -> CommonOptions:
+    """CommonOptions of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
     path, changes = option_file(method.make.arguments["opt"]), _changes(method)
     opt = checked_model_options(path, changes)
-    if opt.train is None or opt.train.perceptual_opt is None:
+    if getattr(opt.train, "perceptual_opt", None) is None:
         return opt
     import torchvision
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from upsr.config.schema import Component, Options
+from upsr.config.components import components_in
+from upsr.config.methods import method_of
+from upsr.config.schema import CommonOptions
 
-Part = Literal["denoiser", "g"]
+Part = str
+"""Name of a network among a method's parts."""
 
 _HERE = Path(__file__).parent
 
@@ -33,21 +36,28 @@ def files_of(path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
 
 
-def weight_files(opt: Options) -> dict[str, Path]:
+def weight_files(opt: CommonOptions) -> dict[str, Path]:
     """The weight files that options name, by key; a network from elsewhere names its own."""
-    return named_weights(opt.path.model_dump(), {"network_g": opt.network_g, "network_aux": opt.network_aux})
+    components = components_in(type(opt), opt.model_dump())
+    networks = [(key, raw.get("path")) for key, kind, raw in components if kind.registry == "arch"]
+    return named_weights(opt.path.model_dump(), method_of(opt).method.weight_keys, networks)
 
 
-def named_weights(paths: Mapping[str, Any], networks: Mapping[str, Component | None]) -> dict[str, Path]:
-    """As :func:`weight_files`, of the section ``path`` and the networks by their keys alone."""
-    parts: dict[str, Part] = {
-        "pretrain_network_g": "denoiser" if networks.get("network_aux") else "g",
-        "pretrain_network_aux": "g",
+def named_weights(
+    paths: Mapping[str, Any], keys: Mapping[Part, str], networks: Iterable[tuple[str, Any]]
+) -> dict[str, Path]:
+    """As :func:`weight_files`, of options that may have mistakes.
+
+    Args:
+        paths: the section ``path``.
+        keys: in ``paths`` for each part of the method, see :attr:`upsr.methods.base.Method.weight_keys`.
+        networks: key of each network, and its argument ``path`` if it has one.
+    """
+    found = {
+        f"path.{key}": find_weights(paths[key], part) for part, key in keys.items() if isinstance(paths.get(key), str)
     }
-    named = {key: paths[key] for key in parts if paths.get(key) is not None}
-    found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items()}
-    for key, network in networks.items():
-        if network is not None and "path" in network.arguments:
-            file, *more = files_of(Path(network.arguments["path"]))
+    for key, path in networks:
+        if isinstance(path, str):
+            file, *more = files_of(Path(path))
             found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
     return found

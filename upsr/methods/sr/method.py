@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.archs.contracts import SRNetwork
-from upsr.config.schema import Options
 from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Facts, Method, Watch
 from upsr.methods.build import build_network, load_or_refuse
+from upsr.methods.sr.options import SROptions
 from upsr.tiling.tiles import TilePlan, Tiles, whole_plan
 from upsr.tiling.windows import Tile
 
@@ -28,6 +28,7 @@ class SR(Method):
     The released g of UPSR came from the training of one (paper, Sec. 4.1); the recipe itself was not published.
     """
 
+    Options = SROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"g": "pretrain_network_g"}
 
     def __init__(self, network: SRNetwork) -> None:
@@ -38,7 +39,7 @@ class SR(Method):
         )
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: SROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         network = build_network(opt.network_g, "network_g", scale=opt.scale, contract=SRNetwork)
         if not network.carries_weights:

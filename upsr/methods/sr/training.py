@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
 from upsr.methods.base import Batch, Player, Training
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.sr.method import SR
+from upsr.methods.sr.options import SROptions
 
 
 class SRTraining(Training):
@@ -28,7 +27,7 @@ class SRTraining(Training):
         self.players = {"g": player}
 
     @classmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: SROptions) -> Self:
         """See :meth:`Training.from_options`."""
         method = SR.from_options(opt, training=True)
         return cls(method, build_losses(opt), Player(method.g, train_options(opt).optim_g))
@@ -44,6 +43,3 @@ class SRTraining(Training):
     def refuse_crops(self, size: int, device: torch.device) -> None:
         """See :meth:`Training.refuse_crops`."""
         self.losses.refuse_crops(self.method.facts.channels, size, device)
-
-
-MODEL_REGISTRY._do_register("AuxiliarySRModel", SRTraining)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
-from upsr.config.schema import Options
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
 from upsr.diffusion.residual_shift import Sampler
 from upsr.diffusion.sampling import Denoise, Noise, repeated
@@ -24,6 +23,7 @@ from upsr.methods.build import autocast_dtype, build_network, load_or_refuse
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
+from upsr.methods.upsr.options import UPSROptions
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.tiling.skipping import skipping
 from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
@@ -85,6 +85,7 @@ class UPSR(Method):
         g_dtype: type that g computes in during training; ``None`` is float32.
     """
 
+    Options = UPSROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "g": "pretrain_network_aux"}
 
     def __init__(
@@ -113,7 +114,7 @@ class UPSR(Method):
         self.facts = Facts(scale, channels, denoiser.size_multiple, state, denoiser.values_per_pixel)
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: UPSROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         if opt.network_aux is None:
             raise UpsrError("network_aux: UPSR needs the auxiliary network g")
@@ -358,7 +359,7 @@ class _Image:
         return y[inside.place(self.method.facts.scale)]
 
 
-def _schedule(opt: Options) -> ResidualShift:
+def _schedule(opt: UPSROptions) -> ResidualShift:
     d = opt.diffusion
     sqrt_etas = exponential_sqrt_etas(
         d.steps,
@@ -376,7 +377,7 @@ def _schedule(opt: Options) -> ResidualShift:
     return ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance)
 
 
-def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: Options) -> None:
+def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: UPSROptions) -> None:
     channels = denoiser.out_channels
     if g.channels != channels:
         raise UpsrError(f"network_aux: g has {g.channels} image channels, but network_g has {channels}")

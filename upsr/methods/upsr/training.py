@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
 from upsr.methods.base import Batch, Player, Training
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.upsr.method import UPSR
+from upsr.methods.upsr.options import UPSROptions
 
 
 class UPSRTraining(Training):
@@ -28,7 +27,7 @@ class UPSRTraining(Training):
         self.players = {"g": player}
 
     @classmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: UPSROptions) -> Self:
         """See :meth:`Training.from_options`."""
         method = UPSR.from_options(opt, training=True)
         return cls(method, build_losses(opt), Player(method.denoiser, train_options(opt).optim_g))
@@ -60,6 +59,3 @@ class UPSRTraining(Training):
     def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         low, high = self.method.trained
         return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
-
-
-MODEL_REGISTRY._do_register("UPSRModel", UPSRTraining)
