@@ -66,7 +66,9 @@ def train(opt: CommonOptions, run: Runtime, *, profile: int | None = None) -> Pa
         run.barrier()
         setup_logging(run, folder / "train.log")
         configure_backends(run.device)
-        with Heartbeat(run, folder, interval=opt.distributed.heartbeat, total=_settings(opt).total_iter) as heartbeat:
+        with Heartbeat(
+            run, folder, interval=opt.distributed.heartbeat, total=train_options(opt).total_iter
+        ) as heartbeat:
             trainer = Trainer(opt, run, folder)
             trainer.resume(own=resuming)
             trainer.fit(stop, heartbeat, profile)
@@ -84,7 +86,7 @@ class Trainer:
 
     def __init__(self, opt: CommonOptions, run: Runtime, folder: Path) -> None:
         self.opt, self.run, self.folder = opt, run, folder
-        self.settings = _settings(opt)
+        self.settings = train_options(opt)
         self.seed = opt.manual_seed
         self.iteration = 0
         self.training = build_training(opt).to(run.device).train()
