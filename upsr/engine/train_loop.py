@@ -33,6 +33,7 @@ from upsr.engine.tally import Tally
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
 from upsr.methods import build_training
+from upsr.methods.build import train_options
 
 logger = logging.getLogger(__name__)
 
