@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upsr.archs import ncnn
-from upsr.archs.spandrel_arch import SpandrelSR
+from upsr.archs.spandrel import SpandrelSR
+from upsr.choices import RUNS_ROOT
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
@@ -40,7 +41,7 @@ from upsr.weights import files_of, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
-_RUNS = Path("experiments")
+_RUNS = Path(RUNS_ROOT)
 
 
 class MissingWeightsError(UpsrError):
