@@ -21,6 +21,9 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _OF_BASICSR = ("CharbonnierLoss", "L1Loss", "MSELoss")
 """basicsr's losses of two images. Its networks, datasets and metrics do not fit this package's interfaces."""
 
+_ARGUMENT = r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)"
+"""Names and description in a docstring's section ``Args``."""
+
 _NULL = {"type": "null"}
 _BASE = {"type": "string", "description": "Another file of this kind that this one changes, relative to it."}
 
@@ -137,13 +140,15 @@ def _usable(kind: str, registry: Any) -> Iterator[tuple[str, Any]]:
 
 
 def documented(constructor: Any) -> tuple[str, dict[str, str]]:
-    """The first paragraph of a docstring, and what its section ``Args`` says of each argument."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"``\1``", inspect.getdoc(constructor) or "")
-    about = " ".join(text.split("\n\n")[0].split())
-    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
-    entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)", section[1], re.MULTILINE) if section else []
-    lines = {name: " ".join(said.split()) for names, said in entries for name in names.split(", ")}
-    return about, {name: said[0].upper() + said[1:] for name, said in lines.items()}
+    """The first paragraph of a docstring, and the arguments in its section ``Args`` and those of its base classes."""
+    texts = [vars(kind).get("__doc__") for kind in reversed(inspect.getmro(constructor))]
+    arguments: dict[str, str] = {}
+    for text in (re.sub(r":\w+:`~?([^`]+)`", r"``\1``", inspect.cleandoc(text or "")) for text in texts):
+        section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
+        for names, said in re.findall(_ARGUMENT, section[1], re.MULTILINE) if section else ():
+            line = " ".join(said.split())
+            arguments |= dict.fromkeys(names.split(", "), line[0].upper() + line[1:])
+    return " ".join(text.split("\n\n")[0].split()), arguments
 
 
 def _needed(model: type[BaseModel], optional: Sequence[str] = ()) -> Json:
