@@ -8,12 +8,15 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tests import tiny
 from tests.toy import ToyMethod, ToyNetwork
+from upsr import cli
 from upsr.config import components
 from upsr.config.load import parse_options
 from upsr.engine.distributed import Runtime
@@ -150,9 +153,10 @@ def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
     train(checked_options("my_run.yml", ["method=my_method", "num_gpu=0", "train.total_iter=2"], "train"), RUN)
     results = []
     for share in ("1", "0.5"):
-        given = ["upscale", "photos", "-o", f"large{share}", "--weights", "experiments/mine", "--knob", f"share={share}"]
+        place = f"large{share}"
+        given = ["upscale", "photos", "-o", place, "--weights", "experiments/mine", "--knob", f"share={share}"]
         assert cli.main([*given, "--quiet"]) == 0
-        results.append([np.asarray(Image.open(file), int) for file in sorted(Path(f"large{share}").iterdir())])
+        results.append([np.asarray(Image.open(file), int) for file in sorted(Path(place).iterdir())])
     assert [image.shape for image in results[0]] == [(192, 192, 3), (202, 198, 3)]
     assert all((one != half).any() for one, half in zip(*results, strict=True))
     assert cli.main([*given[:-2], "--steps", "2", "--quiet"]) == 2
