@@ -6,6 +6,7 @@ import json
 import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -19,6 +20,7 @@ from upsr.config import load_options, methods
 from upsr.config.foreign import own_part
 from upsr.config.load import merged, parse_options, read_options, read_yaml
 from upsr.config.methods import UnknownMethodError, find_method
+from upsr.engine.resume import changes_since
 from upsr.engine.setup import component_problems_in
 from upsr.errors import UpsrError
 from upsr.methods.bicubic.method import Bicubic
@@ -174,7 +176,12 @@ def test_the_options_of_a_run_of_an_earlier_version_are_read(tmp_path):
     (tmp_path / "models").mkdir()
     for name in ("options.yml", "other.yml"):
         (tmp_path / name).write_text(yaml.safe_dump(data), encoding="utf-8")
-    assert load_options(tmp_path / "options.yml") == load_options(STAGE1)
+    opt = load_options(STAGE1)
+    assert load_options(tmp_path / "options.yml") == opt
+    state = SimpleNamespace(run={"seed": 0, "global_batch": 1, "world_size": 1, "images_digest": ""}, options=data)
+    assert list(changes_since(state, state.run, opt)) == []
+    state.options["manual_seed"] = 5
+    assert list(changes_since(state, state.run, opt)) == ["manual_seed: 5 -> 0"]
     with pytest.raises(UpsrError, match="uncertainty: a section of the method upsr"):
         load_options(tmp_path / "other.yml")
 

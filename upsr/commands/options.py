@@ -50,7 +50,7 @@ KINDS = {
         "upsr.evaluation.benchmarks:Benchmark", "datasets/*.yml", "A benchmark dataset: `upsr data`.", named=True
     ),
     "entry": Kind(
-        "upsr.evaluation.entries:MethodDescription",
+        "upsr.evaluation.entries:EntryDescription",
         "options/methods/*.yml",
         "A contestant of an evaluation: `upsr evaluate --methods`.",
         named=True,

@@ -13,6 +13,7 @@ import yaml
 from upsr.arguments import path
 from upsr.choices import RUNS_ROOT
 from upsr.config.difference import option_differences
+from upsr.config.load import RUN_OPTIONS
 from upsr.engine.checkpoint import CheckpointStore
 from upsr.engine.heartbeat import read_status
 from upsr.engine.validation import BEST
@@ -74,7 +75,7 @@ def state_of(status: dict[str, Any]) -> str:
 
 def _read_options(folder: Path) -> dict[str, Any]:
     """The options that a run was started with, defaults included; empty if it never came so far."""
-    path = folder / "options.yml"
+    path = folder / RUN_OPTIONS
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -103,5 +104,5 @@ def _known_options(folder: Path) -> dict[str, Any]:
     """As :func:`_read_options`, of a run that must have some."""
     options = _read_options(folder)
     if not options:
-        raise UpsrError(f"{folder / 'options.yml'}: no such file; name a run of this folder")
+        raise UpsrError(f"{folder / RUN_OPTIONS}: no such file; name a run of this folder")
     return options

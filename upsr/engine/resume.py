@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from upsr.config.difference import option_differences
+from upsr.config.foreign import own_part
 from upsr.config.schema import CommonOptions
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore
 from upsr.engine.distributed import job_id, restarts
@@ -87,6 +88,6 @@ def changes_since(checkpoint: Checkpoint, now: Mapping[str, int], opt: CommonOpt
             f"datasets.train: other images, {before['images']} -> {now['images']}; the stream of samples is another from "
             "here on, so the run is no longer what one without the stop would have been"
         )
-    for change in option_differences(checkpoint.options, opt.model_dump(mode="json")):
+    for change in option_differences(own_part(checkpoint.options), opt.model_dump(mode="json")):
         if not change.startswith(("auto_resume:", "path.resume_state:")):
             yield change

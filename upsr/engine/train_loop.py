@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write, writable_folder
+from upsr.config.load import RUN_OPTIONS
 from upsr.config.schema import CommonOptions
 from upsr.config.yaml_text import dump_yaml
 from upsr.data import GlobalBatchSampler
@@ -335,7 +336,7 @@ class Trainer:
 
     def _announce(self) -> None:
         if self.run.is_main:
-            with atomic_write(self.folder / "options.yml") as path:
+            with atomic_write(self.folder / RUN_OPTIONS) as path:
                 path.write_text(dump_yaml(self.opt.model_dump(mode="json")), encoding="utf-8")
             self._warn_of_little_space()
         trained = [
