@@ -9,7 +9,7 @@ import torch
 
 from tests import tiny
 from tests.training import tiny_options
-from upsr.accelerate.compiled import compiled
+from upsr.accelerate.compiled import Compiled
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config.schema import Options, TileOptions
 from upsr.config.schema_data import DegradationOptions
@@ -108,7 +108,7 @@ def test_compiled_denoisers_give_what_they_give_as_they_are(cuda, mode):
     network = upsr().denoiser.to(cuda)
     inputs = [torch.randn(2, channels, 32, 32, device=cuda) for channels in (48, 96)]
     t = torch.tensor([3, 1], device=cuda)
-    view = compiled(network, mode=mode)
+    view = Compiled(network, mode=mode)
     with torch.inference_mode():
         for _ in range(3):
             torch.testing.assert_close(
