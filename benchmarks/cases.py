@@ -20,7 +20,7 @@ from train_step import Ours, Plain
 from upsr.accelerate.allocator import kept_buffers
 from upsr.accelerate.compiled import Compiled
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
-from upsr.config import Options, load_options
+from upsr.config import CommonOptions, load_options
 from upsr.config.schema import TileOptions
 from upsr.methods import Method, build_method
 from upsr.pipeline.memory import OVERLAP
@@ -78,7 +78,7 @@ class Setting:
         return plain_of(self._options.network_aux, self.model.parts()["g"])
 
     @cached_property
-    def _options(self) -> Options:
+    def _options(self) -> CommonOptions:
         return load_options(self.option_file, ["path.allow_random_weights=true"])
 
     def random(self, *shape: int) -> Tensor:

@@ -31,7 +31,7 @@ from plain_training import PlainAverage, PlainDegradation, PlainPool, blur_kerne
 from torch import Tensor
 
 from upsr.atomic import atomic_write
-from upsr.config import Options
+from upsr.config import CommonOptions
 from upsr.data import SampleId
 from upsr.data.loader import collate
 from upsr.engine.distributed import Runtime
@@ -48,7 +48,7 @@ DEVICE_PARTS = ("copy", "degrade", "g", "forward", "loss", "backward", "optimise
 class Step:
     """What both implementations share: the networks of a trainer, and the parts of its iteration as functions."""
 
-    def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
+    def __init__(self, opt: CommonOptions, folder: Path, device: torch.device) -> None:
         self.opt, self.device = opt, device
         self.trainer = Trainer(opt, Runtime(device), folder)
         self.model = self.trainer.model
@@ -187,7 +187,7 @@ class _Still:
 class Plain(Step):
     """The same networks, trained as plain_training.py says."""
 
-    def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
+    def __init__(self, opt: CommonOptions, folder: Path, device: torch.device) -> None:
         super().__init__(opt, folder, device)
         self.degradation = PlainDegradation(opt.degradation, opt.scale, device)
         self.pool = PlainPool(opt.pair_pool.pairs_per_slot * self.batch)
@@ -318,7 +318,7 @@ def compared(
     *,
     repeats: int,
     lpips: str | None,
-) -> tuple[dict[str, dict[str, Any]], Options]:
+) -> tuple[dict[str, dict[str, Any]], CommonOptions]:
     """Measure both implementations.
 
     Args:
@@ -355,7 +355,7 @@ def content(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def report(results: dict[str, dict], opt: Options, device: torch.device, workers: int) -> str:
+def report(results: dict[str, dict], opt: CommonOptions, device: torch.device, workers: int) -> str:
     """A Markdown table and the verdict."""
     ours, plain = results["ours"], results["plain"]
     batch = opt.datasets["train"].batch_size_per_gpu

@@ -22,10 +22,13 @@ from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas
-from upsr.methods import Player, SRTraining, UPSRDistillation, UPSRTraining
+from upsr.methods import Player
 from upsr.methods.build import Losses
 from upsr.methods.sr.method import SR
+from upsr.methods.sr.training import SRTraining
+from upsr.methods.upsr.distillation import UPSRDistillation
 from upsr.methods.upsr.method import UPSR, Sampling
+from upsr.methods.upsr.training import UPSRTraining
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.restoring.restore import restore
 from upsr.rng import stacked

@@ -18,7 +18,7 @@ from upsr.cli import main
 from upsr.config import parse_options
 from upsr.errors import UpsrError
 from upsr.evaluation.entries import Checkpoint, MissingWeightsError, WrongWeightsError, describe, make_ready
-from upsr.methods.build import weight_files
+from upsr.weights import weight_files
 
 CPU = torch.device("cpu")
 FLOAT16 = 0x01306B47

@@ -25,9 +25,8 @@ from upsr.engine.setup import checked_model_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import pixel_digest
-from upsr.methods.build import weight_files
 from upsr.restoring import ModelRestorer
-from upsr.weights import find_weights, shipped_names
+from upsr.weights import find_weights, shipped_names, weight_files
 
 OPTIONS = "options/tiny/test.yml"
 

@@ -13,9 +13,6 @@ from torch import Tensor
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.errors import UpsrError
 
-MODES = ("default", "reduce-overhead", "max-autotune")
-"""Of ``torch.compile``; with the last two a GPU replays recorded graphs."""
-
 _MOST_SIZES = 8
 """Each takes up to minutes to compile, and memory."""
 
@@ -27,7 +24,7 @@ class Compiled(DenoisingNetwork):
 
     Args:
         network: stays as it is.
-        options: for ``torch.compile``: mode, one of :data:`MODES`, or backend.
+        options: for ``torch.compile``: mode, one of :data:`upsr.choices.COMPILE_MODES`, or backend.
 
     Raises:
         UpsrError: at the first call: what compiling needs is not there.

@@ -143,7 +143,7 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """The reason why ``weights`` cannot be loaded into a network with the state dict ``own``; empty if nothing does."""
+    """The reasons why ``weights`` cannot be loaded into a network with the state dict ``own``; empty if nothing does."""
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if name not in own]
     reshaped = [

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from upsr.archs import ncnn
 from upsr.archs.spandrel import SpandrelSR
+from upsr.choices import RUNS_ROOT
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
-from upsr.config.load import read_yaml, refuse
+from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
+from upsr.config.methods import method_of
 from upsr.config.problems import problems_of
-from upsr.config.schema import Component, Section, TileOptions
+from upsr.config.schema import CommonOptions, Component, Section, TileOptions
 from upsr.data.backends import without_suffix
 from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import UnreadableImageError, to_tensor
@@ -32,17 +34,14 @@ from upsr.evaluation.catalogue import Catalogue, homes
 from upsr.methods import build_method
 from upsr.methods.base import Method, Watch
 from upsr.methods.bicubic.method import Bicubic
-from upsr.methods.build import weight_files
 from upsr.methods.sr.method import SR
 from upsr.provenance import digest_of, file_digest
 from upsr.restoring import ModelRestorer, Restorer
-from upsr.weights import files_of
+from upsr.weights import files_of, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
-_RUNS = Path("experiments")
-RUN_OPTIONS = "options.yml"
-"""In the folder of a training run."""
+_RUNS = Path(RUNS_ROOT)
 
 
 class MissingWeightsError(UpsrError):
@@ -51,6 +50,12 @@ class MissingWeightsError(UpsrError):
 
 class WrongWeightsError(UpsrError):
     """A method whose files are here, but are not what its name promises. No number of it may be shown."""
+
+
+class EntryComponent(Component):
+    """A way to get restored images."""
+
+    registry = "entry"
 
 
 class ExpectedNetwork(Section):
@@ -69,7 +74,7 @@ class MethodDescription(Section):
     about: str = ""
     get: list[str] = Field(default_factory=list, description="Where to get the weights.")
     licence: str = ""
-    make: Component = Field(description="Registered method and its arguments.")
+    make: EntryComponent = Field(description="Registered method and its arguments.")
     expected: ExpectedNetwork = ExpectedNetwork()
 
 
@@ -120,7 +125,7 @@ def describe(name: str) -> MethodDescription:
     """
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
-        if "model_type" in (data := read_yaml(path)) or "base" in data:
+        if {"method", "model_type", "base"} & read_yaml(path).keys():
             return _described(path.stem, "OptionFile", opt=name)
         return METHODS.read(name)
     if path.suffix in _CHECKPOINTS and not path.is_dir():
@@ -208,11 +213,9 @@ class OptionFile:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
+        unset = [key for key in _weight_keys(opt, files) if key not in files]
         if not opt.path.allow_random_weights:
-            needed = [] if "network_g.path" in files else ["path.pretrain_network_g"]
-            if opt.network_aux is not None and "network_aux.path" not in files:
-                needed.append("path.pretrain_network_aux")
-            absent = [f"{key}: not set" for key in needed if key not in files]
+            absent = [f"{key}: not set" for key in unset]
             absent += [f"{key}: {path}" for key, path in files.items() if not path.is_file()]
             if absent:
                 hint = (
@@ -226,8 +229,8 @@ class OptionFile:
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
-        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
-        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
+        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if unset else {}
+        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": bool(unset)}
         return of_model(method, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
 
 
@@ -379,8 +382,10 @@ def _count(network: nn.Module | None) -> int:
     return sum(p.numel() for p in network.parameters()) if network is not None else 0
 
 
-def _is_random(path: Any) -> bool:
-    return bool(path.allow_random_weights and not (path.pretrain_network_g and path.pretrain_network_aux))
+def _weight_keys(opt: CommonOptions, files: Mapping[str, Path]) -> list[str]:
+    """Keys of the weight files that a method needs; a network from elsewhere names its own."""
+    keys = method_of(opt).method.weight_keys.values()
+    return [f"path.{key}" for key in keys if f"{key.removeprefix('pretrain_')}.path" not in files]
 
 
 def _compare(description: MethodDescription, method: Entry) -> None:

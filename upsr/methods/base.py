@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.accelerate import accelerated
-from upsr.config.schema import OptimizerOptions, Options
+from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.tiling.tiles import TilePlan
-from upsr.weights import files_of, find_weights
 
-Batch = Mapping[str, Tensor]
-"""What a training step sees, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
+Batch = MutableMapping[str, Tensor]
+"""Input of a training step, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
 
 
 @dataclass(frozen=True)
@@ -94,48 +93,27 @@ class Method(nn.Module, ABC):
     """Networks and what they do together to restore an image; knows neither losses nor optimisers.
 
     Attributes:
+        Options: structure of the method's option files.
         facts: see :class:`Facts`.
         weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
     """
 
+    Options: ClassVar[type[CommonOptions]] = CommonOptions
     facts: Facts
     weight_keys: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: Any, *, training: bool = False) -> Self:
         """Build the networks and load the weights that the options name.
 
         Args:
+            opt: checked options of the structure ``Options``.
             training: what is about to be trained may start from random weights.
 
         Raises:
             UpsrError: options do not fit each other, or weights are missing.
         """
-
-    @classmethod
-    def sections(cls) -> list[str]:
-        """The sections of the options that describe networks with weights of their own."""
-        return [key.removeprefix("pretrain_") for key in cls.weight_keys.values()]
-
-    @classmethod
-    def weight_files(cls, options: Mapping[str, Any]) -> dict[str, Path]:
-        """The weight files that options name, by key; a network from elsewhere names its own.
-
-        Args:
-            options: as in a file; whatever else is wrong with them is found elsewhere.
-        """
-        path, found = options.get("path"), {}
-        for part, key in cls.weight_keys.items():
-            name = path.get(key) if isinstance(path, Mapping) else None
-            if isinstance(name, str):
-                found[f"path.{key}"] = find_weights(name, part)
-        for section in cls.sections():
-            network = options.get(section)
-            if isinstance(network, Mapping) and isinstance(network.get("path"), str):
-                file, *more = files_of(Path(network["path"]))
-                found |= {f"{section}.path": file, **{f"{section}.path ({other.suffix})": other for other in more}}
-        return found
 
     @classmethod
     def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
@@ -213,7 +191,8 @@ class Player:
     """One thing with an optimiser.
 
     Attributes:
-        network: its parameters that require gradients are trained, averaged and saved; nothing else of it.
+        network: its parameters that require gradients are trained, averaged and saved, its buffers are saved with them; its
+            other parameters are frozen and not saved.
         optim: rate and moments.
         averaged: validate and ship the average of the parameters over the iterations.
     """
@@ -221,6 +200,33 @@ class Player:
     network: nn.Module
     optim: OptimizerOptions
     averaged: bool = True
+
+
+class Feed(Protocol):
+    """Makes batches, on the device, of the items that a training set reads."""
+
+    def bind(self, dataset: Any, device: torch.device) -> None:
+        """Tie the dataset's draws to the run.
+
+        Raises:
+            UpsrError: the set does not fit the training.
+        """
+
+    def batch(self, raw: Mapping[str, Any], iteration: int, slots: Sequence[int]) -> tuple[Batch, list[str]]:
+        """A batch and the files its samples come from; a function of the arguments and :meth:`state_dict`.
+
+        Args:
+            raw: the items' tensors, stacked, on the device; ``key`` names the items.
+            slots: the samples' places in the global batch.
+        """
+
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """Content of a checkpoint, by slot."""
+
+    def load_state_dict(
+        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
+    ) -> int:
+        """Take over what a checkpoint has of ``slots``; returns the number of samples that do not fit and are left out."""
 
 
 class Training(nn.Module, ABC):
@@ -238,7 +244,7 @@ class Training(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: Any) -> Self:
         """The method with its weights, the losses and the players.
 
         Raises:
@@ -251,12 +257,21 @@ class Training(nn.Module, ABC):
 
         Args:
             player: a key of ``players``.
-            generators: one for each sample; the only source of randomness.
+            batch: the same mapping for every player: tensors added to it, detached, reach the players after this one.
+            generators: one for each sample; the only source of randomness. Every player draws on where the last one ended.
 
         Returns:
             Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate. Phases with timesteps add
             ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
         """
+
+    def feed(self, opt: CommonOptions) -> Feed | None:
+        """The maker of its batches; ``None`` for degraded pairs."""
+        return None
+
+    def convolutional(self) -> Sequence[nn.Module]:
+        """Modules that ``train.channels_last`` concerns."""
+        return [player.network for player in self.players.values()]
 
     def refuse_crops(self, size: int, device: torch.device) -> None:
         """Raise UpsrError if the losses cannot be computed of ground truths of ``size`` x ``size``."""

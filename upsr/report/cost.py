@@ -1,9 +1,10 @@
-"""What methods cost on this machine: parameters, seconds, memory. Weights do not matter to it, so none are needed."""
+"""Cost of methods on this machine: parameters, seconds, memory. Uses random weights: cost does not depend on them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable
@@ -14,24 +15,19 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from upsr.config.schema import Options, Section
-from upsr.data import PairPool, RealESRGANDegradation
+from upsr.config.methods import method_of
+from upsr.config.schema import CommonOptions, Section
 from upsr.data.kernels import draw_kernels
 from upsr.engine.distributed import Runtime
+from upsr.engine.feed import DegradedPairs, micro_batch
 from upsr.engine.setup import checked_model_options, configure_backends
-from upsr.engine.updater import Updater
+from upsr.engine.step import TrainingStep
 from upsr.errors import UpsrError
 from upsr.evaluation.entries import Entry, MethodDescription, make_ready, option_file
 from upsr.methods import build_training
-from upsr.methods.build import autocast_dtype
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
 
-_RANDOM_WEIGHTS = (
-    "path.allow_random_weights=true",
-    "path.pretrain_network_g=null",
-    "path.pretrain_network_aux=null",
-)
 _MILLION = 1e6
 
 
@@ -121,33 +117,32 @@ COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, flo
 """What can be measured, and what measures it."""
 
 
-def _training_step(opt: Options, device: torch.device, setting: Setting) -> Callable[[], None]:
-    """One iteration but for decoding: degradation, pair pool, g, denoiser, losses, optimiser, average."""
+def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -> Callable[[], None]:
+    """One iteration but for decoding: degradation, pair pool, the method's own forward and backward passes, update, average."""
     if opt.train is None:
         raise NotMeasuredError("its option file has no section train")
+    settings = opt.train.model_copy(update={"accumulate": 1})
     training = build_training(opt).to(device).train()
-    updater = Updater(training.players["g"].network, opt.train, Runtime(device))
-    degradation, pool = RealESRGANDegradation(opt.degradation, opt.scale), PairPool(opt.pair_pool.pairs_per_slot)
+    if training.feed(opt) is not None:
+        raise NotMeasuredError("it is not trained on degraded pairs")
+    step, feed = TrainingStep(training, settings, Runtime(device), seed=opt.manual_seed), DegradedPairs(opt, training)
     slots = range(setting.batch)
-    side = setting.size * opt.scale
-    gt = torch.rand(setting.batch, 3, side, side, generator=torch_generator("cost")).to(device)
-    kernels = torch.stack([draw_kernels(opt.degradation, "cost", slot) for slot in slots]).to(device)
-    dtype = autocast_dtype(opt.train.amp)
-    iteration = 0
+    side, channels = setting.size * opt.scale, training.method.facts.channels
+    raw = {
+        "gt": torch.randint(256, (setting.batch, channels, side, side), generator=torch_generator("cost"))
+        .byte()
+        .to(device),
+        "kernels": torch.stack([draw_kernels(opt.degradation, "cost", slot) for slot in slots]).to(device),
+        "key": ["random"] * setting.batch,
+    }
+    iterations = itertools.count()
 
-    def step() -> None:
-        nonlocal iteration
-        keys = ("cost", iteration)
-        lq = degradation(gt, kernels, slots=slots, keys=keys)
-        lq, target, _ = pool.exchange(lq, gt, ["random"] * setting.batch, slots=slots, keys=keys)
-        generators = [torch_generator(*keys, slot, device=device) for slot in slots]
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = training("g", {"lq": lq, "gt": target}, generators)["total"]
-        updater.backward(loss)
-        updater.step(iteration, loss.detach())
-        iteration += 1
+    def iterate() -> None:
+        iteration = next(iterations)
+        micro = micro_batch(feed, raw, seed=opt.manual_seed, iteration=iteration, slots=slots, device=device)
+        step(iteration, [micro], meanwhile=lambda: None)
 
-    return step
+    return iterate
 
 
 def _is_ours(method: MethodDescription) -> bool:
@@ -170,15 +165,18 @@ def _network(method: MethodDescription, device: torch.device) -> Entry:
 
 
 def _changes(method: MethodDescription) -> list[str]:
-    """What to change in its option file."""
-    return [*method.make.arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
+    """Changes of its option file that leave its weights random."""
+    own = method.make.arguments.get("force_yml", [])
+    opt = checked_model_options(option_file(method.make.arguments["opt"]), own)
+    keys = method_of(opt).method.weight_keys.values()
+    return [*own, "path.allow_random_weights=true", *(f"path.{key}=null" for key in keys)]
 
 
-def _options(method: MethodDescription, folder: Path) -> Options:
+def _options(method: MethodDescription, folder: Path) -> CommonOptions:
     """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
     path, changes = option_file(method.make.arguments["opt"]), _changes(method)
     opt = checked_model_options(path, changes)
-    if opt.train is None or opt.train.perceptual_opt is None:
+    if getattr(opt.train, "perceptual_opt", None) is None:
         return opt
     import torchvision
 

@@ -118,7 +118,7 @@ def weighting_function(path: Path, material: Material) -> None:
     """Figure 7: the distribution of the residual, and the weight as a function of the estimated residual."""
     name, dataset = material.dataset()
     options = METHODS.read(material.method).make.arguments
-    opt = checked_model_options(option_file(options["opt"]), options.get("force_yml", []))
+    opt: Any = checked_model_options(option_file(options["opt"]), options.get("force_yml", []))
     axes, finish = _panels(1, height=3.6)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
     axes[0].hist(values[values <= _LARGEST_RESIDUAL], bins=80, density=True, color="tab:blue", alpha=0.6)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from upsr.config.components import components_in
+from upsr.config.methods import method_of
+from upsr.config.schema import CommonOptions
+
+Part = str
+"""Name of a network among a method's parts."""
 
 _HERE = Path(__file__).parent
 
@@ -17,7 +26,7 @@ def shipped_folder(name: str) -> Path:
     return _HERE / name
 
 
-def find_weights(name: str, part: str) -> Path:
+def find_weights(name: str, part: Part) -> Path:
     """The file of a shipped model's part, or the path that ``name`` is."""
     return _HERE / name / f"{part}.safetensors" if name in shipped_names() else Path(name)
 
@@ -25,3 +34,30 @@ def find_weights(name: str, part: str) -> Path:
 def files_of(path: Path) -> list[Path]:
     """The files that weights are in: ncnn's layers (.param) have theirs in a .bin."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
+
+
+def weight_files(opt: CommonOptions) -> dict[str, Path]:
+    """The weight files that options name, by key; a network from elsewhere names its own."""
+    components = components_in(type(opt), opt.model_dump())
+    networks = [(key, raw.get("path")) for key, kind, raw in components if kind.registry == "arch"]
+    return named_weights(opt.path.model_dump(), method_of(opt).method.weight_keys, networks)
+
+
+def named_weights(
+    paths: Mapping[str, Any], keys: Mapping[Part, str], networks: Iterable[tuple[str, Any]]
+) -> dict[str, Path]:
+    """As :func:`weight_files`, of options that may have mistakes.
+
+    Args:
+        paths: the section ``path``.
+        keys: in ``paths`` for each part of the method, see :attr:`upsr.methods.base.Method.weight_keys`.
+        networks: key of each network, and its argument ``path`` if it has one.
+    """
+    found = {
+        f"path.{key}": find_weights(paths[key], part) for part, key in keys.items() if isinstance(paths.get(key), str)
+    }
+    for key, path in networks:
+        if isinstance(path, str):
+            file, *more = files_of(Path(path))
+            found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
+    return found

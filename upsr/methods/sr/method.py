@@ -13,10 +13,10 @@ from typing_extensions import Self
 
 from upsr.accelerate import accelerated
 from upsr.archs.contracts import SRNetwork
-from upsr.config.schema import Options
 from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Facts, Method, Watch
-from upsr.methods.build import build_network, load_or_refuse
+from upsr.methods.build import build_network, load_weights
+from upsr.methods.sr.options import SROptions
 from upsr.tiling.tiles import TilePlan, Tiles, whole_plan
 from upsr.tiling.windows import Tile
 
@@ -29,6 +29,7 @@ class SR(Method):
     The released g of UPSR came from the training of one (paper, Sec. 4.1); the recipe itself was not published.
     """
 
+    Options = SROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"g": "pretrain_network_g"}
 
     def __init__(self, network: SRNetwork) -> None:
@@ -39,19 +40,10 @@ class SR(Method):
         )
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: SROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         network = build_network(opt.network_g, "network_g", scale=opt.scale, contract=SRNetwork)
-        if not network.carries_weights:
-            load_or_refuse(
-                network,
-                opt.path.pretrain_network_g,
-                "g",
-                key="path.pretrain_network_g",
-                param_key=opt.path.param_key_g,
-                strict=opt.path.strict_load_g,
-                optional=training or opt.path.allow_random_weights,
-            )
+        load_weights(network, opt, "network_g", "g", optional=training)
         return cls(network)
 
     @classmethod

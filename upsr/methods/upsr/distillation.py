@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.upsr.method import UPSR
+from upsr.methods.upsr.options import UPSROptions
 from upsr.methods.upsr.training import UPSRTraining
 from upsr.rng import stacked
 
@@ -22,7 +21,7 @@ class OneStepUPSR(UPSR):
     """A UPSR that restores with one call at t = T - 1, whatever the options of its teacher say."""
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: UPSROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         return super().from_options(opt.model_copy(update={"diffusion": _one_step(opt)}), training=training)
 
@@ -46,7 +45,7 @@ class UPSRDistillation(UPSRTraining):
         self.teacher = teacher.requires_grad_(False).eval()
 
     @classmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: UPSROptions) -> Self:
         """See :meth:`Training.from_options`.
 
         Raises:
@@ -76,7 +75,7 @@ class UPSRDistillation(UPSRTraining):
         return {**self.losses(prediction, target, generators), "by_timestep": self._by_timestep(prediction, target, t)}
 
 
-def _one_step(opt: Options):
+def _one_step(opt: UPSROptions):
     """The student's options of the diffusion."""
     if opt.diffusion.sampler.type != "ddim":
         raise UpsrError(
@@ -84,6 +83,3 @@ def _one_step(opt: Options):
             "end, so the teacher needs ddim"
         )
     return opt.diffusion.model_copy(update={"one_step": True})
-
-
-MODEL_REGISTRY._do_register("UPSRDistillationModel", UPSRDistillation)

@@ -14,17 +14,16 @@ from typing_extensions import Self
 
 from upsr.accelerate import accelerated
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
-from upsr.config.schema import Options
+from upsr.choices import Sampler, Spacing
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
-from upsr.diffusion.residual_shift import Sampler
 from upsr.diffusion.sampling import Denoise, Noise, repeated
-from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
-from upsr.methods.build import autocast_dtype, build_network, load_or_refuse
+from upsr.methods.build import autocast_dtype, build_network, load_weights
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
+from upsr.methods.upsr.options import UPSROptions
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.tiling.skipping import skipping
 from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
@@ -86,6 +85,7 @@ class UPSR(Method):
         g_dtype: type that g computes in during training; ``None`` is float32.
     """
 
+    Options = UPSROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "g": "pretrain_network_aux"}
 
     def __init__(
@@ -114,33 +114,15 @@ class UPSR(Method):
         self.facts = Facts(scale, channels, denoiser.size_multiple, state, denoiser.values_per_pixel)
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: UPSROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         if opt.network_aux is None:
             raise UpsrError("network_aux: UPSR needs the auxiliary network g")
         denoiser = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
         g = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
         _check_fit(denoiser, g, opt)
-        path = opt.path
-        load_or_refuse(
-            denoiser,
-            path.pretrain_network_g,
-            "denoiser",
-            key="path.pretrain_network_g",
-            param_key=path.param_key_g,
-            strict=path.strict_load_g,
-            optional=training or path.allow_random_weights,
-        )
-        if not g.carries_weights:
-            load_or_refuse(
-                g,
-                path.pretrain_network_aux,
-                "g",
-                key="path.pretrain_network_aux",
-                param_key=path.param_key_aux,
-                strict=True,
-                optional=path.allow_random_weights,
-            )
+        load_weights(denoiser, opt, "network_g", "denoiser", optional=training)
+        load_weights(g, opt, "network_aux", "g")
         d = opt.diffusion
         calls = 1 if d.one_step else d.sampler.steps or d.steps
         timesteps = [d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing)
@@ -363,7 +345,7 @@ class _Image:
         return y[inside.place(self.method.facts.scale)]
 
 
-def _schedule(opt: Options) -> ResidualShift:
+def _schedule(opt: UPSROptions) -> ResidualShift:
     d = opt.diffusion
     sqrt_etas = exponential_sqrt_etas(
         d.steps,
@@ -381,7 +363,7 @@ def _schedule(opt: Options) -> ResidualShift:
     return ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance)
 
 
-def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: Options) -> None:
+def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: UPSROptions) -> None:
     channels = denoiser.out_channels
     if g.channels != channels:
         raise UpsrError(f"network_aux: g has {g.channels} image channels, but network_g has {channels}")
