@@ -1,39 +1,37 @@
-"""What run.py measures, section by section."""
+"""The sections of run.py and their cases."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from common import FULL_SIZE, training_options
 from harness import Case
 from limits import Traffic, traffic_of
-from plain import PlainATD, PlainUNet, plain_restore
+from plain import plain_of, plain_restore
 from torch import Tensor, nn
 from train_step import Ours, Plain
-from upsr.restoring.tiling import Canvas, tiles_of
 
 from upsr.accelerate.allocator import kept_buffers
-from upsr.accelerate.compiled import compiled
-from upsr.archs import ATD, UNetModelSwin
+from upsr.accelerate.compiled import Compiled
+from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.config import CommonOptions, load_options
 from upsr.config.schema import TileOptions
 from upsr.methods import Method, build_method
 from upsr.pipeline.memory import OVERLAP
 from upsr.restoring.restore import restore
 from upsr.rng import torch_generator
+from upsr.tiling.windows import Canvas, tiles_of
 
 
 @dataclass
 class Setting:
-    """What the command line chose, and the networks, built when they are first asked for.
+    """The choices of the command line, and the networks, built at their first use.
 
     Attributes:
         compile: mode of ``torch.compile`` for the denoiser of ours; ``"none"`` leaves it as it is.
@@ -67,17 +65,17 @@ class Setting:
         model = self.model.for_inference(self.dtype)
         if self.compile == "none":
             return model
-        return model.replaced("denoiser", compiled(model.parts()["denoiser"], mode=self.compile))
+        return model.replaced("denoiser", Compiled(model.parts()["denoiser"], mode=self.compile))
 
     @cached_property
-    def unet(self) -> PlainUNet:
+    def unet(self) -> DenoisingNetwork:
         """The plain denoiser with the same weights."""
-        return plain_of(PlainUNet, self.model.parts()["denoiser"], UNetModelSwin, self._options.network_g.arguments)
+        return plain_of(self._options.network_g, self.model.parts()["denoiser"])
 
     @cached_property
-    def g(self) -> PlainATD:
+    def g(self) -> SRNetwork:
         """The plain g with the same weights."""
-        return plain_of(PlainATD, self.model.parts()["g"], ATD, self._options.network_aux.arguments)
+        return plain_of(self._options.network_aux, self.model.parts()["g"])
 
     @cached_property
     def _options(self) -> CommonOptions:
@@ -108,15 +106,6 @@ class Setting:
         form = str(self.dtype).removeprefix("torch.")
         form += "" if self.channels_last else ", contiguous"
         return form if self.compile == "none" else f"{form}, compiled ({self.compile})"
-
-
-def plain_of(kind: type[nn.Module], network: nn.Module, ours: type[nn.Module], given: dict[str, Any]) -> Any:
-    """The plain form of a network, with its weights."""
-    parameters = list(inspect.signature(ours).parameters.values())
-    plain = kind({parameter.name: given.get(parameter.name, parameter.default) for parameter in parameters})
-    needed = plain.state_dict().keys()
-    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in needed})
-    return plain.to(next(network.parameters()).device).eval().requires_grad_(False)
 
 
 def _stir(network: nn.Module) -> None:

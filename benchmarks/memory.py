@@ -4,7 +4,7 @@ examples:
   python benchmarks/memory.py                                                    # UPSR-tiny, results of 256 to 4096 pixels
   python benchmarks/memory.py --weights full --sides 2048 --forms tiled plain    # full size, random weights
 
-Forms: in tiles, without tiles, and as plain.py does it (one step, without tiles, the result not written).
+Forms: in tiles, without tiles, and plain.py's (one step, without tiles, the result not written).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measures this project beside a plain implementation of the same mathematics, and beside what the machine can do.
+"""Measures this project beside plain networks, and beside the limits of the machine.
 
 examples:
   python benchmarks/run.py                                     # networks and restoration, full size, float32
@@ -11,7 +11,7 @@ examples:
 
 Ours and plain take turns in one process; times are medians, ratios are of each turn. The limit is the time that the plain
 form's operations need at the speed of the machine's own matrix products and copies, both measured here; fewer operations than
-the plain form's can go below it. The plain form is eager float32, see plain.py. Weights are random, which does not change time.
+the plain form's can go below it. The plain form is upsr/archs, eager in float32. Weights are random, which does not change time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The C library's memory allocator: it hands large buffers back to the system, only to ask for them again at the next operator,
-and every page of them is then cleared anew."""
+"""Settings of glibc's allocator. It returns large buffers to the system after each operator, and allocating them again costs page
+faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from threading import Lock
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _WORKING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 1 << 30}
 _USUAL = {_MMAP_MAX: 1 << 16, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 256 << 20}
-"""Where glibc's own adjustment of its thresholds ends, but for what small images need again and again."""
+"""The values at which glibc's own adjustment of its thresholds ends, but for the buffers that every small image needs."""
 
 _MOST_PIXELS = 256 * 256
 """LR pixels at once; the gaps between the buffers of larger images would nearly double the memory."""
@@ -24,9 +24,9 @@ _users = 0
 
 @contextmanager
 def kept_buffers(pixels: int) -> Iterator[None]:
-    """While it lasts, the process keeps up to 1 GiB of what it has freed; afterwards up to 256 MiB.
+    """Keeps up to 1 GiB of freed memory inside the context, up to 256 MiB after it.
 
-    Any number of threads may be inside. Only glibc can be told; elsewhere nothing changes.
+    Any number of threads may be inside. Without glibc it does nothing.
 
     Args:
         pixels: LR pixels that are restored at once; with more than 65,536 nothing is kept.

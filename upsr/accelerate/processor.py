@@ -1,4 +1,4 @@
-"""What kind of CPU this is."""
+"""The kind of CPU."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import torch
 
 
 def cpu_capabilities() -> dict[str, Any]:
-    """Instruction sets and name as torch finds them; nothing where torch is too old to say."""
+    """Instruction sets and name as torch finds them; empty where torch is too old."""
     return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}

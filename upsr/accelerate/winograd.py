@@ -71,7 +71,7 @@ def band_of(channels: int, outputs: int) -> int:
 
 @lru_cache(maxsize=2)
 def _transforms(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What windows of the image, weights and products are multiplied by, each for both directions at once.
+    """The matrices for windows of the image, weights and products, each for both directions at once.
 
     A product of polynomials of degree 3 and 2 is known from its values at five points and its highest coefficient; the
     convolution is the transposed of that product.

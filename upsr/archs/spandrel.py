@@ -18,7 +18,7 @@ _OWN_KEY = "layers.0.patch_embed.norm.weight"
 """A key that the released g has and no published ATD; spandrel, shown such a file without it, would run it wrongly."""
 
 _GENERATOR = "netG."
-"""What trainers of adversarial networks put before all names."""
+"""The prefix that trainers of adversarial networks put before all names."""
 
 
 @ARCH_REGISTRY.register()

@@ -1,4 +1,4 @@
-"""The body of the denoisers: a U-Net of residual blocks and Swin stages. What follows it is in the subclasses.
+"""The body of the denoisers: a U-Net of residual blocks and Swin stages. Subclasses add the tail.
 
 Module names are those of the released weights, so that they load strictly.
 """
