@@ -60,6 +60,11 @@ class Comparison:
     wins: float
     p_value: float
 
+    @property
+    def decided(self) -> bool:
+        """The interval leaves out 0."""
+        return self.low is not None and self.high is not None and self.low * self.high > 0
+
 
 def describe_sample(values: BySeed) -> Sample:
     """Mean, interval and spread over seeds."""
