@@ -66,7 +66,7 @@ class Variant:
 
     @property
     def option_file(self) -> str | None:
-        """What it is tested with."""
+        """Option file of the test."""
         name = self.tested or self.trained
         return None if name is None else str(OPTIONS / f"{name}.yml")
 
@@ -87,7 +87,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two variants, as far as it can be measured here: ``better`` has the better ``metric``."""
+    """A statement of the paper on two variants that can be measured here: ``better`` has the better ``metric``."""
 
     text: str
     better: str

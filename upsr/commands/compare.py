@@ -96,7 +96,7 @@ def _of_method(rows: list[Row], method: str, folder: Path) -> dict[tuple[str, st
 
 
 def _other_files(dataset: str, summaries: list[dict[str, Any]], rows: list[list[Row]]) -> list[str]:
-    """Whether the numbers are of the same LR images and ground truths, by the contents of the files."""
+    """Differences between the LR images and ground truths of both, by the contents of the files."""
     names = {summary["datasets"][dataset]["names_sha256"] for summary in summaries}
     contents = [{row.image: row.content for row in of_method if row.content} for of_method in rows]
     common = contents[0].keys() & contents[1].keys()

@@ -19,7 +19,7 @@ from upsr.provenance import digest_of
 _DIGITS = 16
 
 WHOLE_SET = "the whole set/"
-"""In place of an image's name, for what is measured of all at once; no image's name ends so."""
+"""Key of the values of a whole set, in place of an image's name; no image's name ends so."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class OpenSet:
 
     @property
     def name(self) -> str:
-        """Of the dataset."""
+        """Name of the dataset."""
         return self.description.name
 
     def identity(self) -> dict[str, Any]:
-        """What results depend on beside the contents of the files."""
+        """The facts that results depend on beside the contents of the files."""
         return {
             "name": self.name,
             "scale": self.description.scale,
@@ -58,7 +58,7 @@ class OpenSet:
         }
 
     def facts(self) -> dict[str, Any]:
-        """For the summary."""
+        """Facts for the summary."""
         return {
             "about": self.description.about,
             "licence": self.description.licence,
@@ -101,7 +101,7 @@ def open_set(
 
 @dataclass(frozen=True)
 class Work:
-    """What was or is to be done.
+    """One entry on one dataset with one seed.
 
     Attributes:
         method, given, tile: name of the method, what it was described by, and how it cuts large images unless it says so itself.
@@ -150,7 +150,7 @@ class Work:
 
     @property
     def id(self) -> str:
-        """Under which its values are kept."""
+        """Key of its values in the journal."""
         return digest_of(self.identity)[:_DIGITS]
 
 

@@ -74,7 +74,7 @@ def write_report(folder: Path, pictures: int = 100, warnings: Sequence[str] = ()
 
 
 class _Source:
-    """LR and HR images of a dataset, if they are still where they were and what they were."""
+    """LR and HR images of a dataset, as far as the files have not changed since."""
 
     def __init__(self, name: str, datasets_root: Path) -> None:
         try:
@@ -100,7 +100,7 @@ class _Pictures:
         (report / place).mkdir(parents=True, exist_ok=True)
 
     def write(self, summary: Mapping[str, Any], source: _Source, rows: Mapping[str, Row]) -> dict[str, Any]:
-        """Write them, and say where they are: ``pictures`` by title and ``crops`` by place and title.
+        """Write them; returns their files: ``pictures`` by title and ``crops`` by place and title.
 
         Args:
             rows: one of the photo by each method that was measured on it.
@@ -204,7 +204,7 @@ def _render(summary: Mapping[str, Any], data: Mapping[str, Any], warnings: Seque
         lstrip_blocks=True,
     )
     page = Path(__file__).parent / "page"
-    # "<" ends a script wherever it stands, in strings too.
+    # "</script>" would end the script inside a string too.
     embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
         summary=summary,

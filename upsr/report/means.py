@@ -1,4 +1,4 @@
-"""What the summary of an evaluation says, in the words of the console and of the HTML report."""
+"""Means of an evaluation as text, for the console and the HTML report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tables_of_means(summary: Mapping[str, Any]) -> Iterator[Means]:
 
 
 def by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
-    """Measures that are missing, by why."""
+    """Missing measures by reason."""
     found: dict[str, list[str]] = {}
     for measure, reason in missing.items():
         found.setdefault(reason, []).append(measure)

@@ -1,4 +1,4 @@
-"""How the field writes its metrics."""
+"""Digits, arrows and names of metrics, as papers write them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DIGITS = {
     "fid": 2,
 }
 NO_DIGITS = 4
-"""Of metrics that are not among them."""
+"""Digits of other metrics."""
 
 ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}"}
-"""By whether higher is better."""
+"""The better direction, by ``higher_is_better``."""
 
 _BACKBONES = {"lpips": "AlexNet", "lpips-vgg": "VGG"}
-"""Of pyiqa's forms of LPIPS, whose names in protocols do not tell it."""
+"""Backbones of pyiqa's forms of LPIPS, which their names in protocols leave out."""
 
 
 def head(metric: str, record: Mapping[str, Any]) -> str:
