@@ -477,9 +477,9 @@ def test_everything_there_is_to_see_is_in_tensorboard_and_csv(tmp_path, photos):
     by_timestep = {tag for tag in scalars if tag.startswith("losses/t=")}
     assert by_timestep
     assert by_timestep <= {f"losses/t={t}" for t in range(5)}
-    shown = "(LR, g(y), uncertainty, x_T, t=4, t=3, t=2, t=1, t=0, SR, GT)"
+    shown = "(LR, g(y), uncertainty, weight, x_T, t=4, t=3, t=2, t=1, t=0, SR, GT)"
     assert events.Tags()["images"] == [f"val_1/photo 0 {shown}"]
-    assert events.Tags()["histograms"] == ["val_1/uncertainty/photo 0"]
+    assert sorted(events.Tags()["histograms"]) == ["val_1/uncertainty/photo 0", "val_1/weight/photo 0"]
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["tag"] for row in rows} == scalars
@@ -554,6 +554,7 @@ def test_options_for_speed_and_memory_train_the_same(tmp_path, photos, settings)
     assert max(float((v - other.params[n]).abs().max()) for n, v in plain.params.items()) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_training_is_training(tmp_path, photos):
     small = {"channel_mult": [1], "attention_resolutions": []}  # compiling takes a second for every layer

@@ -21,6 +21,7 @@ _COMMANDS = {
     "tables": "the tables and figures of the paper, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
     "serve": "a page in the browser to upscale photos with",
+    "options": "JSON schemas and the reference page of option files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
 }
 _EPILOG = """`upsr COMMAND --help` explains a command with examples. Training and testing from option files: train.py, test.py.

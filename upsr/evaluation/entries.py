@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from upsr.archs import ncnn
-from upsr.archs.spandrel_arch import SpandrelSR
+from upsr.archs.spandrel import SpandrelSR
 from upsr.choices import RUNS_ROOT
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
@@ -52,6 +52,12 @@ class WrongWeightsError(UpsrError):
     """The files of an entry are not what its name promises. No number of it may be shown."""
 
 
+class EntryComponent(Component):
+    """A way to get restored images."""
+
+    registry = "entry"
+
+
 class ExpectedNetwork(Section):
     """Known facts of a method's networks. Absent values are not known here, and not checked."""
 
@@ -68,7 +74,7 @@ class EntryDescription(Section):
     about: str = ""
     get: list[str] = Field(default_factory=list, description="Where to get the weights.")
     licence: str = ""
-    make: Component = Field(description="Registered method and its arguments.")
+    make: EntryComponent = Field(description="Registered method and its arguments.")
     expected: ExpectedNetwork = ExpectedNetwork()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from upsr.accelerate.processor import cpu_capabilities
 from upsr.choices import DTYPES
 from upsr.errors import UpsrError
-from upsr.processor import cpu_capabilities
 
 _DTYPES: dict[str, torch.dtype] = {
     name: torch.float8_e4m3fn if name == "float8" else getattr(torch, name) for name in DTYPES

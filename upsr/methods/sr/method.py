@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from upsr.accelerate import accelerated
 from upsr.archs.contracts import SRNetwork
 from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Facts, Method, Watch
@@ -65,6 +66,10 @@ class SR(Method):
         """See :meth:`Method.replaced`."""
         assert isinstance(network, SRNetwork), name
         return type(self)(network).train(self.training)
+
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """See :meth:`Method.for_inference`."""
+        return super().for_inference(dtype).replaced("g", accelerated(self.g))
 
     @torch.inference_mode()
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
