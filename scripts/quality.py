@@ -36,7 +36,7 @@ from upsr.evaluation.results import read_rows
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.evaluation.statistics import compare, image_means
 from upsr.report.html import differing_places
-from upsr.report.numbers import DIGITS, NO_DIGITS, head
+from upsr.report.numbers import digits_of, head
 
 EXAMPLES = """examples:
   python -m scripts.quality --metric_weights FOLDER                     bicubic, UPSR-tiny and RealESRGAN
@@ -194,7 +194,7 @@ def _difference(values: Mapping[str, Any], first: str, second: str, measure: str
 
 
 def _digits(measure: str) -> int:
-    return DIGITS.get(measure.split("/")[1], NO_DIGITS)
+    return digits_of(measure.split("/")[1])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from upsr.evaluation.protocols import differences
 from upsr.evaluation.results import Row, by_seed, read_rows, read_summary
 from upsr.evaluation.statistics import INTERVAL, compare
 from upsr.report.console import number_column, plain_table, text_column
-from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
+from upsr.report.numbers import ARROWS, digits_of
 
 EXAMPLES = """examples:
   upsr compare results/evaluation bicubic UPSR-5                  two methods of one evaluation
@@ -115,7 +115,7 @@ def _print(given: argparse.Namespace, results: list[dict[str, Any]]) -> None:
         for head in ("images", "difference", "95 % interval", "wins", "p"):
             number_column(table, head)
         for r in own:
-            digits = DIGITS.get(r["metric"], NO_DIGITS) + 1
+            digits = digits_of(r["metric"]) + 1
             span = "-" if r["low"] is None else f"{r['low']:+.{digits}f} .. {r['high']:+.{digits}f}"
             table.add_row(
                 f"{r['protocol']}/{r['metric']} {ARROWS[r['higher_is_better']]}",

@@ -27,7 +27,6 @@ from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
 from upsr.evaluation import latent_diffusion  # noqa: F401  (registers a method)
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.contents import digest_of_file
 from upsr.evaluation.earlier import Earlier, Finder
 from upsr.evaluation.entries import (
     Entry,
@@ -55,6 +54,7 @@ from upsr.evaluation.work import (
     OpenSet,
     Work,
     content_of_set,
+    digest_of_file,
     finished,
     made_of,
     map_of,

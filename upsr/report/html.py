@@ -21,12 +21,10 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.contents import content_of
 from upsr.evaluation.results import Row, read_rows, read_summary
-from upsr.evaluation.work import maps_of, pictures_of
+from upsr.evaluation.work import content_of, maps_of, pictures_of
 from upsr.heat import heat
-from upsr.report.means import by_reason, tables_of_means
-from upsr.report.numbers import DIGITS, NO_DIGITS, head
+from upsr.report.numbers import by_reason, digits_of, head, tables_of_means
 
 _CROP = 96
 _CROPS = 3
@@ -190,7 +188,7 @@ def _measures(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         measure: {
             "title": head(measure, record),
-            "digits": DIGITS.get(measure.rpartition("/")[2], NO_DIGITS),
+            "digits": digits_of(measure.rpartition("/")[2]),
         }
         for measure, record in summary["measures"].items()
     }

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from upsr.config.schema import Section
 from upsr.evaluation.entries import ENTRIES
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
-from upsr.report.numbers import DIGITS, NO_DIGITS
+from upsr.report.numbers import digits_of
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -43,7 +43,7 @@ class Column(Section):
     @property
     def digits(self) -> int:
         """Digits after the point."""
-        return COST_DIGITS[self.cost] if self.cost else DIGITS.get(str(self.metric), NO_DIGITS)
+        return COST_DIGITS[self.cost] if self.cost else digits_of(str(self.metric))
 
 
 COST_TITLES = {
