@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import yaml
 
+from scripts.markdown import by_seed, difference_of, heads_of, mark_of, mean_of, read_results, top
 from upsr.arguments import ArgumentParser, add_datasets_root, default_launcher
 from upsr.atomic import atomic_write
 from upsr.engine.distributed import runtime
@@ -25,7 +26,7 @@ from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError, exiting
 from upsr.evaluation.results import read_rows, read_summary
 from upsr.evaluation.session import Plan, run_evaluation
-from upsr.evaluation.statistics import BySeed, compare, describe_sample
+from upsr.evaluation.statistics import compare
 from upsr.methods import Method, build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import restore
@@ -65,7 +66,7 @@ class Variant:
 
     @property
     def option_file(self) -> str | None:
-        """What it is tested with."""
+        """Option file of the test."""
         name = self.tested or self.trained
         return None if name is None else str(OPTIONS / f"{name}.yml")
 
@@ -86,7 +87,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two variants, as far as it can be measured here: ``better`` has the better ``metric``."""
+    """A statement of the paper on two variants that can be measured here: ``better`` has the better ``metric``."""
 
     text: str
     better: str
@@ -274,10 +275,7 @@ def describe(name: str, seed: int) -> str:
 
 def report() -> None:
     """:data:`PAGE` from :data:`RESULTS`."""
-    try:
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UpsrError(f"{RESULTS}: no results; run `train evaluate` first") from None
+    kept = read_results(RESULTS, "train evaluate")
     with atomic_write(PAGE) as path:
         path.write_text("\n".join(page(kept)) + "\n", encoding="utf-8")
     print(PAGE)
@@ -325,21 +323,17 @@ def claim_line(claim: Claim, values: Mapping[str, Any]) -> str:
     """A line of the table of claims."""
     found = compare(by_seed(values[claim.worse]), by_seed(values[claim.better]))
     sign = -1 if claim.metric in LOWER_IS_BETTER else 1
-    digits = METRICS[claim.metric]
     verdict = "not decided: the interval holds 0"
-    if found.low is not None and found.high is not None and found.low * found.high > 0:
+    if found.decided:
         verdict = "agrees" if sign * found.difference > 0 else "**disagrees**"
-    interval = f"[{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
     where = f"{claim.metric} on {claim.dataset}, `{claim.better}` minus `{claim.worse}`"
-    return f"| {claim.text} | {where} | {found.difference:+.{digits}f} {interval} | {verdict} |"
+    return f"| {claim.text} | {where} | {difference_of(found, METRICS[claim.metric])} | {verdict} |"
 
 
 def table(group: Group, dataset: str, by_metric: Mapping[str, Any], costs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of one table."""
     metrics = [metric for metric in METRICS if metric in by_metric]
-    heads = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in metrics]
-    yield f"| {dataset} | {' | '.join(heads)} | s / photo |"
-    yield "|---" + "|---:" * (len(heads) + 1) + "|"
+    yield from top(dataset, [*heads_of(metrics, LOWER_IS_BETTER), "s / photo"])
     for name in group.variants:
         if any(name in by_metric[metric] for metric in metrics):
             cells = [cell(name, metric, by_metric[metric], group.reference) for metric in metrics]
@@ -351,28 +345,16 @@ def table(group: Group, dataset: str, by_metric: Mapping[str, Any], costs: Mappi
 
 def cell(name: str, metric: str, values: Mapping[str, Any], reference: str) -> str:
     """Mean, half width of its interval, and how it compares with the reference."""
-    sample = describe_sample(by_seed(values[name]))
-    digits = METRICS[metric]
-    half = "" if sample.low is None or sample.high is None else f" ± {(sample.high - sample.low) / 2:.{digits}f}"
-    return f"{sample.mean:.{digits}f}{half}{arrow(name, metric, values, reference)}"
+    return mean_of(by_seed(values[name]), METRICS[metric]) + arrow(name, metric, values, reference)
 
 
 def arrow(name: str, metric: str, values: Mapping[str, Any], reference: str) -> str:
-    """Whether a variant differs from the reference, with the seeds that both have."""
+    """Mark of a difference from the reference, with the seeds that both have."""
     if name == reference:
         return ""
     own = by_seed(values[name])
     full = {seed: images for seed, images in by_seed(values[reference]).items() if seed in own}
-    found = compare(full, own)
-    if found.low is None or found.high is None or found.low * found.high <= 0:
-        return ""
-    better = (found.difference < 0) == (metric in LOWER_IS_BETTER)
-    return " ▲" if better else " ▼"
-
-
-def by_seed(values: Mapping[str, Mapping[str, float]]) -> BySeed:
-    """JSON has no whole numbers as keys."""
-    return {int(seed): images for seed, images in values.items()}
+    return mark_of(compare(full, own), higher_is_better=metric not in LOWER_IS_BETTER)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def compare(models: dict[str, Method], data: Path, pictures: Path, run: Runtime)
 
 
 def measures() -> dict[str, Metric]:
-    """What the tables show; NIQE only where pyiqa is installed."""
+    """Metrics of the tables; NIQE only where pyiqa is installed."""
     metrics: dict[str, Metric] = {"PSNR-Y": PSNR(), "SSIM-Y": SSIM()}
     try:
         metrics["NIQE"] = NIQE()

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from scripts.markdown import difference_of, heads_of, mark_of, read_results, top, with_text
 from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.data import GlobalBatchSampler, TaughtPairsDataset
@@ -235,17 +236,9 @@ def model_of(name: str) -> torch.nn.Module:
 
 def report() -> None:
     """Write the table into :data:`PAGE`, between its marks."""
-    try:
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UpsrError(f"{RESULTS}: no results; run `evaluate` first") from None
-    page = PAGE.read_text(encoding="utf-8")
-    if not all(mark in page for mark in MARKS):
-        raise UpsrError(f"{PAGE}: the marks {' and '.join(MARKS)} are not there")
-    head, rest = page.split(MARKS[0])
-    tail = rest.split(MARKS[1])[1]
+    page = with_text(PAGE, MARKS, "\n".join(table(read_results(RESULTS, "evaluate"))))
     with atomic_write(PAGE) as path:
-        path.write_text("\n".join([head + MARKS[0], *table(kept), MARKS[1] + tail]), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     print(PAGE)
 
 
@@ -253,9 +246,8 @@ def table(kept: Mapping[str, Any]) -> Iterator[str]:
     """Means, then paired differences from each variant's reference."""
     values, crops = kept["values"], kept["crops"]
     photos = len({photo for _, photo in crops.values()})
-    arrows = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in DIGITS]
-    yield f"| {len(crops)} crops of {photos} photos kept apart | {' | '.join(arrows)} | processor seconds |"
-    yield "|---" + "|---:" * (len(DIGITS) + 1) + "|"
+    heads = heads_of(list(DIGITS), LOWER_IS_BETTER)
+    yield from top(f"{len(crops)} crops of {photos} photos kept apart", [*heads, "processor seconds"])
     about = {"bicubic": "bicubic", "tiny": "UPSR-tiny as it ships, where all begin"}
     for name in ("bicubic", "tiny", *VARIANTS):
         if name in values:
@@ -266,19 +258,14 @@ def table(kept: Mapping[str, Any]) -> Iterator[str]:
             cost = kept["costs"].get(name, {}).get("processor_seconds", "-")
             yield f"| {VARIANTS[name].about if name in VARIANTS else about[name]} | {' | '.join(cells)} | {cost} |"
     yield ""
-    yield f"| photo by photo | {' | '.join(arrows)} |"
-    yield "|---" + "|---:" * len(DIGITS) + "|"
+    yield from top("photo by photo", heads)
     for name, variant in VARIANTS.items():
         if name in values and variant.reference in values:
             cells = []
             for metric, digits in DIGITS.items():
                 found = compare(*(by_round(values[n], metric, crops) for n in (str(variant.reference), name)))
-                mark = ""
-                if found.low is not None and found.high is not None and found.low * found.high > 0:
-                    mark = " ▲" if (found.difference < 0) == (metric in LOWER_IS_BETTER) else " ▼"
-                cells.append(
-                    f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]{mark}"
-                )
+                mark = mark_of(found, higher_is_better=metric not in LOWER_IS_BETTER)
+                cells.append(difference_of(found, digits) + mark)
             yield f"| `{name}` minus `{variant.reference}` | {' | '.join(cells)} |"
     yield ""
     yield f"Measured on {kept['machine']['cpu']}; torch {kept['versions']['torch']}."

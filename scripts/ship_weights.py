@@ -60,7 +60,7 @@ def ship(runs: Mapping[str, Path], target: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """How the weights of a folder were trained, by part."""
+    """Records of the trainings of a folder's weights, by part."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,7 +87,7 @@ def halve(source: Path, target: Path, metadata: Mapping[str, str] | None = None)
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """What a training run was."""
+    """Record of a training run."""
     try:
         options = yaml.safe_load((folder / "options.yml").read_text(encoding="utf-8"))
     except FileNotFoundError:

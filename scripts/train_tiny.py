@@ -54,7 +54,7 @@ _PROVIDED = {
     Path("datasets/ImageNet-samples"): "data/train/ImageNet-samples",
     Path("experiments/pretrained_models/RealESRGAN_x4plus.safetensors"): "weights/RealESRGAN_x4plus.safetensors",
 }
-"""What the recipes name, and where a folder of shared data has it."""
+"""Files that the recipes name, and their places in a folder of shared data."""
 _BACKBONE = "weights/squeezenet1_1_imagenet_torchvision.safetensors"
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def finished(folder: Path, opt: CommonOptions) -> bool:
-    """Whether a stage has done all its iterations and left its weights."""
+    """A stage has done all its iterations and written its weights."""
     total = opt.train.total_iter if opt.train else 0
     latest = folder / "models" / "net_g_latest.safetensors"
     return latest.is_file() and iteration_of(latest) >= total

@@ -27,8 +27,7 @@ from upsr.evaluation.entries import ENTRIES, WrongWeightsError, describe, make_r
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
-from upsr.report.means import tables_of_means
-from upsr.report.numbers import head
+from upsr.report.numbers import head, tables_of_means
 
 REPOSITORY = Path(__file__).parents[1]
 pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")

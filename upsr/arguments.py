@@ -1,4 +1,4 @@
-"""Command lines of all programs: two spellings of an option, and one line for a mistake."""
+"""Parser and common options of all command lines."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse's, after options have got the spelling that they are declared with."""
+        """As argparse's, with options in the spelling that they are declared with."""
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         return super().parse_known_args([*map(self._as_declared, given[:end]), *given[end:]], namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with 2."""
+        """Print the mistake in one line; exit with 2."""
         self.exit(2, f"error: {one_line(message)}; `{self.prog} --help` explains\n")
 
     def _as_declared(self, argument: str) -> str:

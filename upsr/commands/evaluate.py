@@ -120,7 +120,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
 
 
 def _tile(size: int | None, overlap: int | None) -> TileOptions | None:
-    """How images are cut; small tiles overlap by half, as the pipeline's do."""
+    """Tiles of the given size; small ones overlap by half, as the pipeline's do."""
     if size is None:
         if overlap is not None:
             raise UpsrError("--tile_overlap: it needs --tile, the side of the tiles")

@@ -63,7 +63,7 @@ def main(given: argparse.Namespace) -> int:
     limits = limits_of(given)
     require_gradio()
     check_port(given.host, given.port)
-    # A process that is told to end should remove its files, too.
+    # SIGTERM must remove the temporary files, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not

@@ -150,7 +150,7 @@ def _unavailable(methods: Iterable[str], device: torch.device) -> list[dict[str,
 
 
 def _unusable(names: Sequence[str], root: Path) -> dict[str, str]:
-    """Why datasets cannot be evaluated on."""
+    """Datasets that cannot be evaluated on, with the reasons."""
     reasons = {}
     for name in names:
         benchmark = BENCHMARKS.read(name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from upsr.arguments import default_launcher
 from upsr.atomic import writable_folder
 from upsr.choices import QUALITY
+from upsr.commands.processes import launch
 from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
 from upsr.commands.upscale_progress import progress_for, summarise
 from upsr.errors import UpsrError, one_line
@@ -30,7 +31,7 @@ def main(given: argparse.Namespace) -> int:
     """Run it."""
     with said_if_slow("upsr upscale: loading"):
         from upsr.engine.distributed import runtime  # here and below: --help should not wait for torch
-        from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (what takes longest, while there is a word for it)
+        from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (the slowest import, within the message)
 
     launcher = default_launcher()
     devices = given.devices.split(",")
@@ -38,10 +39,10 @@ def main(given: argparse.Namespace) -> int:
     settings, handling = _settings(given), _handling(given)
     if len(devices) > 1 and launcher == "none":
         if "-" not in given.inputs:
-            _planned(given)  # so that mistakes are told once, and not after processes have been started
-        return _launch(devices)
+            _planned(given)  # mistakes are reported once, before any process is started
+        return launch(devices)
     with runtime(launcher, _num_gpu(devices)) as run:
-        # One process looks: for others, results of the first may lie among the photos already.
+        # The main process lists the photos: others could meet results of the first among them.
         found = run.from_main(_attempt(given) if run.is_main else None)
         if isinstance(found, UpsrError):
             if run.is_main:
@@ -52,7 +53,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | UpsrError:
-    """What is planned, or why it cannot be, for all processes."""
+    """The plan or the reason why there is none, to be sent to all processes."""
     try:
         return _planned(given)
     except UpsrError as error:
@@ -60,7 +61,7 @@ def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | Upsr
 
 
 def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
-    """The photos and where their results go, and what is to be said of other files."""
+    """Photos with the places of their results, and remarks on other files."""
     from upsr.photos.jobs import plan_jobs
 
     remarks: list[Remark] = []
@@ -132,7 +133,7 @@ def _say_notes(remarks: list[Remark]) -> None:
 
 
 def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
-    """What became of all files: what the processes did, and what was passed over before."""
+    """One outcome of all processes, with the files that were passed over in planning."""
     from upsr.photos.upscaling import Outcome
 
     notes: dict[str, list[str]] = {}
@@ -151,7 +152,7 @@ def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
 
 
 def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
-    """Refuse options that have no effect beside others, and values that are none."""
+    """Refuse empty values, and options that have no effect beside others."""
     for name, value in vars(given).items():
         if value == "" and name != "suffix":
             raise UpsrError(f"{_option(name)}: it is empty, as a variable that is not set is")
@@ -176,7 +177,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
 
 
 def _check_model(given: argparse.Namespace, pipe: Any) -> None:
-    """Refuse what a network that upscales by itself has not."""
+    """Refuse settings that the method does not have."""
     names = [name for name in ("steps", "fidelity", "adaptive") if name not in pipe.knobs()]
     names += [] if pipe.draws else ["seed", "save_uncertainty"]
     for name in names:
@@ -185,7 +186,7 @@ def _check_model(given: argparse.Namespace, pipe: Any) -> None:
 
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
-    """Refuse what cannot be with these photos and results."""
+    """Refuse options that these photos and results do not allow."""
     from upsr.photos.jobs import STREAM, ending_by_content
     from upsr.photos.photo_io import takes_quality
     from upsr.photos.upscaling import Journal
@@ -292,38 +293,3 @@ def _place(given: argparse.Namespace, jobs: list[Job]) -> Path:
 
 def _num_gpu(devices: list[str]) -> Any:
     return 0 if devices[0] == "cpu" else "auto"
-
-
-def _launch(devices: list[str]) -> int:
-    """Start this command once more for each device; the processes share the photos."""
-    import socket
-    import subprocess
-
-    from upsr.provenance import cores
-
-    kinds = {device.partition(":")[0] for device in devices}
-    if kinds not in ({"cpu"}, {"cuda"}):
-        raise UpsrError(f"--devices: {','.join(devices)}: name CPUs or CUDA devices: cuda:0,cuda:1 or cpu,cpu")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(devices)), "TORCHELASTIC_RUN_ID": "upsr",
-        "GROUP_WORLD_SIZE": "1", "OMP_NUM_THREADS": str(max(cores() // len(devices), 1)) if kinds == {"cpu"} else "1",
-    }  # fmt: skip
-    if kinds == {"cuda"}:
-        common["CUDA_VISIBLE_DEVICES"] = ",".join(device.partition(":")[2] or "0" for device in devices)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "upsr", *sys.argv[1:]],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(len(devices))
-    ]
-    try:
-        codes = [process.wait() for process in processes]
-    except KeyboardInterrupt:
-        for process in processes:
-            process.wait()
-        raise
-    return next((code if code > 0 else 4 for code in codes if code), 0)

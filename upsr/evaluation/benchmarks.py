@@ -1,4 +1,4 @@
-"""Benchmark datasets: what they are, where they lie, and whether what lies there is them."""
+"""Benchmark datasets: descriptions, places, and checks of the files there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LookAlike(Section):
 
 
 class Expectation(Section):
-    """What the benchmark's files are known to be. Absent values are not known here, and not checked."""
+    """Known facts of a benchmark's files. Absent values are not known here, and not checked."""
 
     images: int = Field(ge=1, description="Number of LR images, or of pairs.")
     gt_size: tuple[int, int] | None = Field(None, description="(height, width) of every HR image.")
@@ -92,7 +92,7 @@ BENCHMARKS = Catalogue("dataset", "datasets", Benchmark)
 
 @dataclass
 class Findings:
-    """What ``check`` found.
+    """Result of :func:`check`.
 
     Attributes:
         problems: why nothing can be measured on it, or why the numbers would mean nothing.
@@ -137,17 +137,17 @@ def check(benchmark: Benchmark, datasets: Path, *, decode: bool) -> Findings:
 
 
 def fingerprint(texts: Iterable[str]) -> str:
-    """sha256 of a set of texts, whatever their order."""
+    """sha256 of a set of texts, independent of their order."""
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """sha256 of a decoded image, whatever its file's name and format."""
+    """sha256 of a decoded image, independent of its file's name and format."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def _repeated_names(benchmark: Benchmark, datasets: Path, findings: Findings) -> None:
-    """Two images of one name: which belongs to the pair, or overwrites the other's result, is anyone's guess."""
+    """Refuses two images of one name: the pair would be ambiguous, and one result would overwrite the other."""
     root = benchmark.root(datasets)
     for key, value in benchmark.files.arguments.items():
         folder = root / str(value)

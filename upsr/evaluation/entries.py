@@ -1,4 +1,4 @@
-"""Methods to compare: UPSR from an option file, published networks from their checkpoints, or a folder of finished images."""
+"""Entries of an evaluation: methods from option files or checkpoints, and folders of finished images."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _RUNS = Path(RUNS_ROOT)
 
 
 class MissingWeightsError(UpsrError):
-    """A method whose files are not here. The others can be evaluated."""
+    """The files of an entry are not here. The others can be evaluated."""
 
 
 class WrongWeightsError(UpsrError):
-    """A method whose files are here, but are not what its name promises. No number of it may be shown."""
+    """The files of an entry are not what its name promises. No number of it may be shown."""
 
 
 class EntryComponent(Component):
@@ -59,11 +59,11 @@ class EntryComponent(Component):
 
 
 class ExpectedNetwork(Section):
-    """What is known of a method's network. Absent values are not known here, and not checked."""
+    """Known facts of a method's networks. Absent values are not known here, and not checked."""
 
     architecture: str | None = Field(None, description="spandrel's name of it.")
-    parameters: int | None = Field(None, description="Of the network that restores.")
-    aux_parameters: int | None = Field(None, description="Of the network beside it: g, or an autoencoder.")
+    parameters: int | None = Field(None, description="Of the network that restores, the first of the method's parts.")
+    aux_parameters: int | None = Field(None, description="Of all other parts, such as g or an autoencoder.")
     sha256: list[str] = Field(default_factory=list, description="Of each weight file, in order.")
 
 
@@ -83,13 +83,13 @@ ENTRIES = Catalogue("method", "options/methods", EntryDescription)
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant of an evaluation, ready to restore.
+    """One that is compared in an evaluation, ready to restore.
 
     Attributes:
         restorer: for a seed and the name and keys of a dataset. Raises MissingWeightsError where there are no images of it.
         scale: ``None`` for any.
         channels: of the images that it takes; ``None`` for any.
-        draws: whether the result depends on the seed.
+        draws: the result depends on the seed.
         weights: files it was made from.
         facts: architecture, parameters, options.
         reads: for the name and keys of a dataset, sha256 of the file that each image's result is read from, by key; empty where
@@ -105,7 +105,7 @@ class Entry:
     reads: Callable[[str, Sequence[str]], Mapping[str, str]] = lambda dataset, keys: {}
 
     def misfit(self, name: str, scale: int, channels: int) -> str | None:
-        """Why it cannot restore the images of a dataset, which is called ``name``."""
+        """The reason why it cannot restore the images of the dataset ``name``; ``None`` if it can."""
         if self.scale not in (None, scale):
             return f"x{self.scale}, but {name} is x{scale}"
         if self.channels not in (None, channels):
@@ -116,7 +116,7 @@ class Entry:
 
 
 def describe(name: str) -> EntryDescription:
-    """A method by its name in options/methods/, or that of a training run in experiments/; or from what a path leads to: a
+    """An entry by its name in options/methods/, or that of a training run in experiments/; or by a path: of a
     description, an option file, a network's checkpoint, the folder of a training run, or a folder of finished images (with one
     folder for each dataset inside).
 
@@ -161,7 +161,7 @@ def _of_run(folder: Path) -> EntryDescription:
 
 
 def make_ready(description: EntryDescription, device: torch.device, tile: TileOptions | None) -> Entry:
-    """The method, with its weights, on a device.
+    """The entry that is described, with its weights, on a device.
 
     Raises:
         MissingWeightsError: files are not here; the message says where to get them.
@@ -170,20 +170,20 @@ def make_ready(description: EntryDescription, device: torch.device, tile: TileOp
     """
     refuse(description.name, list(component_problems(ENTRY_REGISTRY, description.make, "make")))
     try:
-        method: Entry = build(ENTRY_REGISTRY, description.make)(device, tile)
+        entry: Entry = build(ENTRY_REGISTRY, description.make)(device, tile)
     except MissingWeightsError as error:
         where = f"; get them from {description.get[0]}" if description.get else ""
         raise MissingWeightsError(f"{error}{where}") from None
-    _compare(description, method)
-    return method
+    _compare(description, entry)
+    return entry
 
 
-def origin(description: EntryDescription, method: Entry) -> dict[str, Any]:
-    """What a result of the method came from, for result files."""
+def origin(description: EntryDescription, entry: Entry) -> dict[str, Any]:
+    """Description, weight files and facts of an entry, for result files."""
     return {
         "make": description.make.model_dump(),
-        "weights": [{"file": str(path), "sha256": file_digest(path)} for path in method.weights],
-        **method.facts,
+        "weights": [{"file": str(path), "sha256": file_digest(path)} for path in entry.weights],
+        **entry.facts,
     }
 
 
@@ -194,10 +194,10 @@ def option_file(path: str) -> str:
 
 @ENTRY_REGISTRY.register()
 class OptionFile:
-    """A model of this project.
+    """A method from an option file.
 
     Args:
-        opt: option file that names the model and its weights; its datasets are not read.
+        opt: option file that names the method and its weights; its datasets are not read.
         force_yml: overrides, as on the command line.
     """
 
@@ -257,7 +257,7 @@ class Checkpoint:
 
 @ENTRY_REGISTRY.register()
 class BicubicUpsampling:
-    """The yardstick.
+    """Bicubic interpolation, as a baseline.
 
     Args:
         scale: upscaling factor.
@@ -273,7 +273,7 @@ class BicubicUpsampling:
 
 @ENTRY_REGISTRY.register()
 class FinishedImages:
-    """Images that any other system has made, to be measured like the rest.
+    """Images that were restored elsewhere, to be measured like the rest.
 
     Args:
         folder: holds them, in one folder for each dataset, or as they are.
@@ -306,7 +306,7 @@ class FinishedImages:
         images, files = self._files(dataset, keys)
         digests = {}
         for key, file in files.items():
-            with contextlib.suppress(UnreadableImageError):  # said when it is its turn to be measured
+            with contextlib.suppress(UnreadableImageError):  # reported when it is measured
                 digests[key] = images.digest(file)
         return digests
 
@@ -365,7 +365,7 @@ def of_model(
 
 
 def _located(name: str) -> Path | None:
-    """The path of a file, or of one inside a package, which is not imported: ncnn's packages open a GPU when they are."""
+    """The path of a file, also inside a package. The package is not imported: ncnn's packages open a GPU then."""
     if not name.startswith(_IN_PACKAGE):
         return Path(name)
     package, _, file = name.removeprefix(_IN_PACKAGE).partition("/")
@@ -374,14 +374,14 @@ def _located(name: str) -> Path | None:
     return Path(folders[0]) / file if folders else None
 
 
-def _compare(description: EntryDescription, method: Entry) -> None:
+def _compare(description: EntryDescription, entry: Entry) -> None:
     """Refuse files that are not what the description says."""
     expected = description.expected
     for key in ("architecture", "parameters", "aux_parameters"):
-        want, have = getattr(expected, key), method.facts.get(key)
+        want, have = getattr(expected, key), entry.facts.get(key)
         if want is not None and want != have:
             raise WrongWeightsError(f"{key.replace('_', ' ')}: {have}, but {description.name} has {want}")
-    for path, want in zip(method.weights, expected.sha256, strict=False):
+    for path, want in zip(entry.weights, expected.sha256, strict=False):
         have = file_digest(path)
         if have != want:
             raise WrongWeightsError(f"{path}: sha256 {have[:16]}..., but {description.name} has {want[:16]}...")

@@ -89,7 +89,7 @@ class Instruments:
 def build_instruments(
     protocols: Sequence[Protocol], device: torch.device, only: Sequence[str] | None = None
 ) -> Instruments:
-    """The measures of some protocols; one that cannot be had is noted, and the others go on.
+    """The measures of some protocols; a missing one is noted, and the others are kept.
 
     Args:
         only: names of metrics to measure; by default all. A name that no protocol has is pyiqa's for one, and is measured with
@@ -138,7 +138,7 @@ def _add(
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Why two measures' numbers are not to be set side by side: what their records say differently.
+    """Differences between the records of two measures, for which their numbers are not comparable.
 
     Two versions of pyiqa count as one where the metric did not change between them. Of weight files the contents are
     compared, where both records name a file.
@@ -157,7 +157,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _generation(version: str) -> tuple[str, ...]:
-    """What two versions of a measure have in common if their numbers are the same."""
+    """The part of a version that numbers depend on."""
     match = re.fullmatch(r"pyiqa (\d+(?:\.\d+)*)\S* (\S+)", version)
     if not match or match[2] not in CHANGED_IN:
         return (version.split(" ")[0], version.rpartition(" ")[2])

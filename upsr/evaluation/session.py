@@ -1,4 +1,4 @@
-"""One evaluation: every method on every dataset with every seed, by every protocol; what is finished is not done again."""
+"""One evaluation: every entry on every dataset with every seed, by every protocol. Finished images are not done again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
 from upsr.evaluation import latent_diffusion  # noqa: F401  (registers a method)
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.contents import digest_of_file
 from upsr.evaluation.earlier import Earlier, Finder
 from upsr.evaluation.entries import (
     Entry,
@@ -55,6 +54,7 @@ from upsr.evaluation.work import (
     OpenSet,
     Work,
     content_of_set,
+    digest_of_file,
     finished,
     made_of,
     map_of,
@@ -74,7 +74,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """What to evaluate.
+    """An evaluation to run.
 
     Attributes:
         datasets, methods, protocols: names or paths of descriptions; methods see :func:`upsr.evaluation.entries.describe`.
@@ -111,7 +111,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why there are no numbers of a method, on one dataset or (``None``) on any.
+    """An entry without numbers, on one dataset or (``None``) on any, and the reason.
 
     Attributes:
         status: ``missing``: something is not here; ``wrong``: it is, but is not what its name promises.
@@ -124,7 +124,7 @@ class Unavailable:
 
     @classmethod
     def because(cls, method: str, dataset: str | None, error: UpsrError) -> Unavailable:
-        """Of what ``make_ready`` or a method's restorer has raised."""
+        """From an error of ``make_ready`` or of an entry's restorer."""
         return cls(method, dataset, "wrong" if isinstance(error, WrongWeightsError) else "missing", str(error))
 
 
@@ -157,7 +157,7 @@ def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
 
     worker = _Worker(plan, run, instruments, {protocol.name: protocol.model_dump() for protocol in protocols})
     for given, description in descriptions:
-        worker.evaluate_method(given, description, sets)
+        worker.evaluate_entry(given, description, sets)
     worker.journal.close()
     run.barrier()
     earlier = run.from_main(worker.earlier(sets) if run.is_main and plan.with_earlier else Earlier())
@@ -174,7 +174,7 @@ def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
 
 
 class _Worker:
-    """Goes through methods, seeds and datasets, and collects what comes out."""
+    """Evaluates entries on datasets with seeds, and collects the results."""
 
     def __init__(self, plan: Plan, run: Runtime, instruments: Instruments, protocols: dict[str, Any]) -> None:
         self.plan, self.run, self.instruments, self.protocols = plan, run, instruments, protocols
@@ -192,33 +192,33 @@ class _Worker:
         self.unavailable: list[Unavailable] = []
         self.left_out: dict[str, list[str]] = {}
 
-    def evaluate_method(self, given: str, description: EntryDescription, sets: Sequence[OpenSet]) -> None:
-        """On all sets, with all seeds."""
+    def evaluate_entry(self, given: str, description: EntryDescription, sets: Sequence[OpenSet]) -> None:
+        """Evaluate an entry on all sets, with all seeds."""
         name = description.name
         try:
-            method = make_ready(description, self.run.device, self.plan.tile)
+            entry = make_ready(description, self.run.device, self.plan.tile)
         except (MissingWeightsError, WrongWeightsError) as error:
             self._cannot(name, None, error)
             return
-        self.methods[name], self.reads[name] = origin(description, method), method.reads
+        self.methods[name], self.reads[name] = origin(description, entry), entry.reads
         for data in sets:
             if self.plan.pairs is not None and data.name not in self.plan.pairs[name]:
                 continue
             try:
-                if misfit := method.misfit(data.name, data.description.scale, data.channels):
+                if misfit := entry.misfit(data.name, data.description.scale, data.channels):
                     raise MissingWeightsError(misfit)
-                for seed in self.plan.seeds if method.draws else (0,):
+                for seed in self.plan.seeds if entry.draws else (0,):
                     work = Work.of(
                         method=name, given=given, tile=self.plan.tile, origin=self.methods[name], data=data, seed=seed,
-                        draws=method.draws, measures=self.instruments.records, protocols=self.protocols,
+                        draws=entry.draws, measures=self.instruments.records, protocols=self.protocols,
                     )  # fmt: skip
-                    self._evaluate(work, method, data)
+                    self._evaluate(work, entry, data)
             except (MissingWeightsError, WrongWeightsError) as error:
                 self._cannot(name, data.name, error)
 
-    def _evaluate(self, work: Work, method: Entry, data: OpenSet) -> None:
-        made = made_of(data, method.reads)
-        restorer = method.restorer(work.seed, data.name, data.keys)
+    def _evaluate(self, work: Work, entry: Entry, data: OpenSet) -> None:
+        made = made_of(data, entry.reads)
+        restorer = entry.restorer(work.seed, data.name, data.keys)
         pictures = self.pictures(work.method, work.seed, data.name)
         images: dict[str, dict[str, float]] = {}
         if self.run.is_main:
@@ -254,7 +254,7 @@ class _Worker:
         self._measure_set(work, data, made, sorted(images))
 
     def _note_left_out(self, work: Work, data: OpenSet, images: Collection[str], result: Evaluation) -> None:
-        """Remember why images are left out, and remove what earlier files have left in their places.
+        """Note why images are left out, and remove earlier results of them.
 
         Raises:
             WrongWeightsError: all are left out.
@@ -277,8 +277,8 @@ class _Worker:
         if self.run.is_main:
             pictures = self.pictures(work.method, work.seed, data.name)
             content = content_of_set(data, made, pictures, keys)
-            entries = self.known.get(work.id, {}).get(WHOLE_SET, [])
-            values = next((dict(entry.values) for entry in entries if entry.content == content), {})
+            kept = self.known.get(work.id, {}).get(WHOLE_SET, [])
+            values = next((dict(item.values) for item in kept if item.content == content), {})
             absent = self.instruments.set_metrics.keys() - values.keys()
             for measure in absent:
                 try:
@@ -291,7 +291,7 @@ class _Worker:
         self.set_rows += rows_of(work.id, data.name, work.method, work.seed, found)
 
     def _value_of_set(self, metric: SetMetric, data: OpenSet, pictures: Path, keys: Sequence[str]) -> float:
-        """Of the pictures of these images alone: others may lie beside them."""
+        """Value of the pictures of these images alone: others may lie beside them."""
         if not self.plan.save_images:
             raise MetricUnavailableError("it needs the restored images; leave out --no_images")
         reference = Path(data.data.dataset.sides()["gt"][0].root)
@@ -310,7 +310,7 @@ class _Worker:
         return pictures_of(self.plan.folder, method, seed, dataset)
 
     def _keep_picture(self, path: Path, image: Tensor) -> None:
-        """Write it, or see to it that none of earlier files stays in its place."""
+        """Write a restored image, or remove an earlier one."""
         if self.plan.save_images:
             write_png(path, to_uint8(image))
         else:
@@ -335,7 +335,7 @@ class _Worker:
         logger.warning("%s%s: %s: %s", method, f" on {dataset}" if dataset else "", item.status, error)
 
     def earlier(self, sets: Sequence[OpenSet]) -> Earlier:
-        """What the folder holds beside what was evaluated now."""
+        """Results in the folder beside those of this evaluation."""
         finder = Finder(
             self.journal,
             self.pictures,
@@ -353,7 +353,7 @@ class _Worker:
         return found
 
     def summary(self, sets: Sequence[OpenSet], earlier: Earlier) -> dict[str, Any]:
-        """Everything that is known of the numbers."""
+        """Means and all facts that the numbers depend on."""
         for (method, dataset), reason in earlier.not_shown.items():
             self._cannot(
                 method, dataset, MissingWeightsError(f"measured earlier, not shown: {reason}; evaluate it again")

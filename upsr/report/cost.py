@@ -118,7 +118,7 @@ COSTS: dict[str, Callable[[EntryDescription, CostMeter, Setting], dict[str, floa
 
 
 def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -> Callable[[], None]:
-    """One iteration but for decoding: degradation, pair pool, the method's own forward and backward passes, update, average."""
+    """One iteration without decoding: degradation, pair pool, the method's own forward and backward passes, update, average."""
     if opt.train is None:
         raise NotMeasuredError("its option file has no section train")
     settings = opt.train.model_copy(update={"accumulate": 1})

@@ -1,4 +1,4 @@
-"""The figures of the UPSR paper on the data and with the weights that are here."""
+"""Figures of the UPSR paper, drawn from the data and weights that are here."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _CURVE_BINS = np.linspace(0.01, 0.16, 16)
 
 
 class FigureUnavailableError(Exception):
-    """Why a figure cannot be drawn here."""
+    """A figure cannot be drawn here; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What figures are drawn from.
+    """Data and weights for the figures.
 
     Attributes:
         datasets_root: folder of the datasets; the figures use the first that is here of ImageNet-Test, Val_SR, Set14.
@@ -64,7 +64,7 @@ class Material:
         return (dataset[i] for i in range(len(dataset))[: self.max_images])
 
     def model(self) -> Any:
-        """The UPSR model."""
+        """The method, which has an uncertainty."""
         description = ENTRIES.read(self.method)
         try:
             restorer: Any = make_ready(description, self.device, None).restorer(0, "", [])
@@ -76,7 +76,7 @@ class Material:
 
 
 def residual_distribution(path: Path, material: Material) -> None:
-    """Figure 2: (a) how |y - x| is distributed; (b) fidelity and gradients of restored images as functions of it."""
+    """Figure 2: (a) distribution of |y - x|; (b) fidelity and gradients of restored images as functions of it."""
     name, dataset = material.dataset()
     axes, finish = _panels(2, height=3.4)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
@@ -227,7 +227,7 @@ def _shown(image: Tensor) -> NDArray[np.uint8]:
 
 
 def _panels(columns: int, *, rows: int = 1, height: float) -> tuple[list[Any], Callable[[Path], None]]:
-    """Axes, row by row, and what writes the picture."""
+    """Axes, row by row, and a function that writes the figure."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
