@@ -51,7 +51,11 @@ def workplace(root: Path) -> Path:
     weights = root / "weights" / "upsr.pth"
     torch.save({"params": tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict()}, weights)
     options = tiny_options(
-        root, root, path={"pretrain_network_g": str(weights)}, val={"tile": {"size": 32, "overlap": 8}}
+        root,
+        root,
+        path={"pretrain_network_g": str(weights)},
+        val={"tile": {"size": 32, "overlap": 8}},
+        diffusion={"sampler": {"steps": 2}},
     )
     write(root / "options" / "tiny_upsr.yml", options)
     write(root / "options/methods/TinyUPSR.yml", {"make": {"type": "OptionFile", "opt": "options/tiny_upsr.yml"}})

@@ -193,7 +193,8 @@ def test_one_of_two_ranks_dies_and_both_end(root, photos):
     assert CheckpointStore(process.folder).newest_valid() is not None
 
 
-@pytest.mark.parametrize("rendezvous", [pytest.param("static", marks=pytest.mark.slow), "c10d"])
+@pytest.mark.slow
+@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
 def test_restarted_by_torchrun_it_goes_on_where_it_was(root, photos, rendezvous):
     """One rank is killed once; torchrun starts both again, and they end where one process ends that nothing happened to."""
     settings = options(

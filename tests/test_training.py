@@ -141,6 +141,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path, photos, workers):
     assert largest_difference(first, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_one_photo_is_learnt(tmp_path):
     """The whole chain: degradation, loss, sampler, EMA, metrics. Loss falls 5x; the photo comes out better than bicubic."""
     import skimage.data
