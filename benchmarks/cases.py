@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from train_step import Ours, Plain
 from upsr.restoring.tiling import Canvas, tiles_of
 
+from upsr.accelerate.allocator import kept_buffers
 from upsr.accelerate.compiled import compiled
-from upsr.allocator import kept_buffers
 from upsr.archs import ATD, UNetModelSwin
 from upsr.config import CommonOptions, load_options
 from upsr.config.schema import TileOptions

@@ -25,7 +25,7 @@ from cases import SECTIONS, Setting
 from harness import measure
 from limits import Limits
 
-from upsr.accelerate.compiled import MODES
+from upsr.choices import COMPILE_MODES
 from upsr.engine.setup import configure_backends
 
 DEFAULT = ("denoiser", "g", "restore")
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of ours")
     parser.add_argument("--sizes", nargs="+", type=int, default=[64], metavar="N", help="sides of LR images (64)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images at once (1)")
-    parser.add_argument("--compile", choices=["none", *MODES], default="none", help="the denoiser of ours (none)")
+    parser.add_argument("--compile", choices=COMPILE_MODES, default="none", help="the denoiser of ours (none)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (5)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="runs before them (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results, for check.py")

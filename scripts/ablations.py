@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import yaml
 
-from upsr.arguments import ArgumentParser
+from upsr.arguments import ArgumentParser, add_datasets_root, default_launcher
 from upsr.atomic import atomic_write
-from upsr.engine.distributed import default_launcher, runtime
+from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.results import read_rows, read_summary
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.evaluation.statistics import BySeed, compare, describe_sample
@@ -163,24 +163,21 @@ CLAIMS = (
 )
 
 
-def main() -> int:
+@exiting
+def main() -> None:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("action", nargs="+", choices=["train", "evaluate", "report"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (0 1 2)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of them (all)")
-    parser.add_argument("--datasets_root", type=Path, default=Path("datasets"))
+    add_datasets_root(parser)
     parser.add_argument("--max_images", type=int, default=8, help="of each set (8)")
     given = parser.parse_args()
-    try:
-        if "train" in given.action:
-            train_all(given.variants, given.seeds)
-        if "evaluate" in given.action:
-            evaluate_all(given.variants, given.seeds, given.datasets_root, given.max_images)
-        if "report" in given.action:
-            report()
-    except UpsrError as error:
-        return told(error)
-    return 0
+    if "train" in given.action:
+        train_all(given.variants, given.seeds)
+    if "evaluate" in given.action:
+        evaluate_all(given.variants, given.seeds, given.datasets_root, given.max_images)
+    if "report" in given.action:
+        report()
 
 
 def runs_of(variants: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int]]:

@@ -7,7 +7,6 @@ runs; the first results stand at the end once more.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from upsr.arguments import ArgumentParser
 from upsr.config import CommonOptions
 from upsr.data import PairedFolderDataset, RealESRGANDegradation
 from upsr.data.image_io import decode_image, to_tensor, to_uint8, write_png
@@ -27,7 +27,7 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options, checked_options
 from upsr.engine.train_loop import train
-from upsr.errors import UpsrError
+from upsr.errors import exiting
 from upsr.methods import Method, Seen, build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.methods.sr.method import SR
@@ -49,17 +49,13 @@ CROP = 256
 SEED = 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@exiting
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("datasets/demo"), help="folder for the photos")
     parser.add_argument("--quick", action="store_true", help="a few iterations only, to see that it runs")
     arguments = parser.parse_args()
-    try:
-        demo(arguments.data, quick=arguments.quick)
-    except UpsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    demo(arguments.data, quick=arguments.quick)
 
 
 def demo(data: Path, *, quick: bool) -> None:

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scripts.demo import photo
-from upsr.arguments import ArgumentParser
+from upsr.arguments import ArgumentParser, add_datasets_root, add_launcher
 from upsr.atomic import atomic_write, writable_folder
 from upsr.data.benchmark_degradation import degrade
 from upsr.data.image_io import decode_image, to_uint8, write_png
-from upsr.engine.distributed import Runtime, default_launcher, runtime
-from upsr.errors import UpsrError, told
+from upsr.engine.distributed import Runtime, runtime
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.results import read_rows
 from upsr.evaluation.session import Plan, run_evaluation
@@ -64,17 +64,11 @@ JPEG_QUALITY = 88
 Pixels = NDArray[np.uint8]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@exiting
+def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
-    try:
-        with runtime(given.launcher, "auto") as run:
-            quality(given, run)
-    except UpsrError as error:
-        return told(error)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept", file=sys.stderr)
-        return 130
-    return 0
+    with runtime(given.launcher, "auto") as run:
+        quality(given, run)
 
 
 def quality(given: argparse.Namespace, run: Runtime) -> None:
@@ -331,13 +325,13 @@ def _parser() -> ArgumentParser:
                         help=f"as for upsr evaluate ({' '.join(METHODS)})")  # fmt: skip
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="DATASET",
                         help=f"the sheet shows the last ({' '.join(DATASETS)})")  # fmt: skip
-    parser.add_argument("--datasets_root", type=Path, default=Path("datasets"), help="folder of datasets (datasets)")
+    add_datasets_root(parser)
     parser.add_argument("--metric_weights", type=Path, metavar="FOLDER", help="as for upsr evaluate")
     parser.add_argument("--out", type=Path, default=Path("results/quality"), help="folder (results/quality)")
     parser.add_argument("--docs", type=Path, help="folder with quality.md, to write it too")
     parser.add_argument("--sheet", type=int, default=12, metavar="N", help="photos on the sheet, 0 for none (12)")
     parser.add_argument("--max_images", type=int, metavar="N", help="only the first images of each set, to try it out")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())
+    add_launcher(parser)
     return parser
 
 

@@ -7,7 +7,6 @@ weights; what each really took is recorded. All are measured on the crops of pho
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -20,12 +19,13 @@ from typing import Any
 
 import torch
 
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.data import GlobalBatchSampler, TaughtPairsDataset
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.evaluation.teaching import Crops, read_recipe
 from upsr.methods import build_method
@@ -124,10 +124,9 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@exiting
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "do", nargs="+", metavar="train|evaluate|report|VARIANT", help=f"variants: {', '.join(VARIANTS)}"
     )
@@ -135,20 +134,16 @@ def main() -> int:
     given = parser.parse_args()
     actions = [word for word in given.do if word in ("train", "evaluate", "report")]
     names = [word for word in given.do if word not in actions]
-    try:
-        for name in names:
-            if name not in VARIANTS:
-                raise UpsrError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
-        if "train" in actions:
-            for name in names or VARIANTS:
-                train(VARIANTS[name].weights_of or name, given.backbone)
-        if "evaluate" in actions:
-            evaluate_all(names or list(VARIANTS), given.backbone)
-        if "report" in actions:
-            report()
-    except UpsrError as error:
-        return told(error)
-    return 0
+    for name in names:
+        if name not in VARIANTS:
+            raise UpsrError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
+    if "train" in actions:
+        for name in names or VARIANTS:
+            train(VARIANTS[name].weights_of or name, given.backbone)
+    if "evaluate" in actions:
+        evaluate_all(names or list(VARIANTS), given.backbone)
+    if "report" in actions:
+        report()
 
 
 def weights(name: str) -> Path:

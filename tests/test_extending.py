@@ -33,7 +33,7 @@ def toy(root, **changes):
         tiny.save_pictures(photos, 2)
     return {
         "name": "toy",
-        "model_type": "tests.toy.ToyTraining",
+        "method": "tests.toy",
         "scale": 2,
         "num_gpu": 0,
         "manual_seed": 1,
@@ -57,8 +57,11 @@ def toy(root, **changes):
     }
 
 
+RUN = Runtime(torch.device("cpu"))
+
+
 def run(data):
-    return train(parse_options(data, "test"), Runtime(torch.device("cpu")))
+    return train(parse_options(data, "test"), RUN)
 
 
 def test_a_method_of_one_s_own_trains_is_measured_and_resumes_exactly(tmp_path):
@@ -133,7 +136,7 @@ def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, n
 def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
     page = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
     modules = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in modules] == ["my_network", "my_loss", "my_metric", "my_dataset"]
+    assert [name for name, _ in modules] == ["my_network", "my_loss", "my_metric", "my_dataset", "my_method"]
     for name, code in modules:
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -142,8 +145,17 @@ def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
     options = re.search(r"```yaml\n# my_run.yml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_run.yml").write_text(options[1], encoding="utf-8")
     opt = checked_options("my_run.yml", ["num_gpu=0", "train.total_iter=2", "val.val_freq=2"], "train")
-    folder = train(opt, Runtime(torch.device("cpu")))
+    folder = train(opt, RUN)
     assert "val/mae" in (folder / "validation.csv").read_text(encoding="utf-8")
+    train(checked_options("my_run.yml", ["method=my_method", "num_gpu=0", "train.total_iter=2"], "train"), RUN)
+    results = []
+    for share in ("1", "0.5"):
+        given = ["upscale", "photos", "-o", f"large{share}", "--weights", "experiments/mine", "--knob", f"share={share}"]
+        assert cli.main([*given, "--quiet"]) == 0
+        results.append([np.asarray(Image.open(file), int) for file in sorted(Path(f"large{share}").iterdir())])
+    assert [image.shape for image in results[0]] == [(192, 192, 3), (202, 198, 3)]
+    assert all((one != half).any() for one, half in zip(*results, strict=True))
+    assert cli.main([*given[:-2], "--steps", "2", "--quiet"]) == 2
 
 
 def test_an_installed_package_s_components_have_short_names(monkeypatch):

@@ -17,17 +17,17 @@ import pytest
 import torch
 import yaml
 
-from scripts.runs import state_of
 from tests import tiny
 from tests.processes import REPOSITORY, TrainingProcess, train_here
 from tests.training import tiny_options
+from upsr.commands.runs import state_of
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime
 from upsr.engine.heartbeat import read_status
 
 CPU = Runtime(torch.device("cpu"))
 KILLS = 20
-TOTAL = 140
+TOTAL = 100
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def iterations_in(log: str) -> list[int]:
     return [int(n) for n in re.findall(r"iteration (\d+): l_pix", log)]
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photos, uninterrupted):
     """SIGKILL at random moments, every third one while a checkpoint is being written."""
     rng = random.Random(0)
@@ -101,8 +102,9 @@ def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photo
             process.wait_for(lambda states=states: list(states.glob(".*.part")), "checkpoint being written")
             time.sleep(rng.uniform(0, 0.02))
         else:
-            process.wait_for(lambda p=process, n=before: iterations_in(p.log()[n:]), "iteration")
-            time.sleep(rng.uniform(0, 0.7))
+            done = rng.randint(2, 7)
+            process.wait_for(lambda p=process, n=before, k=done: len(iterations_in(p.log()[n:])) >= k, "iterations")
+            time.sleep(rng.uniform(0, 0.1))
         assert process.popen.poll() is None, process.printed()[-3000:]
         process.popen.kill()
         assert process.wait() == -signal.SIGKILL
@@ -191,7 +193,7 @@ def test_one_of_two_ranks_dies_and_both_end(root, photos):
     assert CheckpointStore(process.folder).newest_valid() is not None
 
 
-@pytest.mark.parametrize("rendezvous", ["static", "c10d"])
+@pytest.mark.parametrize("rendezvous", [pytest.param("static", marks=pytest.mark.slow), "c10d"])
 def test_restarted_by_torchrun_it_goes_on_where_it_was(root, photos, rendezvous):
     """One rank is killed once; torchrun starts both again, and they end where one process ends that nothing happened to."""
     settings = options(
@@ -316,6 +318,7 @@ open(os.environ["CALLS"], "a").write(" ".join(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_the_slurm_script_queues_the_job_again_after_a_signal(root, photos, brief):
     """srun and scontrol are stand-ins; the processes, their start by Slurm's variables, the signal and the codes are real."""
     programs = root / "slurm"
@@ -362,7 +365,7 @@ def test_the_slurm_script_queues_the_job_again_after_a_signal(root, photos, brie
 
 def test_the_list_of_runs_tells_them_apart(root, photos, brief):
     listed = subprocess.run(
-        [sys.executable, "scripts/runs.py", "--root", str(root / "experiments"), "--json"],
+        [sys.executable, "-m", "upsr", "runs", "--root", str(root / "experiments"), "--json"],
         cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     runs = {run["name"]: run for run in json.loads(listed.stdout)}

@@ -554,6 +554,7 @@ def test_options_for_speed_and_memory_train_the_same(tmp_path, photos, settings)
     assert max(float((v - other.params[n]).abs().max()) for n, v in plain.params.items()) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_training_is_training(tmp_path, photos):
     small = {"channel_mult": [1], "attention_resolutions": []}  # compiling takes a second for every layer

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from upsr.choices import DATASETS_ROOT, LAUNCHERS, Launcher
 from upsr.errors import one_line
 
 
@@ -52,3 +54,23 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("it is empty, as a variable that is not set is; name a file or folder")
     return Path(text)
+
+
+def add_datasets_root(parser: argparse.ArgumentParser) -> None:
+    """Add ``--datasets_root``."""
+    parser.add_argument(
+        "--datasets_root", type=path, default=Path(DATASETS_ROOT), help=f"folder of the datasets ({DATASETS_ROOT})"
+    )
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher``."""
+    about = (
+        "starts the processes: none (one process), pytorch (torchrun), slurm (srun); pytorch under torchrun, else none"
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default=default_launcher(), help=about)
+
+
+def default_launcher() -> Launcher:
+    """``pytorch`` in a process that torchrun started, else ``none``."""
+    return "pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none"

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from upsr.arguments import path
+from upsr.arguments import add_datasets_root, add_launcher, path
+from upsr.choices import TABLE_FORMATS
 from upsr.config.schema import TileOptions
-from upsr.engine.distributed import default_launcher, runtime
+from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.entries import METHODS
@@ -44,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of methods that draw noise (0)"
     )
     parser.add_argument("--out", type=path, default=Path("results/evaluation"), help="folder (results/evaluation)")
-    parser.add_argument(
-        "--datasets_root", type=path, default=Path("datasets"), help="folder of the datasets (datasets)"
-    )
+    add_datasets_root(parser)
     parser.add_argument("--max_images", type=int, metavar="N", help="only the first N images of each set")
     parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="equally large images at once (1)")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="loader processes of each process (0)")
@@ -58,12 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_images", action="store_true", help="do not write the restored images")
     parser.add_argument("--no_report", action="store_true", help="do not write the HTML report")
-    parser.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the table by image (csv)")
+    parser.add_argument("--format", choices=TABLE_FORMATS, default="csv", help="of the table by image (csv)")
     parser.add_argument(
         "--metric_weights", type=path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
     )
     parser.add_argument("--num_gpu", default="auto", help="auto, 0 for the CPU, or the number of GPUs (auto)")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())
+    add_launcher(parser)
     parser.add_argument("--list", action="store_true", help="name all methods, datasets and protocols, and end")
 
 

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upsr.arguments import path
+from upsr.arguments import default_launcher, path
 from upsr.atomic import writable_folder
+from upsr.choices import COLOUR_FIXES, COMPILE_MODES, DEFAULT_WEIGHTS, DTYPES, MAX_MEGAPIXELS, QUALITY, SHARED
 from upsr.commands.upscale_progress import progress_for, summarise
 from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
@@ -62,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--height", type=int, metavar="PIXELS", help="height of the result")
     look = parser.add_argument_group("restoration")
     look.add_argument(
-        "--weights", default="tiny", help="name, folder, run, option file, weight file or user/repository (tiny)"
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        help=f"name, folder, run, option file, weight file or user/repository ({DEFAULT_WEIGHTS})",
     )
     look.add_argument("--g", metavar="FILE", help="weights of g, beside --weights FILE of a denoiser alone")
     look.add_argument("--seed", type=int, metavar="N", help="of the noise (0)")
@@ -70,13 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look.add_argument(
         "--fidelity", type=float, metavar="0..1", help="0 more detail and grain, 0.5 the model's own, 1 g's estimate"
     )
-    look.add_argument("--colour-fix", choices=["none", "adain", "wavelet"], default="none", help="(none)")
+    look.add_argument("--colour-fix", choices=COLOUR_FIXES, default="none", help="(none)")
     files = parser.add_argument_group("files")
     files.add_argument("--suffix", default="", metavar="TEXT", help="appended to names: _x4")
     files.add_argument(
         "--format", metavar="FORMAT", help="png, jpg, webp, tif, avif, ...: of all results (each photo's)"
     )
-    files.add_argument("--quality", type=int, metavar="N", help="of JPEG, WebP and AVIF (95)")
+    files.add_argument("--quality", type=int, metavar="N", help=f"of JPEG, WebP and AVIF ({QUALITY})")
     files.add_argument("--skip-existing", action="store_true", help="leave photos alone whose result is there")
     files.add_argument(
         "--resume",
@@ -85,7 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--save-uncertainty", action="store_true", help="also NAME_uncertainty.png and NAME_weight.png")
     files.add_argument("--record", type=path, metavar="FILE", help="write what was done, and with what, as JSON")
-    files.add_argument("--max-megapixels", type=float, default=100, metavar="N", help="refuse larger photos (100)")
+    files.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=MAX_MEGAPIXELS,
+        metavar="N",
+        help=f"largest photo ({MAX_MEGAPIXELS})",
+    )
     work = parser.add_argument_group("computation")
     work.add_argument(
         "--devices",
@@ -95,17 +104,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument(
         "--share",
-        choices=["photos", "tiles"],
+        choices=SHARED,
         help="what several devices share: photos, or the tiles of each, for few large ones (photos)",
     )
     work.add_argument(
         "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16", "int8", "float8"],
+        choices=["auto", *DTYPES],
         help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto)",
     )
     work.add_argument(
         "--compile",
-        choices=["none", "default", "reduce-overhead", "max-autotune"],
+        choices=COMPILE_MODES,
         help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many (none)",
     )
     work.add_argument(
@@ -124,10 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     with said_if_slow("upsr upscale: loading"):
-        from upsr.engine.distributed import (
-            default_launcher,
-            runtime,
-        )  # here and below: --help should not wait for torch
+        from upsr.engine.distributed import runtime  # here and below: --help should not wait for torch
         from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (what takes longest, while there is a word for it)
 
     launcher = default_launcher()
@@ -330,7 +336,7 @@ def _settings(given: argparse.Namespace) -> Any:
 def _handling(given: argparse.Namespace) -> Any:
     from upsr.photos.upscaling import Handling
 
-    quality = 95 if given.quality is None else given.quality
+    quality = QUALITY if given.quality is None else given.quality
     if not 1 <= quality <= 100:
         raise UpsrError(f"--quality: 1 to 100, not {quality}")
     if not 0 < given.max_megapixels < math.inf:

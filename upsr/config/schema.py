@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
 from pydantic_core import core_schema
 
+from upsr import choices
+from upsr.choices import RUNS_ROOT, CompileMode
 from upsr.config.schema_data import DegradationOptions
 
 
@@ -39,7 +41,7 @@ class NullMeans:
         return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], NullMeans("fp32")]
+Precision = Annotated[choices.Precision, NullMeans("fp32")]
 
 
 def _folder_name(name: str) -> str:
@@ -141,7 +143,7 @@ class PathOptions(Section):
         False, description="Go on where weights that a run needs are not given: dry runs, not results."
     )
     resume_state: str | None = Field(None, description="Training state to continue from (.state).")
-    experiments_root: str = Field("experiments", description="Folder of training runs.")
+    experiments_root: str = Field(RUNS_ROOT, description="Folder of training runs.")
     results_root: str = Field("results", description="Folder of test runs.")
 
 
@@ -199,7 +201,7 @@ class TrainOptions(Section):
     accumulate: int = Field(1, ge=1, description="Micro-batches for each optimiser step.")
     amp: Precision = Field("fp32", description="Autocast type of network and loss.")
     channels_last: bool = Field(False, description="Keep images as NHWC in memory; see docs/benchmarks.md.")
-    compile: Annotated[Literal["none", "default", "reduce-overhead", "max-autotune"], NullMeans("none")] = Field(
+    compile: Annotated[CompileMode, NullMeans("none")] = Field(
         "none", description="torch.compile mode of network_g; reduce-overhead and max-autotune use CUDA graphs."
     )
     activation_checkpointing: bool = Field(

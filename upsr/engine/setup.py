@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +12,16 @@ import torch
 
 import upsr.data
 import upsr.metrics  # noqa: F401  (both register their classes)
-from upsr.arguments import ArgumentParser
+from upsr.arguments import ArgumentParser, add_launcher
 from upsr.compat import DATASET_REGISTRY, REGISTRIES
 from upsr.config.components import UnknownTypeError, all_component_problems, components_in, resolve
 from upsr.config.load import option_problems, parse_options, read_options, refuse
 from upsr.config.methods import UnknownMethodError, find_method
 from upsr.config.problems import Problem
 from upsr.config.schema import CommonOptions
-from upsr.engine.distributed import Runtime, default_launcher, runtime
+from upsr.engine.distributed import Runtime, runtime
 from upsr.engine.feed import TrainingSet
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.weights import named_weights
 
 Purpose = Literal["train", "test"]
@@ -32,13 +31,7 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """The arguments that train.py and test.py share."""
     result = ArgumentParser(description=description, epilog=epilog)
     result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
-    result.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm"],
-        default=default_launcher(),
-        help="how the processes were started: none (one process), pytorch (torchrun), slurm (srun); by default pytorch "
-        "under torchrun, else none",
-    )
+    add_launcher(result)
     result.add_argument(
         "--force_yml",
         nargs="+",
@@ -49,23 +42,17 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     return result
 
 
-def run_main(body: Callable[[CommonOptions, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> int:
-    """Check the options, join the processes, run ``body``; a user's mistake is one message and its exit code."""
-    is_main = True
-    try:
-        opt = checked_options(arguments.opt, arguments.force_yml, purpose)
-        timeout = datetime.timedelta(seconds=opt.distributed.timeout)
-        with runtime(arguments.launcher, opt.num_gpu, timeout) as run:
-            is_main = run.is_main
+@exiting
+def run_main(body: Callable[[CommonOptions, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> None:
+    """Check the options, join the processes, run ``body``; returns the exit code."""
+    opt = checked_options(arguments.opt, arguments.force_yml, purpose)
+    with runtime(arguments.launcher, opt.num_gpu, datetime.timedelta(seconds=opt.distributed.timeout)) as run:
+        try:
             body(opt, run)
-    except UpsrError as error:
-        if is_main or not error.together:
-            return told(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        except UpsrError as error:
+            if run.is_main or not error.together:
+                raise
+            raise SystemExit(error.exit_code) from None  # the main process prints it
 
 
 def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> CommonOptions:

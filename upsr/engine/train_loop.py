@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write, writable_folder
-from upsr.config.schema import CommonOptions, TrainOptions
+from upsr.config.schema import CommonOptions
 from upsr.config.yaml_text import dump_yaml
 from upsr.data import GlobalBatchSampler
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, load_checkpoint
@@ -33,6 +33,7 @@ from upsr.engine.tally import Tally
 from upsr.engine.validation import Validation
 from upsr.errors import PreemptedError, UpsrError
 from upsr.methods import build_training
+from upsr.methods.build import train_options
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +67,13 @@ def train(opt: CommonOptions, run: Runtime, *, profile: int | None = None) -> Pa
         run.barrier()
         setup_logging(run, folder / "train.log")
         configure_backends(run.device)
-        with Heartbeat(run, folder, interval=opt.distributed.heartbeat, total=_settings(opt).total_iter) as heartbeat:
+        with Heartbeat(
+            run, folder, interval=opt.distributed.heartbeat, total=train_options(opt).total_iter
+        ) as heartbeat:
             trainer = Trainer(opt, run, folder)
             trainer.resume(own=resuming)
             trainer.fit(stop, heartbeat, profile)
     return folder
-
-
-def _settings(opt: CommonOptions) -> TrainOptions:
-    if opt.train is None:
-        raise UpsrError("train: this section is needed for training")
-    return opt.train
 
 
 class Trainer:
@@ -90,7 +87,7 @@ class Trainer:
 
     def __init__(self, opt: CommonOptions, run: Runtime, folder: Path) -> None:
         self.opt, self.run, self.folder = opt, run, folder
-        self.settings = _settings(opt)
+        self.settings = train_options(opt)
         self.seed = opt.manual_seed
         self.iteration = 0
         self.training = build_training(opt).to(run.device).train()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
-from upsr.config.schema import Component, FolderName, Section
+from upsr.config.schema import Component, DatasetComponent, FolderName, Section
 from upsr.data.backends import list_keys, without_suffix
 from upsr.data.datasets import ImageFolder, Sides
 from upsr.data.image_io import UnreadableImageError
@@ -24,6 +24,12 @@ from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue
 
 _SHOWN = 3
+
+
+class PreparerComponent(Component):
+    """A way to make the folder from a download."""
+
+    registry = "benchmark preparer"
 
 
 class LookAlike(Section):
@@ -53,9 +59,11 @@ class Benchmark(Section):
     licence: str = Field(description="The terms that its publisher states.")
     scale: Literal[2, 4, 8] = 4
     folder: str | None = Field(None, description="Folder under datasets/; by default the name.")
-    files: Component = Field(description="Registered dataset; dataroot_* and meta_info are relative to the folder.")
+    files: DatasetComponent = Field(
+        description="Registered dataset; dataroot_* and meta_info are relative to the folder."
+    )
     expected: Expectation
-    prepare: Component | None = Field(None, description="Registered preparer for `upsr data prepare`.")
+    prepare: PreparerComponent | None = Field(None, description="Registered preparer for `upsr data prepare`.")
 
     def root(self, datasets: Path) -> Path:
         """Its folder under the folder of all datasets."""
@@ -74,7 +82,7 @@ class Benchmark(Section):
             key: str(root / value) if key.startswith("dataroot") or key == "meta_info" else value
             for key, value in self.files.arguments.items()
         }
-        component = Component(type=self.files.type, **arguments)
+        component = DatasetComponent(type=self.files.type, **arguments)
         refuse(f"datasets/{self.name}.yml", list(component_problems(DATASET_REGISTRY, component, "files")))
         return build(DATASET_REGISTRY, component)
 

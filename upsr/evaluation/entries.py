@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from upsr.archs import ncnn
-from upsr.archs.spandrel_arch import SpandrelSR
+from upsr.archs.spandrel import SpandrelSR
+from upsr.choices import RUNS_ROOT
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
@@ -40,7 +41,7 @@ from upsr.weights import files_of, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
-_RUNS = Path("experiments")
+_RUNS = Path(RUNS_ROOT)
 
 
 class MissingWeightsError(UpsrError):
@@ -49,6 +50,12 @@ class MissingWeightsError(UpsrError):
 
 class WrongWeightsError(UpsrError):
     """A method whose files are here, but are not what its name promises. No number of it may be shown."""
+
+
+class EntryComponent(Component):
+    """A way to get restored images."""
+
+    registry = "entry"
 
 
 class ExpectedNetwork(Section):
@@ -67,7 +74,7 @@ class MethodDescription(Section):
     about: str = ""
     get: list[str] = Field(default_factory=list, description="Where to get the weights.")
     licence: str = ""
-    make: Component = Field(description="Registered method and its arguments.")
+    make: EntryComponent = Field(description="Registered method and its arguments.")
     expected: ExpectedNetwork = ExpectedNetwork()
 
 

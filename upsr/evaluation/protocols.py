@@ -14,7 +14,7 @@ from torch import Tensor
 from upsr.compat import METRIC_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
-from upsr.config.schema import Component, FolderName, Section
+from upsr.config.schema import FolderName, MetricComponent, Section
 from upsr.evaluation.catalogue import Catalogue
 from upsr.metrics import Metric, MetricUnavailableError, SetMetric
 from upsr.provenance import file_digest
@@ -43,8 +43,10 @@ class Protocol(Section):
     rounding: Literal["float", "uint8"] = Field(
         description="float: the restored image as computed, clamped; uint8: as an 8-bit PNG holds it."
     )
-    metrics: dict[MetricName, Component] = Field(description="Name in the tables: registered metric.")
-    set_metrics: dict[MetricName, Component] = Field(default_factory=dict, description="As metrics, of a whole set.")
+    metrics: dict[MetricName, MetricComponent] = Field(description="Name in the tables: registered metric.")
+    set_metrics: dict[MetricName, MetricComponent] = Field(
+        default_factory=dict, description="As metrics, of a whole set."
+    )
 
 
 PROTOCOLS = Catalogue("protocol", "options/protocols", Protocol)
@@ -101,7 +103,7 @@ def build_instruments(
         metrics = dict(protocol.metrics)
         if i == 0 and only is not None:
             known = {name for p in protocols for name in (*p.metrics, *p.set_metrics)}
-            metrics |= {name: Component(type="PyIQA", metric=name) for name in only if name not in known}
+            metrics |= {name: MetricComponent(type="PyIQA", metric=name) for name in only if name not in known}
         for kind, components in (("metrics", metrics), ("set_metrics", protocol.set_metrics)):
             for name, component in components.items():
                 if only is None or name in only:
@@ -110,7 +112,7 @@ def build_instruments(
 
 
 def _add(
-    instruments: Instruments, protocol: Protocol, kind: str, name: str, component: Component, device: torch.device
+    instruments: Instruments, protocol: Protocol, kind: str, name: str, component: MetricComponent, device: torch.device
 ) -> None:
     where = f"options/protocols/{protocol.name}.yml"
     refuse(where, list(component_problems(METRIC_REGISTRY, component, f"{kind}.{name}")))

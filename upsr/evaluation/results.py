@@ -11,17 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from upsr.atomic import atomic_write
+from upsr.choices import TableFormat
 from upsr.errors import UpsrError
 from upsr.evaluation.protocols import SEPARATOR
 from upsr.evaluation.statistics import describe_sample
 
 SUMMARY = "summary.json"
 COLUMNS = ("dataset", "image", "method", "seed", "protocol", "metric", "value", "work", "content")
-
-Format = Literal["csv", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Journal:
             self._file = None
 
 
-def write_rows(folder: Path, rows: Sequence[Row], form: Format) -> Path:
+def write_rows(folder: Path, rows: Sequence[Row], form: TableFormat) -> Path:
     """``images.csv`` or ``images.parquet``."""
     path = folder / f"images.{form}"
     with atomic_write(path) as temporary:

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from upsr.atomic import sweep, writable_folder
+from upsr.choices import TableFormat
 from upsr.config.schema import TileOptions
 from upsr.data.image_io import to_uint8, write_png
 from upsr.engine.distributed import Runtime
@@ -40,7 +41,6 @@ from upsr.evaluation.entries import (
 from upsr.evaluation.protocols import PROTOCOLS, Instruments, build_instruments
 from upsr.evaluation.results import (
     SUMMARY,
-    Format,
     Journal,
     Measured,
     Row,
@@ -94,7 +94,7 @@ class Plan:
     tile: TileOptions | None = None
     save_images: bool = True
     with_earlier: bool = True
-    form: Format = "csv"
+    form: TableFormat = "csv"
     metric_weights: Path | None = None
 
 

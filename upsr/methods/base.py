@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from upsr.accelerate import accelerated
 from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
@@ -264,7 +265,7 @@ class Training(nn.Module, ABC):
             ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
         """
 
-    def feed(self, opt: Any) -> Feed | None:
+    def feed(self, opt: CommonOptions) -> Feed | None:
         """The maker of its batches; ``None`` for degraded pairs."""
         return None
 
@@ -286,7 +287,7 @@ class Frozen(nn.Module):
 
     def __init__(self, network: nn.Module, training_dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = accelerated(network.requires_grad_(False).eval())
         self.training_dtype = training_dtype
         self._dtype = training_dtype
 

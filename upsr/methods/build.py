@@ -21,9 +21,9 @@ from upsr.config.methods import find_method, method_names, method_of
 from upsr.config.schema import CommonOptions, Component
 from upsr.errors import UpsrError
 from upsr.methods.base import Method, Training
-from upsr.methods.options import NetworkOptions, NetworkTrainOptions
+from upsr.methods.options import NetworkOptions
 from upsr.rng import derive_seed, numpy_generator, torch_generator
-from upsr.weights import Part, find_weights
+from upsr.weights import find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> 
     return next((data for data in found if data is not None), None)
 
 
-def train_options(opt: NetworkOptions) -> NetworkTrainOptions:
-    """The section ``train``.
+def train_options(opt: CommonOptions) -> Any:
+    """The section ``train``, in the method's own structure.
 
     Raises:
         UpsrError: it is missing.
@@ -99,25 +99,37 @@ def build_network(component: Component, key: str, *, scale: int, contract: type[
     return network
 
 
-def load_or_refuse(
-    network: nn.Module, path: str | None, part: Part, *, key: str, param_key: str | None, strict: bool, optional: bool
-) -> None:
-    """Fill a network from a weight file, or say why it stays random.
+def load_weights(network: nn.Module, opt: NetworkOptions, section: str, part: str, *, optional: bool = False) -> None:
+    """Fill a network from the file that the options name, or say why it stays random.
+
+    The file is ``path.pretrain_SECTION``; ``path.param_key_`` and ``path.strict_load_`` with the section's ending say how it is
+    read. A network that carries its weights needs none.
 
     Args:
-        path: the file, or the name of shipped weights.
-        part: what of shipped weights the network is.
-        key: the option key that names the file.
-        optional: the run makes sense without weights (a network about to be trained, or random weights allowed).
+        section: of the options that describes the network: ``network_g``.
+        part: name of the network among the method's parts, for weights that ship with the package.
+        optional: the network is about to be trained.
+
+    Raises:
+        UpsrError: no file is named and none may be missing, or it does not fit.
     """
-    if path is not None:
-        used = load_network_weights(network, find_weights(path, part), param_key=param_key, strict=strict)
-        logger.info("%s: loaded '%s' of %s", key, used, path)
-    elif optional:
-        logger.warning("%s is not set: %s starts from random weights", key, type(network).__name__)
+    if getattr(network, "carries_weights", False):
+        return
+    key, ending = f"pretrain_{section}", section.removeprefix("network_")
+    name = getattr(opt.path, key)
+    if name is not None:
+        used = load_network_weights(
+            network,
+            find_weights(name, part),
+            param_key=getattr(opt.path, f"param_key_{ending}", None),
+            strict=getattr(opt.path, f"strict_load_{ending}", True),
+        )
+        logger.info("path.%s: loaded '%s' of %s", key, used, name)
+    elif optional or opt.path.allow_random_weights:
+        logger.warning("path.%s is not set: %s starts from random weights", key, type(network).__name__)
     else:
         raise UpsrError(
-            f"{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
+            f"path.{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
             "or set path.allow_random_weights: true for a dry run"
         )
 

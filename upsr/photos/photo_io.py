@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from upsr.atomic import atomic_write
+from upsr.choices import QUALITY
 from upsr.data.metadata import photoshop_of_iptc
 from upsr.data.photo import Frame, Photo
 from upsr.data.photo_reader import reason_of
@@ -109,7 +110,7 @@ _ENCODINGS = {
 _TYPES: dict[str, np.dtype[Any]] = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
-def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> tuple[str, ...]:
+def write_photo(path: Path, photo: Photo, *, quality: int = QUALITY) -> tuple[str, ...]:
     """Write a photo, whole or not at all, in the format that the suffix of ``path`` names.
 
     The same photo gives the same bytes.

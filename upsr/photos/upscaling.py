@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from upsr.atomic import atomic_write
+from upsr.choices import MAX_MEGAPIXELS, QUALITY
 from upsr.data.photo_reader import read_photo
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
 from upsr.methods.base import Seen
@@ -52,8 +53,8 @@ class Handling:
         stream_suffix: names the format of standard output; ``None`` for that of the photo.
     """
 
-    quality: int = 95
-    max_pixels: int = 100_000_000
+    quality: int = QUALITY
+    max_pixels: int = MAX_MEGAPIXELS * 10**6
     skip_existing: bool = False
     resume: bool = False
     save_uncertainty: bool = False

@@ -66,13 +66,9 @@ def file_of(part: str) -> str:
     return f"{part}.safetensors"
 
 
-def _section_of(method: Method, part: str) -> str:
+def _section_of(method: Method | type[Method], part: str) -> str:
     """The section of the options that describes a part."""
-    return _section_of_key(method.weight_keys[part])
-
-
-def _section_of_key(key: str) -> str:
-    return key.removeprefix("pretrain_")
+    return method.weight_keys[part].removeprefix("pretrain_")
 
 
 def config_of(opt: CommonOptions) -> dict[str, Any]:
@@ -100,8 +96,9 @@ def _of_saved(folder: Path) -> Loaded:
     source = folder / CONFIG
     data = _read_config(source)
     paths = {}
-    for part, key in _found(data, source).method.weight_keys.items():
-        section = data.get(_section_of_key(key))
+    method = _found(data, source).method
+    for part, key in method.weight_keys.items():
+        section = data.get(_section_of(method, part))
         if isinstance(section, dict) and section.get("path") == file_of(part):
             section["path"] = str(folder / file_of(part))
         else:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from upsr.choices import MAX_MEGAPIXELS
 from upsr.data.photo_reader import frame_of_pillow, read_photo
 from upsr.data.samples import UnclearSamplesError
 from upsr.errors import UnsoundResultError, UpsrError
@@ -23,7 +24,6 @@ from upsr.pipeline.frames import Frame, Photo, alpha_of, to_frame
 ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor | Photo
 OutputType = Literal["pil", "np", "pt"]
 
-MAX_PIXELS = 100_000_000
 _SHOWS_SOMETHING, _SHOWS_NOTHING = 32 / 255, 1 / 255
 """Differences between the largest and the smallest value of a photo, and of its result."""
 
@@ -70,7 +70,7 @@ def items_of(image: ImageLike | Sequence[ImageLike]) -> Iterable[ImageLike]:
 def photo_of(image: ImageLike) -> Photo:
     """The photo that a path, a PIL image, an array or a tensor is."""
     if isinstance(image, (str, Path)):
-        return read_photo(Path(image), str(image), max_pixels=MAX_PIXELS)
+        return read_photo(Path(image), str(image), max_pixels=MAX_MEGAPIXELS * 10**6)
     if isinstance(image, Image.Image):
         try:
             return Photo((frame_of_pillow(image),), image.format or "PNG")

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
-from upsr.accelerate.compiled import MODES, compiled
+from upsr.accelerate.compiled import Compiled
 from upsr.atomic import writable_folder
+from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.methods.base import Knob, Method, Seen, Watch
@@ -69,8 +70,8 @@ class UPSRPipeline:
         dtype: torch.dtype | str = "auto",
         compile: str = "none",
     ) -> None:
-        if compile not in ("none", *MODES):
-            raise UpsrError(f"compile is '{compile}'; there are none, {', '.join(MODES)}")
+        if compile not in COMPILE_MODES:
+            raise UpsrError(f"compile is '{compile}'; there are {', '.join(COMPILE_MODES)}")
         if compile != "none" and _COMPILED not in method.parts():
             raise UpsrError(f"compile: is for a part '{_COMPILED}', and this method has none")
         self.config = config
@@ -81,7 +82,7 @@ class UPSRPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = "tiny",
+        source: str | Path = DEFAULT_WEIGHTS,
         *,
         g: str | Path | None = None,
         device: torch.device | str = "auto",
@@ -100,7 +101,7 @@ class UPSRPipeline:
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
             compile: "default", "reduce-overhead" or "max-autotune" of ``torch.compile`` for the denoiser; starting takes up to
-                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.compiled`).
+                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.Compiled`).
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
@@ -157,7 +158,7 @@ class UPSRPipeline:
             working = self.method.for_inference(self.dtype)
         if self.compile != "none":
             part: Any = working.parts()[_COMPILED]
-            working = working.replaced(_COMPILED, compiled(part, mode=self.compile))
+            working = working.replaced(_COMPILED, Compiled(part, mode=self.compile))
         return working
 
     def __repr__(self) -> str:

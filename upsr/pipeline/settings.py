@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from upsr.choices import ColourFix
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,7 +28,7 @@ class Settings:
     size: tuple[int | None, int | None] | None = None
     tile: int | Literal["auto"] | None = "auto"
     tiles_at_once: int = 1
-    colour_fix: str = "none"
+    colour_fix: ColourFix = "none"
     knobs: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod

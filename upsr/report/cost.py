@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from upsr.config.methods import method_of
 from upsr.config.schema import CommonOptions, Section
 from upsr.data.kernels import draw_kernels
 from upsr.engine.distributed import Runtime
@@ -27,11 +28,6 @@ from upsr.methods import build_training
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
 
-_RANDOM_WEIGHTS = (
-    "path.allow_random_weights=true",
-    "path.pretrain_network_g=null",
-    "path.pretrain_network_aux=null",
-)
 _MILLION = 1e6
 
 
@@ -169,12 +165,15 @@ def _network(method: MethodDescription, device: torch.device) -> Entry:
 
 
 def _changes(method: MethodDescription) -> list[str]:
-    """What to change in its option file."""
-    return [*method.make.arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
+    """Changes of its option file that leave its weights random."""
+    own = method.make.arguments.get("force_yml", [])
+    opt = checked_model_options(option_file(method.make.arguments["opt"]), own)
+    keys = method_of(opt).method.weight_keys.values()
+    return [*own, "path.allow_random_weights=true", *(f"path.{key}=null" for key in keys)]
 
 
 def _options(method: MethodDescription, folder: Path) -> CommonOptions:
-    """CommonOptions of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
+    """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
     path, changes = option_file(method.make.arguments["opt"]), _changes(method)
     opt = checked_model_options(path, changes)
     if getattr(opt.train, "perceptual_opt", None) is None:

@@ -54,7 +54,7 @@ class UPSRDistillation(UPSRTraining):
         _one_step(opt)
         method = OneStepUPSR.from_options(opt, training=True)
         player = Player(method.denoiser, train_options(opt).optim_g)
-        return cls(method, build_losses(opt), player, UPSR.from_options(opt))
+        return cls(method, build_losses(opt), player, UPSR.from_options(opt).for_inference(torch.float32))
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode."""

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
+from upsr.accelerate import accelerated
+from upsr.archs.contracts import DenoisingNetwork, SRNetwork
+from upsr.choices import Sampler, Spacing
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
-from upsr.diffusion.residual_shift import Sampler
 from upsr.diffusion.sampling import Denoise, Noise, repeated
-from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
-from upsr.methods.build import autocast_dtype, build_network, load_or_refuse
+from upsr.methods.build import autocast_dtype, build_network, load_weights
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
@@ -49,7 +49,7 @@ class Condition:
     y_hat: Tensor
     psi: Tensor
     weight: Tensor
-    features: Tensor | PreparedCondition
+    features: Tensor
 
 
 @dataclass(frozen=True)
@@ -121,26 +121,8 @@ class UPSR(Method):
         denoiser = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
         g = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
         _check_fit(denoiser, g, opt)
-        path = opt.path
-        load_or_refuse(
-            denoiser,
-            path.pretrain_network_g,
-            "denoiser",
-            key="path.pretrain_network_g",
-            param_key=path.param_key_g,
-            strict=path.strict_load_g,
-            optional=training or path.allow_random_weights,
-        )
-        if not g.carries_weights:
-            load_or_refuse(
-                g,
-                path.pretrain_network_aux,
-                "g",
-                key="path.pretrain_network_aux",
-                param_key=path.param_key_aux,
-                strict=True,
-                optional=path.allow_random_weights,
-            )
+        load_weights(denoiser, opt, "network_g", "denoiser", optional=training)
+        load_weights(g, opt, "network_aux", "g")
         d = opt.diffusion
         calls = 1 if d.one_step else d.sampler.steps or d.steps
         timesteps = [d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing)
@@ -200,7 +182,7 @@ class UPSR(Method):
         timesteps = repeated(list(self.sampling.timesteps), len(cond.y), cond.y.device)
         process = self.process_of(cond)
         x = process.prior(timesteps[:, 0], noise(0))
-        return self.codec.decode(sample(x, self.denoiser_of(cond), process.step, timesteps, noise))
+        return self.codec.decode(sample(x, self.given(cond).denoiser_of(cond), process.step, timesteps, noise))
 
     def condition(self, lq: Tensor) -> Condition:
         """Everything that depends on the LR image alone; ``lq`` is (B, C, h, w) in [0, 1]."""
@@ -231,6 +213,10 @@ class UPSR(Method):
         """The denoiser under a condition, in the space of the codec."""
         return lambda x, t: self.codec.encode(self.estimate(self.schedule.scale_input(x, t), t, cond))
 
+    def given(self, cond: Condition) -> Self:
+        """The same method, whose denoiser is called several times under ``cond``."""
+        return self.replaced("denoiser", self.denoiser.given(cond.features))
+
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1], from the scaled state."""
         output = self.denoiser(x, t, cond.features)
@@ -244,7 +230,7 @@ class UPSR(Method):
 
     def for_inference(self, dtype: torch.dtype) -> Self:
         """A denoiser that computes in ``dtype``; g stays in float32, as its category sort is sensitive to rounding."""
-        return self if dtype == torch.float32 else self.replaced("denoiser", self.denoiser.lowered(dtype))
+        return self.replaced("denoiser", accelerated(self.denoiser, dtype))
 
     @property
     def num_steps(self) -> int:
@@ -332,9 +318,9 @@ class _Image:
 
         def denoise_in(windows: Sequence[Tile]) -> Denoise:
             cond = self.at(windows)
-            if len(self.area.windows) == 1:  # it lasts for all steps; of several windows it would take too much memory
-                cond = replace(cond, features=self.method.denoiser.prepared(cond.features))
-            return self.method.denoiser_of(cond)
+            # Of several windows the conditions are computed again at each step: all of them would take much memory.
+            method = self.method.given(cond) if len(self.area.windows) == 1 else self.method
+            return method.denoiser_of(cond)
 
         bound = self.method.sampling.skip_below
         if not bound:

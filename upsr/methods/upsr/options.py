@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from upsr.choices import Sampler, Spacing
 from upsr.config.schema import NetworkComponent, Precision, Section
 from upsr.methods.options import NetworkOptions, NetworkPathOptions, NetworkTrainOptions
 
@@ -22,11 +23,11 @@ class UncertaintyOptions(Section):
 class SamplerOptions(Section):
     """How an image is sampled."""
 
-    type: Literal["ddim", "posterior"] = Field(
+    type: Sampler = Field(
         "ddim", description="ddim: deterministic, as the released weights were tested; posterior: Eq. 8 of the paper."
     )
     steps: int | None = Field(None, ge=1, description="Network calls; by default all steps of the schedule.")
-    spacing: Literal["endpoint", "released"] = Field(
+    spacing: Spacing = Field(
         "endpoint", description="Which steps fewer calls keep; 'released' drops the last one as the released code does."
     )
 

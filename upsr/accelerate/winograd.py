@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upsr.archs import packed
+from upsr.accelerate import packed
 
 TILE = 4
 _SPAN = TILE + 2

@@ -1,37 +1,57 @@
-"""List training runs: how far they are, whether they are alive, their best validation, and how their options differ.
-
-examples:
-  python scripts/runs.py
-  python scripts/runs.py --root experiments --json
-  python scripts/runs.py --diff 000_UPSR_RealSR_x4 002_UPSR_light_x4
-
-A run is "running" while its status file is written again and again, and "silent" once it has not been for three heartbeats:
-it was killed, or its machine is gone. Metrics are those of the validation in which each was best.
-"""
+"""List training runs: progress, state, best validation, and how their options differ."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from upsr.arguments import path
+from upsr.choices import RUNS_ROOT
 from upsr.config.difference import option_differences
 from upsr.engine.checkpoint import CheckpointStore
 from upsr.engine.heartbeat import read_status
 from upsr.engine.validation import BEST
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError
+
+EXAMPLES = """examples:
+  upsr runs
+  upsr runs --root experiments --json
+  upsr runs --diff 000_UPSR_RealSR_x4 002_UPSR_light_x4
+
+A run is "running" while its status file is written again and again, and "silent" once it has not been for three heartbeats:
+it was killed, or its machine is gone. Metrics are those of the validation in which each was best."""
 
 _MISSED_BEATS = 3
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """What there is to say of a run."""
-    status, options = read_status(folder), read_options(folder)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr runs``."""
+    parser.add_argument("--root", type=path, default=Path(RUNS_ROOT), help=f"folder of runs ({RUNS_ROOT})")
+    parser.add_argument("--diff", nargs=2, metavar="RUN", help="the options that differ between two runs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run it."""
+    if given.diff:
+        first, second = (_known_options(given.root / name) for name in given.diff)
+        print("\n".join(option_differences(first, second)) or "no difference")
+        return 0
+    folders = sorted(path.parent for path in given.root.glob("*/train.log"))
+    if not folders:
+        raise UpsrError(f"{given.root}: no training runs in this folder; name another with --root")
+    runs = [_describe(folder) for folder in folders]
+    print(json.dumps(runs, indent=2) if given.json else _table(runs))
+    return 0
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    status, options = read_status(folder), _read_options(folder)
     checkpoints = CheckpointStore(folder).iterations()
     return {
         "name": folder.name,
@@ -39,7 +59,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "iteration": status.get("iteration", checkpoints[0] if checkpoints else 0),
         "total_iter": options.get("train", {}).get("total_iter"),
         "last_checkpoint": checkpoints[0] if checkpoints else None,
-        "best": best_metrics(folder),
+        "best": _best_metrics(folder),
         "message": status.get("message", ""),
     }
 
@@ -52,19 +72,19 @@ def state_of(status: dict[str, Any]) -> str:
     return state
 
 
-def read_options(folder: Path) -> dict[str, Any]:
+def _read_options(folder: Path) -> dict[str, Any]:
     """The options that a run was started with, defaults included; empty if it never came so far."""
     path = folder / "options.yml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def best_metrics(folder: Path) -> dict[str, dict[str, float]]:
+def _best_metrics(folder: Path) -> dict[str, dict[str, float]]:
     """Best value and its iteration by ``set/metric``."""
     path = folder / BEST
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def table(runs: list[dict[str, Any]]) -> str:
+def _table(runs: list[dict[str, Any]]) -> str:
     """Aligned columns, one run a line."""
     rows = [("run", "state", "iteration", "checkpoint", "best validation")]
     for run in runs:
@@ -79,34 +99,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("experiments"), help="folder of runs (default experiments)")
-    parser.add_argument("--diff", nargs=2, metavar="RUN", help="the options that differ between two runs")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
-    try:
-        if arguments.diff:
-            first, second = (known_options(arguments.root / name) for name in arguments.diff)
-            print("\n".join(option_differences(first, second)) or "no difference")
-            return 0
-        folders = sorted(path.parent for path in arguments.root.glob("*/train.log"))
-        if not folders:
-            raise UpsrError(f"{arguments.root}: no training runs in this folder; name another with --root")
-        runs = [describe(folder) for folder in folders]
-        print(json.dumps(runs, indent=2) if arguments.json else table(runs))
-    except UpsrError as error:
-        return told(error)
-    return 0
-
-
-def known_options(folder: Path) -> dict[str, Any]:
-    """As :func:`read_options`, of a run that must have some."""
-    options = read_options(folder)
+def _known_options(folder: Path) -> dict[str, Any]:
+    """As :func:`_read_options`, of a run that must have some."""
+    options = _read_options(folder)
     if not options:
         raise UpsrError(f"{folder / 'options.yml'}: no such file; name a run of this folder")
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,9 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.archs.contracts import SRNetwork
-from upsr.archs.convolution import Conv3x3
-from upsr.archs.derived import Derived
-from upsr.archs.packed import Linear
 from upsr.archs.reorder import inverse, reordered
 from upsr.archs.window_attention import (
     BiasGrid,
@@ -42,9 +39,9 @@ class DictionaryCrossAttention(nn.Module):
 
     def __init__(self, dim: int, num_tokens: int, reduced_dim: int) -> None:
         super().__init__()
-        self.wq = Linear(dim, reduced_dim)
-        self.wk = Linear(dim, reduced_dim)
-        self.wv = Linear(dim, dim)
+        self.wq = nn.Linear(dim, reduced_dim)
+        self.wk = nn.Linear(dim, reduced_dim)
+        self.wv = nn.Linear(dim, dim)
         self.scale = nn.Parameter(torch.full((num_tokens,), 0.5))
 
     def forward(self, tokens: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +60,7 @@ class CategoryAttention(nn.Module):
         super().__init__()
         self.heads, self.category_size = heads, category_size
         self.logit_scale = nn.Parameter(torch.full((1, 1), math.log(10.0)))
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, qkv: Tensor, similarity: Tensor) -> Tensor:
         """(B, n, 3C) and S (B, n, m) -> (B, n, C).
@@ -94,19 +91,19 @@ class ShiftedWindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
         self.shift_masks: Tensor | None
         self.register_buffer("shift_masks", textbook_shift_masks(window, shift) if shift else None, persistent=False)
-        self.cached_bias: Derived[BiasGrid] = Derived()
 
     def forward(self, qkv: Tensor, index: Tensor) -> Tensor:
         """(B, H, W, 3C) and the (N, N) relative position index -> (B, H, W, C)."""
+        return self.proj(
+            window_attention(qkv, self.bias(index), heads=self.heads, window=self.window, shift=self.shift)
+        )
 
-        def bias() -> BiasGrid:
-            return masked_bias(position_bias(self.relative_position_bias_table, index), self.shift_masks)
-
-        grid = self.cached_bias(self.relative_position_bias_table, bias)
-        return self.proj(window_attention(qkv, grid, heads=self.heads, window=self.window, shift=self.shift))
+    def bias(self, index: Tensor) -> BiasGrid:
+        """Position bias and mask by kind of window, from the relative position index."""
+        return masked_bias(position_bias(self.relative_position_bias_table, index), self.shift_masks)
 
 
 class DepthwiseConv(nn.Module):
@@ -128,9 +125,9 @@ class ConvFFN(nn.Module):
 
     def __init__(self, dim: int, hidden: int, kernel_size: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden)
+        self.fc1 = nn.Linear(dim, hidden)
         self.dwconv = DepthwiseConv(hidden, kernel_size)
-        self.fc2 = Linear(hidden, dim)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same shape."""
@@ -158,7 +155,7 @@ class ATDLayer(nn.Module):
         super().__init__()
         self.refines = refines
         self.norm1 = nn.LayerNorm(dim)
-        self.wqkv = Linear(dim, 3 * dim)
+        self.wqkv = nn.Linear(dim, 3 * dim)
         self.attn_win = ShiftedWindowAttention(dim, window, heads, shift)
         self.attn_atd = DictionaryCrossAttention(dim, num_tokens, reduced_dim)
         self.attn_aca = CategoryAttention(dim, heads, category_size)
@@ -234,7 +231,7 @@ class ATDGroup(nn.Module):
     def __init__(self, dim: int, group: ResidualGroup) -> None:
         super().__init__()
         self.residual_group = group
-        self.conv = Conv3x3(dim, dim)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
         self.patch_embed = PatchNorm(dim)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
@@ -308,12 +305,14 @@ class ATD(SRNetwork):
             ]
             return ATDGroup(embed_dim, ResidualGroup(embed_dim, num_tokens, layers))
 
-        self.conv_first = Conv3x3(in_chans, embed_dim)
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = PatchNorm(embed_dim)
         self.layers = nn.ModuleList(group(depth) for depth in depths)
         self.norm = nn.LayerNorm(embed_dim)
-        self.conv_after_body = Conv3x3(embed_dim, embed_dim)
-        self.upsample = nn.Sequential(Conv3x3(embed_dim, upscale**2 * in_chans), nn.PixelShuffle(upscale))
+        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
+        self.upsample = nn.Sequential(
+            nn.Conv2d(embed_dim, upscale**2 * in_chans, 3, padding=1), nn.PixelShuffle(upscale)
+        )
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
