@@ -8,12 +8,15 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tests import tiny
 from tests.toy import ToyMethod, ToyNetwork
+from upsr import cli
 from upsr.config import components
 from upsr.config.load import parse_options
 from upsr.engine.distributed import Runtime
@@ -104,7 +107,7 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ("network_g", "subprocess.Popen", "is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "tests.broken_module.Net", "cannot be imported (ZeroDivisionError: division by zero)"),
         (
-            "model_type",
+            "method",
             "tests.toy.ToyNetwork",
             "is no class that derives from upsr.methods.base.Method or upsr.methods.base.Training",
         ),
@@ -124,7 +127,7 @@ def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, n
     place = data
     for section in sections:
         place = place[section]
-    place[last] = name if last == "model_type" else {**place[last], "type": name}
+    place[last] = name if last == "method" else {**place[last], "type": name}
     file = tmp_path / "toy.yml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     with pytest.raises(UpsrError) as refusal:
@@ -150,9 +153,10 @@ def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
     train(checked_options("my_run.yml", ["method=my_method", "num_gpu=0", "train.total_iter=2"], "train"), RUN)
     results = []
     for share in ("1", "0.5"):
-        given = ["upscale", "photos", "-o", f"large{share}", "--weights", "experiments/mine", "--knob", f"share={share}"]
+        place = f"large{share}"
+        given = ["upscale", "photos", "-o", place, "--weights", "experiments/mine", "--knob", f"share={share}"]
         assert cli.main([*given, "--quiet"]) == 0
-        results.append([np.asarray(Image.open(file), int) for file in sorted(Path(f"large{share}").iterdir())])
+        results.append([np.asarray(Image.open(file), int) for file in sorted(Path(place).iterdir())])
     assert [image.shape for image in results[0]] == [(192, 192, 3), (202, 198, 3)]
     assert all((one != half).any() for one, half in zip(*results, strict=True))
     assert cli.main([*given[:-2], "--steps", "2", "--quiet"]) == 2

@@ -12,7 +12,7 @@ from upsr.config.schema import TileOptions
 from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import METHODS
+from upsr.evaluation.entries import ENTRIES
 from upsr.evaluation.protocols import PROTOCOLS
 from upsr.evaluation.session import Plan, run_evaluation
 from upsr.report.console import print_summary
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     if given.list:
-        for title, catalogue in (("methods", METHODS), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
+        for title, catalogue in (("methods", ENTRIES), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
             print(f"{title}:")
             for item in catalogue:
                 print(f"  {item.name:16} {item.about}")

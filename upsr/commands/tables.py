@@ -19,7 +19,7 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS, check
-from upsr.evaluation.entries import METHODS, MissingWeightsError, WrongWeightsError, make_ready
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, WrongWeightsError, make_ready
 from upsr.evaluation.session import Plan, Unavailable, run_evaluation
 from upsr.provenance import machine, versions
 from upsr.report.cost import CostMeter
@@ -143,7 +143,7 @@ def _unavailable(methods: Iterable[str], device: torch.device) -> list[dict[str,
     found = []
     for name in methods:
         try:
-            make_ready(METHODS.read(name), device, None)
+            make_ready(ENTRIES.read(name), device, None)
         except (MissingWeightsError, WrongWeightsError) as error:
             found.append(asdict(Unavailable.because(name, None, error)))
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from upsr.archs import ncnn
 from upsr.archs.spandrel import SpandrelSR
@@ -24,7 +24,7 @@ from upsr.config.components import build, component_problems
 from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
 from upsr.config.methods import method_of
 from upsr.config.problems import problems_of
-from upsr.config.schema import CommonOptions, Component, Section, TileOptions
+from upsr.config.schema import Component, Section, TileOptions
 from upsr.data.backends import without_suffix
 from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import UnreadableImageError, to_tensor
@@ -37,7 +37,7 @@ from upsr.methods.bicubic.method import Bicubic
 from upsr.methods.sr.method import SR
 from upsr.provenance import digest_of, file_digest
 from upsr.restoring import ModelRestorer, Restorer
-from upsr.weights import files_of, weight_files
+from upsr.weights import files_of, run_weights, unset_weights, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
@@ -67,7 +67,7 @@ class ExpectedNetwork(Section):
     sha256: list[str] = Field(default_factory=list, description="Of each weight file, in order.")
 
 
-class MethodDescription(Section):
+class EntryDescription(Section):
     """A file ``options/methods/NAME.yml``."""
 
     name: str = Field(min_length=1, pattern=r"^[^/\\:]+$", description="By default the name of the file.")
@@ -78,7 +78,7 @@ class MethodDescription(Section):
     expected: ExpectedNetwork = ExpectedNetwork()
 
 
-METHODS = Catalogue("method", "options/methods", MethodDescription)
+ENTRIES = Catalogue("method", "options/methods", EntryDescription)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Entry:
         return None
 
 
-def describe(name: str) -> MethodDescription:
+def describe(name: str) -> EntryDescription:
     """A method by its name in options/methods/, or that of a training run in experiments/; or from what a path leads to: a
     description, an option file, a network's checkpoint, the folder of a training run, or a folder of finished images (with one
     folder for each dataset inside).
@@ -127,44 +127,40 @@ def describe(name: str) -> MethodDescription:
     if path.suffix in (".yml", ".yaml"):
         if {"method", "model_type", "base"} & read_yaml(path).keys():
             return _described(path.stem, "OptionFile", opt=name)
-        return METHODS.read(name)
+        return ENTRIES.read(name)
     if path.suffix in _CHECKPOINTS and not path.is_dir():
         if not path.is_file():
             raise UpsrError(f"{name}: no such checkpoint")
         return _described(path.stem, "Checkpoint", path=name)
-    if name in METHODS.names():
-        return METHODS.read(name)
+    if name in ENTRIES.names():
+        return ENTRIES.read(name)
     for folder in (path, _RUNS / path):
         if (folder / RUN_OPTIONS).is_file():
             return _of_run(folder)
     if path.is_dir():
         return _described(path.resolve().name, "FinishedImages", folder=name)
-    return METHODS.read(name)
+    return ENTRIES.read(name)
 
 
-def _described(name: str, kind: str, **arguments: Any) -> MethodDescription:
+def _described(name: str, kind: str, **arguments: Any) -> EntryDescription:
     """A description without a file of its own."""
     data = {"name": name, "make": {"type": kind, **arguments}}
-    refuse(f"--methods {name}", list(problems_of(MethodDescription, data)))
-    return MethodDescription.model_validate(data)
+    refuse(f"--methods {name}", list(problems_of(EntryDescription, data)))
+    return EntryDescription.model_validate(data)
 
 
-def _of_run(folder: Path) -> MethodDescription:
-    """The newest weights of a training run, in whichever format it writes them."""
-    latest = [path for suffix in (".safetensors", ".pth") for path in folder.glob(f"models/net_g_latest{suffix}")]
-    if not latest:
-        raise UpsrError(
-            f"{folder}: the run has no models/net_g_latest.safetensors yet; it comes with the first checkpoint"
-        )
-    weights = json.dumps(str(latest[0]), ensure_ascii=False)
-    own = [
-        f"path.pretrain_network_g={weights}",
-        "path.param_key_g=null",
-    ]  # the key is that of the weights it began with
+def _of_run(folder: Path) -> EntryDescription:
+    """The newest weights of a training run."""
+    opt = checked_model_options(str(folder / RUN_OPTIONS))
+    found = run_weights(folder, method_of(opt).method.weight_keys.values())
+    own = [f"path.{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in found.items()]
+    # Keys inside files are those of the weights that the run began with.
+    inside = [key.replace("pretrain_network", "param_key") for key in found]
+    own += [f"path.{key}=null" for key in inside if hasattr(opt.path, key)]
     return _described(folder.resolve().name, "OptionFile", opt=str(folder / RUN_OPTIONS), force_yml=own)
 
 
-def make_ready(description: MethodDescription, device: torch.device, tile: TileOptions | None) -> Entry:
+def make_ready(description: EntryDescription, device: torch.device, tile: TileOptions | None) -> Entry:
     """The method, with its weights, on a device.
 
     Raises:
@@ -182,7 +178,7 @@ def make_ready(description: MethodDescription, device: torch.device, tile: TileO
     return method
 
 
-def origin(description: MethodDescription, method: Entry) -> dict[str, Any]:
+def origin(description: EntryDescription, method: Entry) -> dict[str, Any]:
     """What a result of the method came from, for result files."""
     return {
         "make": description.make.model_dump(),
@@ -213,7 +209,7 @@ class OptionFile:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
-        unset = [key for key in _weight_keys(opt, files) if key not in files]
+        unset = unset_weights(opt)
         if not opt.path.allow_random_weights:
             absent = [f"{key}: not set" for key in unset]
             absent += [f"{key}: {path}" for key, path in files.items() if not path.is_file()]
@@ -351,11 +347,11 @@ def of_model(
 ) -> Entry:
     """The entry of a method; larger images than ``tile`` are restored in tiles."""
     method = method.to(device).eval()
-    networks = list(method.parts().values())
+    own, *others = [sum(p.numel() for p in network.parameters()) for network in method.parts().values()] or [0]
     described = {
         **(facts or {}),
-        "parameters": _count(networks[0] if networks else None),
-        "aux_parameters": _count(networks[1] if len(networks) > 1 else None),
+        "parameters": own,
+        "aux_parameters": sum(others),
         "tile": tile.model_dump() if tile else None,
     }
     return Entry(
@@ -378,17 +374,7 @@ def _located(name: str) -> Path | None:
     return Path(folders[0]) / file if folders else None
 
 
-def _count(network: nn.Module | None) -> int:
-    return sum(p.numel() for p in network.parameters()) if network is not None else 0
-
-
-def _weight_keys(opt: CommonOptions, files: Mapping[str, Path]) -> list[str]:
-    """Keys of the weight files that a method needs; a network from elsewhere names its own."""
-    keys = method_of(opt).method.weight_keys.values()
-    return [f"path.{key}" for key in keys if f"{key.removeprefix('pretrain_')}.path" not in files]
-
-
-def _compare(description: MethodDescription, method: Entry) -> None:
+def _compare(description: EntryDescription, method: Entry) -> None:
     """Refuse files that are not what the description says."""
     expected = description.expected
     for key in ("architecture", "parameters", "aux_parameters"):

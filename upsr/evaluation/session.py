@@ -31,7 +31,7 @@ from upsr.evaluation.contents import digest_of_file
 from upsr.evaluation.earlier import Earlier, Finder
 from upsr.evaluation.entries import (
     Entry,
-    MethodDescription,
+    EntryDescription,
     MissingWeightsError,
     WrongWeightsError,
     describe,
@@ -50,7 +50,18 @@ from upsr.evaluation.results import (
     write_summary,
 )
 from upsr.evaluation.statistics import INTERVAL
-from upsr.evaluation.work import WHOLE_SET, OpenSet, Work, content_of_set, finished, made_of, open_set, pictures_of
+from upsr.evaluation.work import (
+    WHOLE_SET,
+    OpenSet,
+    Work,
+    content_of_set,
+    finished,
+    made_of,
+    map_of,
+    maps_of,
+    open_set,
+    pictures_of,
+)
 from upsr.methods.base import Seen
 from upsr.metrics import MetricUnavailableError, SetMetric
 from upsr.metrics.iqa import metric_weights_folder
@@ -181,7 +192,7 @@ class _Worker:
         self.unavailable: list[Unavailable] = []
         self.left_out: dict[str, list[str]] = {}
 
-    def evaluate_method(self, given: str, description: MethodDescription, sets: Sequence[OpenSet]) -> None:
+    def evaluate_method(self, given: str, description: EntryDescription, sets: Sequence[OpenSet]) -> None:
         """On all sets, with all seeds."""
         name = description.name
         try:
@@ -251,7 +262,7 @@ class _Worker:
         if self.run.is_main:
             for key in set(data.keys) - set(images):
                 (self.pictures(work.method, work.seed, data.name) / f"{key}.png").unlink(missing_ok=True)
-                self.map(work.method, data.name, key).unlink(missing_ok=True)
+                self._remove_maps(work.method, data.name, key)
         messages = self.left_out.setdefault(data.name, [])
         messages += [message for message in result.unreadable if message not in messages]
         messages += [f"{work.method}: {message}" for message in result.failed]
@@ -298,10 +309,6 @@ class _Worker:
         """Folder of restored images."""
         return pictures_of(self.plan.folder, method, seed, dataset)
 
-    def map(self, method: str, dataset: str, key: str) -> Path:
-        """The uncertainty of an image."""
-        return self.plan.folder / "uncertainty" / method / dataset / f"{key}.png"
-
     def _keep_picture(self, path: Path, image: Tensor) -> None:
         """Write it, or see to it that none of earlier files stays in its place."""
         if self.plan.save_images:
@@ -310,13 +317,17 @@ class _Worker:
             path.unlink(missing_ok=True)
 
     def _keep_map(self, method: str, dataset: str, key: str, seen: Sequence[Seen]) -> None:
-        """Write the uncertainty of a method that has one, as a grey picture on which psi_max is white."""
-        path = self.map(method, dataset, key)
-        maps = [item.image for item in seen if item.kind == "map"]
-        if maps and self.plan.save_images:
-            write_png(path, to_uint8(maps[0].mean(dim=0, keepdim=True)))
+        """Write the first map that a method shows, as a grey picture."""
+        found = next((item for item in seen if item.kind == "map"), None)
+        if found is not None and self.plan.save_images:
+            path = map_of(self.plan.folder, found.name, method, dataset, key)
+            write_png(path, to_uint8(found.image.mean(dim=0, keepdim=True)))
         else:
-            path.unlink(missing_ok=True)
+            self._remove_maps(method, dataset, key)
+
+    def _remove_maps(self, method: str, dataset: str, key: str) -> None:
+        for path in maps_of(self.plan.folder, method, dataset, key).values():
+            path.unlink()
 
     def _cannot(self, method: str, dataset: str | None, error: UpsrError) -> None:
         item = Unavailable.because(method, dataset, error)

@@ -205,6 +205,17 @@ def content_of_set(data: OpenSet, made: Mapping[str, str], pictures: Path, keys:
     return digest_of([data.findings.facts["names_sha256"], files])[:_DIGITS]
 
 
+def map_of(folder: Path, name: str, method: str, dataset: str, key: str) -> Path:
+    """File of a map, such as the uncertainty of an image, in the folder of an evaluation."""
+    return folder / name / method / dataset / f"{key}.png"
+
+
+def maps_of(folder: Path, method: str, dataset: str, key: str) -> dict[str, Path]:
+    """The maps of an image that are there, by name."""
+    places = {place.name: map_of(folder, place.name, method, dataset, key) for place in folder.iterdir()}
+    return {name: path for name, path in sorted(places.items()) if path.is_file()}
+
+
 def pictures_of(folder: Path, method: str, seed: int, dataset: str) -> Path:
     """Folder of restored images, in the folder of an evaluation."""
     return folder / "images" / method / f"seed_{seed}" / dataset

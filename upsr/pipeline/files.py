@@ -21,7 +21,7 @@ from upsr.config.schema import CommonOptions
 from upsr.errors import UpsrError
 from upsr.methods.base import Method
 from upsr.methods.build import assumed_options, build_method
-from upsr.weights import shipped_folder, shipped_names
+from upsr.weights import run_weights, shipped_folder, shipped_names
 
 CONFIG = "config.json"
 
@@ -85,7 +85,9 @@ def _of_folder(folder: Path) -> Loaded:
     if (folder / CONFIG).is_file():
         return _of_saved(folder)
     if (folder / RUN_OPTIONS).is_file():
-        return _of_run(folder, _latest(folder))
+        data = read_options(folder / RUN_OPTIONS)
+        keys = _found(data, folder / RUN_OPTIONS).method.weight_keys.values()
+        return _of_run(folder, run_weights(folder, keys))
     raise UpsrError(
         f"{folder}: neither a saved pipeline ({CONFIG}) nor the folder of a training run ({RUN_OPTIONS}); "
         "name one of them, an option file, or a weight file"
@@ -113,18 +115,9 @@ def _found(data: dict[str, Any], source: Path) -> Found:
         raise UpsrError(f"{source}: {error.key}: {error}") from None
 
 
-def _of_run(folder: Path, weights: Path) -> Loaded:
+def _of_run(folder: Path, weights: dict[str, Path]) -> Loaded:
     options = folder / RUN_OPTIONS
-    return _of_options(read_options(options), options, {"pretrain_network_g": str(weights)})
-
-
-def _latest(folder: Path) -> Path:
-    """The last weights of a training run, in whichever format it wrote."""
-    files = [folder / "models" / f"net_g_latest{suffix}" for suffix in (".safetensors", ".pth")]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise UpsrError(f"{folder}: this run has written no weights yet ({files[0]}); wait for its first checkpoint")
-    return found
+    return _of_options(read_options(options), options, {key: str(path) for key, path in weights.items()})
 
 
 def _of_weight_file(path: Path, g: str | Path | None) -> Loaded:
@@ -133,7 +126,7 @@ def _of_weight_file(path: Path, g: str | Path | None) -> Loaded:
     if path.absolute().parent.name == "models" and (run / RUN_OPTIONS).is_file():
         if g is not None:
             raise UpsrError(f"--g, g=: {g} would not be read, as {run / RUN_OPTIONS} names the g of {path}")
-        return _of_run(run, path)
+        return _of_run(run, {"pretrain_network_g": path})
     tensors = [] if path.suffix == ncnn.SUFFIX else list(select_weights(read_weight_file(path), None, path)[1])
     data = assumed_options(path, tensors, None if g is None else Path(g))
     if data is None:

@@ -1,4 +1,4 @@
-"""Cost of methods on this machine: parameters, seconds, memory. Uses random weights: cost does not depend on them."""
+"""Cost of methods on this machine: parameters, seconds, memory. Weights are random, since cost does not depend on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from upsr.engine.feed import DegradedPairs, micro_batch
 from upsr.engine.setup import checked_model_options, configure_backends
 from upsr.engine.step import TrainingStep
 from upsr.errors import UpsrError
-from upsr.evaluation.entries import Entry, MethodDescription, make_ready, option_file
+from upsr.evaluation.entries import Entry, EntryDescription, make_ready, option_file
 from upsr.methods import build_training
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
@@ -32,11 +32,11 @@ _MILLION = 1e6
 
 
 class NotMeasuredError(Exception):
-    """Why there is no number."""
+    """The reason for a missing number."""
 
 
 class Setting(Section):
-    """What is restored or trained on at once."""
+    """Size of the input that is timed."""
 
     batch: int = Field(1, ge=1, description="Number of LR images.")
     size: int = Field(64, ge=1, description="Side of an LR image.")
@@ -56,7 +56,7 @@ class CostMeter:
     batch: int | None = None
     _known: dict[tuple[str, str, Setting], dict[str, float]] = field(default_factory=dict)
 
-    def measure(self, method: MethodDescription, cost: str, setting: Setting) -> float:
+    def measure(self, method: EntryDescription, cost: str, setting: Setting) -> float:
         """A cost, by its name in :data:`COSTS`.
 
         Raises:
@@ -76,13 +76,13 @@ class CostMeter:
         return Setting(batch=self.batch or setting.batch, size=setting.size)
 
 
-def _parameters(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+def _parameters(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     facts = _network(method, torch.device("cpu")).facts
     own, aux = facts["parameters"] / _MILLION, facts["aux_parameters"] / _MILLION
     return {"parameters_m": own, "aux_parameters_m": aux, "all_parameters_m": own + aux}
 
 
-def _inference(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+def _inference(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     configure_backends(meter.device)
     restorer = _network(method, meter.device).restorer(0, "random", [])
     lq = torch.rand(setting.batch, 3, setting.size, setting.size, generator=torch_generator("cost")).to(meter.device)
@@ -93,7 +93,7 @@ def _inference(method: MethodDescription, meter: CostMeter, setting: Setting) ->
     return result if peak is None else {**result, "memory_gib": peak}
 
 
-def _training(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+def _training(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     if not _is_ours(method):
         raise NotMeasuredError("its training is not part of this project")
     with tempfile.TemporaryDirectory() as folder, _building():
@@ -105,7 +105,7 @@ def _training(method: MethodDescription, meter: CostMeter, setting: Setting) -> 
     return result if peak is None else {**result, "train_memory_gib": peak}
 
 
-COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, float]]] = {
+COSTS: dict[str, Callable[[EntryDescription, CostMeter, Setting], dict[str, float]]] = {
     "parameters_m": _parameters,
     "aux_parameters_m": _parameters,
     "all_parameters_m": _parameters,
@@ -114,7 +114,7 @@ COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, flo
     "train_s": _training,
     "train_memory_gib": _training,
 }
-"""What can be measured, and what measures it."""
+"""Costs by name, each with the function that measures it."""
 
 
 def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -> Callable[[], None]:
@@ -145,12 +145,12 @@ def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -
     return iterate
 
 
-def _is_ours(method: MethodDescription) -> bool:
+def _is_ours(method: EntryDescription) -> bool:
     return method.make.type == "OptionFile"
 
 
-def _network(method: MethodDescription, device: torch.device) -> Entry:
-    """The method; one of this project gets random weights."""
+def _network(method: EntryDescription, device: torch.device) -> Entry:
+    """The entry; a method of this project gets random weights."""
     if _is_ours(method):
         make = method.make.model_copy(update={"force_yml": _changes(method)})
         method = method.model_copy(update={"make": make})
@@ -164,16 +164,17 @@ def _network(method: MethodDescription, device: torch.device) -> Entry:
     return ready
 
 
-def _changes(method: MethodDescription) -> list[str]:
-    """Changes of its option file that leave its weights random."""
-    own = method.make.arguments.get("force_yml", [])
-    opt = checked_model_options(option_file(method.make.arguments["opt"]), own)
-    keys = method_of(opt).method.weight_keys.values()
-    return [*own, "path.allow_random_weights=true", *(f"path.{key}=null" for key in keys)]
+def _changes(method: EntryDescription) -> list[str]:
+    """Overrides of its option file that leave the weights random."""
+    given = method.make.arguments.get("force_yml", [])
+    keys = method_of(
+        checked_model_options(option_file(method.make.arguments["opt"]), given)
+    ).method.weight_keys.values()
+    return [*given, "path.allow_random_weights=true", *(f"path.{key}=null" for key in keys)]
 
 
-def _options(method: MethodDescription, folder: Path) -> CommonOptions:
-    """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
+def _options(method: EntryDescription, folder: Path) -> CommonOptions:
+    """Options of a training from random weights, those of LPIPS's backbone included."""
     path, changes = option_file(method.make.arguments["opt"]), _changes(method)
     opt = checked_model_options(path, changes)
     if getattr(opt.train, "perceptual_opt", None) is None:
@@ -187,7 +188,7 @@ def _options(method: MethodDescription, folder: Path) -> CommonOptions:
 
 @contextlib.contextmanager
 def _building() -> Any:
-    """Without the warnings of models that start from random weights, which is what they are to do here."""
+    """Suppresses the warnings of networks that start from random weights."""
     logger = logging.getLogger("upsr")
     level = logger.level
     logger.setLevel(logging.ERROR)

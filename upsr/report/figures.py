@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upsr.atomic import atomic_write
-from upsr.data.image_io import decode_image, to_tensor
+from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import METHODS, make_ready, option_file
+from upsr.evaluation.entries import ENTRIES, make_ready, option_file
+from upsr.heat import heat
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 _PREFERRED = ("ImageNet-Test", "Val_SR", "Set14")
@@ -64,7 +65,7 @@ class Material:
 
     def model(self) -> Any:
         """The UPSR model."""
-        description = METHODS.read(self.method)
+        description = ENTRIES.read(self.method)
         try:
             restorer: Any = make_ready(description, self.device, None).restorer(0, "", [])
         except UpsrError as error:
@@ -100,16 +101,16 @@ def residual_maps(path: Path, material: Material) -> None:
         path,
         material,
         ["y", "|x - y|", "|g(y) - y|"],
-        lambda y, x, cond: [y, _heat((x - y).abs()), _heat(2 * cond.psi)],
+        lambda y, x, cond: [_shown(y), _heat((x - y).abs()), _heat(2 * cond.psi)],
     )
 
 
 def noise_weights(path: Path, material: Material) -> None:
     """Figure 5: the uncertainty and the weight of the noise, with the weighted noise."""
 
-    def row(y: Tensor, x: Tensor, cond: Any) -> list[NDArray[np.float32]]:
+    def row(y: Tensor, x: Tensor, cond: Any) -> list[NDArray[np.uint8]]:
         noise = cond.weight * torch.randn(cond.weight.shape, generator=torch.Generator().manual_seed(0)).to(cond.weight)
-        return [y, _heat(cond.psi, 0.1), _heat(cond.weight, 1.0), (y + 0.2 * noise).clamp(0, 1)]
+        return [_shown(y), _heat(cond.psi, 0.1), _heat(cond.weight, 1.0), _shown(y + 0.2 * noise)]
 
     _maps(path, material, ["y", "uncertainty", "weight (dark: little noise)", "weighted noise, scaled down"], row)
 
@@ -117,7 +118,7 @@ def noise_weights(path: Path, material: Material) -> None:
 def weighting_function(path: Path, material: Material) -> None:
     """Figure 7: the distribution of the residual, and the weight as a function of the estimated residual."""
     name, dataset = material.dataset()
-    options = METHODS.read(material.method).make.arguments
+    options = ENTRIES.read(material.method).make.arguments
     opt: Any = checked_model_options(option_file(options["opt"]), options.get("force_yml", []))
     axes, finish = _panels(1, height=3.6)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
@@ -208,17 +209,21 @@ def _maps(
         )
     axes, finish = _panels(len(titles), rows=len(rows), height=2.6)
     for i, (picture, axis) in enumerate(zip((p for r in rows for p in r), axes, strict=True)):
-        image = picture[0].permute(1, 2, 0).float().cpu().numpy() if isinstance(picture, Tensor) else picture
-        axis.imshow(image, vmin=0, vmax=1, cmap="inferno")
+        axis.imshow(picture)
         axis.set_axis_off()
         if i < len(titles):
             axis.set_title(titles[i], fontsize=8)
     finish(path)
 
 
-def _heat(values: Tensor, largest: float = 0.2) -> NDArray[np.float32]:
-    """(H, W) in [0, 1]: the mean over the channels of the first image."""
-    return (values[0].float().mean(dim=0) / largest).clamp(0, 1).cpu().numpy()
+def _heat(values: Tensor, largest: float = 0.2) -> NDArray[np.uint8]:
+    """The mean over the channels of (1, C, H, W) as colours, the hottest for ``largest``."""
+    return heat(to_uint8(values[0].float().mean(dim=0, keepdim=True) / largest)[..., 0])
+
+
+def _shown(image: Tensor) -> NDArray[np.uint8]:
+    """(1, 3, H, W) in [0, 1] as a picture."""
+    return to_uint8(image[0])
 
 
 def _panels(columns: int, *, rows: int = 1, height: float) -> tuple[list[Any], Callable[[Path], None]]:

@@ -23,7 +23,8 @@ from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.contents import content_of
 from upsr.evaluation.results import Row, read_rows, read_summary
-from upsr.evaluation.work import pictures_of
+from upsr.evaluation.work import maps_of, pictures_of
+from upsr.heat import heat
 from upsr.report.means import by_reason, tables_of_means
 from upsr.report.numbers import DIGITS, NO_DIGITS, head
 
@@ -111,9 +112,8 @@ class _Pictures:
             file = pictures_of(self.folder, method, row.seed, row.dataset) / f"{row.image}.png"
             if file.is_file():
                 restored[method] = decode_image(file.read_bytes(), 3, str(file))
-            file = self.folder / "uncertainty" / method / row.dataset / f"{row.image}.png"
-            if file.is_file():
-                maps[f"uncertainty of {method}"] = _heat(decode_image(file.read_bytes(), 1, str(file)))
+            for name, file in maps_of(self.folder, method, row.dataset, row.image).items():
+                maps[f"{name} of {method}"] = heat(decode_image(file.read_bytes(), 1, str(file))[..., 0])
         if not restored:
             return {}
         size = next(iter(restored.values())).shape[:2]
@@ -184,12 +184,6 @@ def differing_places(images: Sequence[Pixels], side: int, count: int) -> list[tu
         places.append((int(row) - half, int(column) - half))
         valid[max(0, row - side + 1) : row + side, max(0, column - side + 1) : column + side] = -1
     return places
-
-
-def _heat(grey: Pixels) -> Pixels:
-    """(H, W, 3): black, red, yellow, white."""
-    values = grey[..., 0].astype(np.float32) / 255
-    return (np.stack([values * 3, values * 3 - 1, values * 3 - 2], axis=-1).clip(0, 1) * 255).astype(np.uint8)
 
 
 def _measures(summary: Mapping[str, Any]) -> dict[str, Any]:

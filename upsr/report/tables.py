@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from upsr.config.schema import Section
-from upsr.evaluation.entries import METHODS
+from upsr.evaluation.entries import ENTRIES
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
 from upsr.report.numbers import DIGITS, NO_DIGITS
 
@@ -210,7 +210,7 @@ class Evidence:
         if self.meter is None:
             return Finding(None, "missing", (_NO_COST,))
         try:
-            value = self.meter.measure(METHODS.read(method), str(column.cost), column.at)
+            value = self.meter.measure(ENTRIES.read(method), str(column.cost), column.at)
         except NotMeasuredError as error:
             return Finding(None, "missing", (f"{method}: {error}",))
         actual = self.meter.actual(column.at)

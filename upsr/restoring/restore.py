@@ -141,6 +141,7 @@ def restore(
     return _restore_apart(method, lq, tile, seed=seed, names=names, watch=watch)
 
 
+@torch.inference_mode()
 def restore_planned(
     method: Method, lq: Tensor, plan: TilePlan, *, seed: int, names: Sequence[str], watch: Watch | None = None
 ) -> Tensor:

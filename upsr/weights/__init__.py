@@ -9,6 +9,7 @@ from typing import Any
 from upsr.config.components import components_in
 from upsr.config.methods import method_of
 from upsr.config.schema import CommonOptions
+from upsr.errors import UpsrError
 
 Part = str
 """Name of a network among a method's parts."""
@@ -31,6 +32,25 @@ def find_weights(name: str, part: Part) -> Path:
     return _HERE / name / f"{part}.safetensors" if name in shipped_names() else Path(name)
 
 
+def run_weights(folder: Path, keys: Iterable[str]) -> dict[str, Path]:
+    """The newest weights of a training run, in whichever format it writes them, by key.
+
+    Args:
+        keys: of the method's weights in the section ``path``; ``pretrain_network_NAME`` is for what the player NAME trains.
+
+    Raises:
+        UpsrError: the run has written none.
+    """
+    latest = {key: f"models/net_{key.removeprefix('pretrain_network_')}_latest" for key in keys}
+    files = {key: [folder / f"{stem}{suffix}" for suffix in (".safetensors", ".pth")] for key, stem in latest.items()}
+    found = {key: next(filter(Path.is_file, candidates), None) for key, candidates in files.items()}
+    here = {key: path for key, path in found.items() if path is not None}
+    if not here:
+        file = next(iter(latest.values()), "models/net_*_latest")
+        raise UpsrError(f"{folder}: this run has no {file}.safetensors yet; it comes with the first checkpoint")
+    return here
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that weights are in: ncnn's layers (.param) have theirs in a .bin."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
@@ -41,6 +61,16 @@ def weight_files(opt: CommonOptions) -> dict[str, Path]:
     components = components_in(type(opt), opt.model_dump())
     networks = [(key, raw.get("path")) for key, kind, raw in components if kind.registry == "arch"]
     return named_weights(opt.path.model_dump(), method_of(opt).method.weight_keys, networks)
+
+
+def unset_weights(opt: CommonOptions) -> list[str]:
+    """Keys of the weight files that the method needs and the options do not name."""
+    named, keys = weight_files(opt), method_of(opt).method.weight_keys.values()
+    return [
+        f"path.{key}"
+        for key in keys
+        if not {f"path.{key}", f"{key.removeprefix('pretrain_')}.path"} & named.keys()  # a network may name its own
+    ]
 
 
 def named_weights(
