@@ -271,7 +271,7 @@ def test_stage_one_trains_g_and_stage_two_takes_it(tmp_path, photos):
     g = {"type": "ATD", **tiny.ATD}
     first = run(
         tmp_path, photos, name="stage1", model_type="AuxiliarySRModel", network_g=g, network_aux=None,
-        train={"pixel_opt": {"type": "L1Loss"}},
+        path={"pretrain_network_aux": None}, train={"pixel_opt": {"type": "L1Loss"}},
         datasets={"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
     )  # fmt: skip
     assert "psnr" in (first / "train.log").read_text()

@@ -582,7 +582,7 @@ def test_what_a_network_cannot_do_is_refused(tmp_path, photos):
     with pytest.raises(UpsrError, match=r"train\.activation_checkpointing: ATD has none"):
         run(
             tmp_path, photos, model_type="AuxiliarySRModel", network_g={"type": "ATD", **tiny.ATD}, network_aux=None,
-            train={"activation_checkpointing": True},
+            path={"pretrain_network_aux": None}, train={"activation_checkpointing": True},
         )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from typing_extensions import Self
 
 from upsr.errors import UpsrError
@@ -13,7 +12,7 @@ from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.upsr.method import UPSR
 from upsr.methods.upsr.options import UPSROptions
-from upsr.methods.upsr.training import UPSRTraining
+from upsr.methods.upsr.training import Task, UPSRTraining
 from upsr.rng import stacked
 
 
@@ -62,8 +61,8 @@ class UPSRDistillation(UPSRTraining):
         self.teacher.eval()
         return self
 
-    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The student's distance from the teacher, for the same noise; the ground truth is not looked at."""
+    def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
+        """The teacher's result for the same noise; the ground truth is not used."""
         method, lq = self.method, batch["lq"]
         cond = method.condition(lq)
         noise = method.codec.encode(stacked("randn", cond.y.shape[1:], generators)).to(lq)
@@ -71,8 +70,7 @@ class UPSRDistillation(UPSRTraining):
             target = self.teacher.generate(cond, lambda k: noise).clamp(-1, 1)
         t = torch.full((len(lq),), method.sampling.timesteps[0], device=lq.device)
         x_t = method.process_of(cond).prior(t, noise)
-        prediction = method.estimate(method.schedule.scale_input(x_t, t), t, cond)
-        return {**self.losses(prediction, target, generators), "by_timestep": self._by_timestep(prediction, target, t)}
+        return Task(method.schedule.scale_input(x_t, t), t, cond, target)
 
 
 def _one_step(opt: UPSROptions):

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from upsr.methods.base import Batch
 from upsr.methods.supervised import Supervised
-from upsr.methods.upsr.method import UPSR
+from upsr.methods.upsr.method import UPSR, Condition
+
+
+@dataclass(frozen=True)
+class Task:
+    """Input of the denoiser and the image that it has to give.
+
+    Attributes:
+        x: scaled state in the space of the codec.
+        t: (B,) timesteps.
+        target: (B, C, s*h, s*w) in [-1, 1].
+    """
+
+    x: Tensor
+    t: Tensor
+    cond: Condition
+    target: Tensor
 
 
 class UPSRTraining(Supervised):
@@ -21,12 +38,19 @@ class UPSRTraining(Supervised):
 
     def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """One step of Algorithm 1; see :meth:`Training.forward`."""
+        task = self.task(batch, generators)
+        prediction = self.method.estimate(task.x, task.t, task.cond)
+        by_timestep = self._by_timestep(prediction, task.target, task.t)
+        return {**self.losses(prediction, task.target, generators), "by_timestep": by_timestep}
+
+    def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
+        """The ground truths, noised at timesteps drawn for each sample."""
         method, lq, x_0 = self.method, batch["lq"], 2 * batch["gt"] - 1
         cond = method.condition(lq)
-        t = self._draw_timesteps(generators).to(lq.device)
+        low, high = method.trained
+        t = torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators]).to(lq.device)
         x_t = method.schedule.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
-        prediction = method.estimate(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond)
-        return {**self.losses(prediction, x_0, generators), "by_timestep": self._by_timestep(prediction, x_0, t)}
+        return Task(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond, x_0)
 
     @torch.no_grad()
     def _by_timestep(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
@@ -34,7 +58,3 @@ class UPSRTraining(Supervised):
         errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
         table = errors.new_zeros(2, self.method.schedule.num_timesteps)
         return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
-
-    def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        low, high = self.method.trained
-        return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
