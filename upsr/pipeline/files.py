@@ -149,7 +149,7 @@ def _of_spandrel(path: Path) -> Loaded:
             "its run, its saved pipeline or its option file"
         ) from None
     network = {"type": SpandrelSR.__name__, "path": str(path.absolute())}
-    return _of_options({"model_type": "AuxiliarySRModel", "scale": scale, "network_g": network}, path, {})
+    return _of_options({"method": "sr", "scale": scale, "network_g": network}, path, {})
 
 
 def _of_options(data: dict[str, Any], source: Path, paths: dict[str, str]) -> Loaded:

@@ -13,7 +13,7 @@ from upsr.methods.supervised import Supervised
 
 
 class SRTraining(Supervised):
-    """Losses of the network's output on degraded pairs; its weights become UPSR's g (``path.pretrain_network_aux``)."""
+    """Losses of the network's output on degraded pairs; its weights become the g of UPSR."""
 
     METHOD = SR
     TRAINED = "g"
