@@ -21,11 +21,11 @@ from upsr.errors import UpsrError
 
 PATIENCE = 180
 G = {"type": "CompactSR", "num_feat": 8, "num_block": 1}
-TOTAL = 36
+TOTAL = 24
 
 
 def recipe(root: Path) -> Path:
-    """The whole training at the smallest size: two shards, 36 iterations of each stage."""
+    """The whole training at the smallest size: two shards, 24 iterations of each stage."""
     tiny.save_pictures(root / "photos", 3, size=96)
     teach = {
         "photos": [{"folder": str(root / "photos")}], "teacher": "bicubic", "crops": 8, "crops_per_shard": 4, "gt_size": 64,
