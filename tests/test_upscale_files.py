@@ -316,6 +316,7 @@ def test_options_of_diffusion_need_a_model_with_it(place, upscale, monkeypatch, 
     photo("a.png")
     monkeypatch.setattr(UPSRPipeline, "knobs", lambda pipe: {})
     monkeypatch.setattr(UPSRPipeline, "draws", False)
+    monkeypatch.setattr(UPSRPipeline, "maps", ())
     code, lines = upscale("a.png", "-o", "out", *option, steps=None)
     assert (code, len(lines)) == (2, 1)
     assert re.match(f"error: {option[0]}: has no effect on .*, a method without such a setting", lines[0])

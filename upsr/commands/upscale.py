@@ -179,7 +179,8 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
 def _check_model(given: argparse.Namespace, pipe: Any) -> None:
     """Refuse settings that the method does not have."""
     names = [name for name in ("steps", "fidelity", "adaptive") if name not in pipe.knobs()]
-    names += [] if pipe.draws else ["seed", "save_uncertainty"]
+    names += [] if pipe.draws else ["seed"]
+    names += [] if pipe.maps else ["save_uncertainty"]
     for name in names:
         if (value := getattr(given, name)) is not None and value is not False:
             raise UpsrError(f"{_option(name)}: has no effect on {given.weights}, a method without such a setting")

@@ -95,11 +95,13 @@ class Method(nn.Module, ABC):
     Attributes:
         Options: structure of the method's option files.
         facts: see :class:`Facts`.
+        maps: names of the maps that :meth:`restore` shows.
         weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
     """
 
     Options: ClassVar[type[CommonOptions]] = CommonOptions
     facts: Facts
+    maps: ClassVar[Sequence[str]] = ()
     weight_keys: ClassVar[Mapping[str, str]] = {}
 
     @classmethod

@@ -183,6 +183,11 @@ class UPSRPipeline:
         """Results depend on the seed."""
         return self.method.facts.draws
 
+    @property
+    def maps(self) -> Sequence[str]:
+        """Names of the maps that a restoration shows."""
+        return self.method.maps
+
     def knobs(self) -> Mapping[str, Knob]:
         """The method's settings, by name."""
         return self.method.knobs()

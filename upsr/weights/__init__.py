@@ -39,15 +39,21 @@ def run_weights(folder: Path, keys: Iterable[str]) -> dict[str, Path]:
         keys: of the method's weights in the section ``path``; ``pretrain_network_NAME`` is for what the player NAME trains.
 
     Raises:
-        UpsrError: the run has written none.
+        UpsrError: the run has written none, or options have no key for them.
     """
+    keys = list(keys)
+    if not keys:
+        raise UpsrError(
+            f"{folder}: its method has no options that name weights (Method.weight_keys), so these cannot be loaded"
+        )
     latest = {key: f"models/net_{key.removeprefix('pretrain_network_')}_latest" for key in keys}
     files = {key: [folder / f"{stem}{suffix}" for suffix in (".safetensors", ".pth")] for key, stem in latest.items()}
     found = {key: next(filter(Path.is_file, candidates), None) for key, candidates in files.items()}
     here = {key: path for key, path in found.items() if path is not None}
     if not here:
-        file = next(iter(latest.values()), "models/net_*_latest")
-        raise UpsrError(f"{folder}: this run has no {file}.safetensors yet; it comes with the first checkpoint")
+        raise UpsrError(
+            f"{folder}: this run has no {latest[keys[0]]}.safetensors yet; it comes with the first checkpoint"
+        )
     return here
 
 

@@ -86,6 +86,7 @@ class UPSR(Method):
     """
 
     Options = UPSROptions
+    maps = ("uncertainty", "weight")
     weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "g": "pretrain_network_aux"}
 
     def __init__(
