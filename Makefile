@@ -1,16 +1,20 @@
 # UPSR: everything happens in .venv; the system Python is only used to create it.
-# make demo | make test | make lint | make clean-venv; PYTHON=/path/to/python3.11 chooses the interpreter.
+# make demo | make test | make test-slow | make test-all | make lint | make clean-venv; PYTHON=/path/to/python3.11 chooses the interpreter.
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# In the order of tests/conftest.py: the longest files first, so that both workers end at about the same time.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv demo test lint train-tiny clean-venv
+.PHONY: help venv demo test test-slow test-all lint train-tiny clean-venv
 
 help:
 	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks to show that it runs"
-	@echo "make test        install into .venv if needed, run the test suite"
+	@echo "make test        install into .venv if needed, run the test suite without the tests that take minutes"
+	@echo "make test-slow   the tests that take minutes: kills, compiled training, the rehearsal of a day with a GPU"
+	@echo "make test-all    every test"
 	@echo "make lint        ruff and mypy"
 	@echo "make train-tiny  the long training of UPSR-tiny 2, begun or gone on with; state in experiments/tiny2/state.txt"
 	@echo "make venv        only install (7 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
@@ -37,8 +41,16 @@ demo: $(STAMP)
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	@echo "running the tests, two files at a time"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@echo "running the tests, two files at a time, without those that take minutes (make test-slow runs those, make test-all every test)"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
+
+test-slow: $(STAMP)
+	@echo "running the tests that take minutes, two files at a time"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+
+test-all: $(STAMP)
+	@echo "running all tests, two files at a time"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 lint: $(STAMP)
 	@echo "ruff and mypy"

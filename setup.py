@@ -58,6 +58,7 @@ setup(
         "app": ["gradio>=6.31,<7"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         "dev": [
+            "jsonschema>=4.18",
             "pytest>=8",
             "pytest-xdist>=3",
             "ruff>=0.5",

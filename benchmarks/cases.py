@@ -1,39 +1,37 @@
-"""What run.py measures, section by section."""
+"""The sections of run.py and their cases."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from common import FULL_SIZE, training_options
 from harness import Case
 from limits import Traffic, traffic_of
-from plain import PlainATD, PlainUNet, plain_restore
+from plain import plain_of, plain_restore
 from torch import Tensor, nn
 from train_step import Ours, Plain
-from upsr.restoring.tiling import Canvas, tiles_of
 
-from upsr.accelerate.compiled import compiled
-from upsr.allocator import kept_buffers
-from upsr.archs import ATD, UNetModelSwin
-from upsr.config import Options, load_options
+from upsr.accelerate.allocator import kept_buffers
+from upsr.accelerate.compiled import Compiled
+from upsr.archs.contracts import DenoisingNetwork, SRNetwork
+from upsr.config import CommonOptions, load_options
 from upsr.config.schema import TileOptions
-from upsr.methods import UPSRModel, build_model
+from upsr.methods import Method, build_method
 from upsr.pipeline.memory import OVERLAP
 from upsr.restoring.restore import restore
 from upsr.rng import torch_generator
+from upsr.tiling.windows import Canvas, tiles_of
 
 
 @dataclass
 class Setting:
-    """What the command line chose, and the networks, built when they are first asked for.
+    """The choices of the command line, and the networks, built at their first use.
 
     Attributes:
         compile: mode of ``torch.compile`` for the denoiser of ours; ``"none"`` leaves it as it is.
@@ -52,35 +50,35 @@ class Setting:
     tile: int = 256
 
     @cached_property
-    def model(self) -> UPSRModel:
+    def model(self) -> Method:
         """Ours, with random weights."""
         changes = ["path.pretrain_network_aux=null", "path.allow_random_weights=true"]
-        model = build_model(load_options(self.option_file, changes), "test")
-        for network in (model.network_g, model.network_aux.network):
+        model = build_method(load_options(self.option_file, changes))
+        for network in model.parts().values():
             _stir(network)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return model.to(self.device, memory_format=layout).eval()
 
     @cached_property
-    def working(self) -> UPSRModel:
+    def working(self) -> Method:
         """Ours in the chosen type, compiled if that was asked for."""
-        model = self.model.computing_in(self.dtype)
+        model = self.model.for_inference(self.dtype)
         if self.compile == "none":
             return model
-        return model.with_denoiser(compiled(model.network_g, mode=self.compile))
+        return model.replaced("denoiser", Compiled(model.parts()["denoiser"], mode=self.compile))
 
     @cached_property
-    def unet(self) -> PlainUNet:
+    def unet(self) -> DenoisingNetwork:
         """The plain denoiser with the same weights."""
-        return plain_of(PlainUNet, self.model.network_g, UNetModelSwin, self._options.network_g.arguments)
+        return plain_of(self._options.network_g, self.model.parts()["denoiser"])
 
     @cached_property
-    def g(self) -> PlainATD:
+    def g(self) -> SRNetwork:
         """The plain g with the same weights."""
-        return plain_of(PlainATD, self.model.network_aux.network, ATD, self._options.network_aux.arguments)
+        return plain_of(self._options.network_aux, self.model.parts()["g"])
 
     @cached_property
-    def _options(self) -> Options:
+    def _options(self) -> CommonOptions:
         return load_options(self.option_file, ["path.allow_random_weights=true"])
 
     def random(self, *shape: int) -> Tensor:
@@ -110,15 +108,6 @@ class Setting:
         return form if self.compile == "none" else f"{form}, compiled ({self.compile})"
 
 
-def plain_of(kind: type[nn.Module], network: nn.Module, ours: type[nn.Module], given: dict[str, Any]) -> Any:
-    """The plain form of a network, with its weights."""
-    parameters = list(inspect.signature(ours).parameters.values())
-    plain = kind({parameter.name: given.get(parameter.name, parameter.default) for parameter in parameters})
-    needed = plain.state_dict().keys()
-    plain.load_state_dict({name: value for name, value in network.state_dict().items() if name in needed})
-    return plain.to(next(network.parameters()).device).eval().requires_grad_(False)
-
-
 def _stir(network: nn.Module) -> None:
     """No weight is zero, so that every part has a say in the result."""
     generator = torch_generator("stir")
@@ -130,13 +119,13 @@ def _stir(network: nn.Module) -> None:
 def _denoiser(setting: Setting) -> Iterator[Case]:
     for batch, size, name in setting.each():
         inputs = setting.denoiser_inputs(batch, size)
-        yield _network_case(f"denoiser, {name}", setting, setting.working.network_g, setting.unet, inputs)
+        yield _network_case(f"denoiser, {name}", setting, setting.working.parts()["denoiser"], setting.unet, inputs)
 
 
 def _g(setting: Setting) -> Iterator[Case]:
     for batch, size, name in setting.each():
         yield _network_case(
-            f"g, {name}", setting, setting.model.network_aux.network, setting.g, (setting.photos(batch, size),)
+            f"g, {name}", setting, setting.model.parts()["g"], setting.g, (setting.photos(batch, size),)
         )
 
 
@@ -160,7 +149,7 @@ def _restore(setting: Setting) -> Iterator[Case]:
     for batch, size, name in setting.each():
         lq, noise = setting.photos(batch, size), setting.random(batch, 48, size, size)
         yield Case(
-            f"{len(setting.model.timesteps)} steps with g, {name}",
+            f"{len(setting.model.sampling.timesteps)} steps with g, {name}",
             _quiet(lambda lq=lq, noise=noise: setting.working.restore(lq, lambda k: noise)),
             _quiet(lambda lq=lq, noise=noise: plain_restore(setting.model, setting.unet, setting.g, lq, noise)),
             setting.dtype,
@@ -174,7 +163,7 @@ def _tiled(setting: Setting) -> Iterator[Case]:
         names = [str(n) for n in range(batch)]
         tile = TileOptions(size=setting.tile, overlap=min(OVERLAP, setting.tile // 2), blend="step")
         yield Case(
-            f"{len(setting.model.timesteps)} steps with g, tiles of at most {setting.tile}, {name}",
+            f"{len(setting.model.sampling.timesteps)} steps with g, tiles of at most {setting.tile}, {name}",
             lambda lq=lq, names=names, tile=tile: restore(setting.working, lq, seed=0, names=names, tile=tile),
             _quiet(lambda lq=lq, noise=noise, tile=tile: _in_plain_tiles(setting, lq, noise, tile)),
             setting.dtype,
@@ -184,7 +173,7 @@ def _tiled(setting: Setting) -> Iterator[Case]:
 
 def _in_plain_tiles(setting: Setting, lq: Tensor, noise: Tensor, tiles: TileOptions) -> Tensor:
     """Each tile for itself, and the results averaged, as the released code does."""
-    canvas = Canvas(lq, setting.model.scale)
+    canvas = Canvas(lq, setting.model.facts.scale)
     for tile in tiles_of(*lq.shape[-2:], tiles.size, tiles.overlap):
         here = tile.place()
         canvas.add(plain_restore(setting.model, setting.unet, setting.g, lq[here], noise[here]), tile)
@@ -193,7 +182,7 @@ def _in_plain_tiles(setting: Setting, lq: Tensor, noise: Tensor, tiles: TileOpti
 
 def _traffic_of_restoring(setting: Setting, lq: Tensor) -> Traffic:
     inputs = setting.denoiser_inputs(len(lq), lq.shape[-1])
-    return traffic_of(setting.g, lq) + traffic_of(setting.unet, *inputs) * len(setting.model.timesteps)
+    return traffic_of(setting.g, lq) + traffic_of(setting.unet, *inputs) * len(setting.model.sampling.timesteps)
 
 
 def _data(setting: Setting) -> Iterator[Case]:

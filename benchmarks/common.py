@@ -11,7 +11,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from upsr.config import Options, load_options
+from upsr.config import CommonOptions, load_options
 from upsr.provenance import processor
 
 REPOSITORY = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ BACKBONES = {
 }
 
 
-def training_options(folder: Path, option_file: Path, changes: Sequence[str], *, lpips: str | None) -> Options:
+def training_options(folder: Path, option_file: Path, changes: Sequence[str], *, lpips: str | None) -> CommonOptions:
     """Options of a training on :func:`photos` with random weights.
 
     Args:

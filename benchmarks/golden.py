@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.golden_recipe import arr, filled, vector
 from tests.test_golden_networks import golden_pipeline
+from upsr.accelerate import accelerated
 from upsr.archs import ATD, UNetModelSwin
 
 TOLERANCE = 1e-4
@@ -26,14 +27,14 @@ def differences(device: torch.device, *, large: bool) -> dict[str, float]:
 
 
 def _outputs(device: torch.device, large: bool) -> Iterator[tuple[str, Tensor, Tensor]]:
-    atd = filled(ATD()).to(device)
+    atd = accelerated(filled(ATD()).to(device))
     sizes = {"c4": (8, 10), "d7": (32, 48), "a13": (64, 64)}
     for tag, size in sizes.items() if large else [("c4", sizes["c4"])]:
         file = f"atd_{size[0]}x{size[1]}.npz"
         yield file, atd(arr(f"in:atd.{tag}", (1, 3, *size), "uniform").to(device)), vector(file)
     if not large:
         return
-    unet = filled(UNetModelSwin()).to(device)
+    unet = accelerated(filled(UNetModelSwin()).to(device))
     for layout in (torch.contiguous_format, torch.channels_last):
         unet.to(memory_format=layout)
         inputs = arr("in:unet.x", (1, 48, 64, 64)), torch.tensor([3]), 0.5 * arr("in:unet.lq", (1, 96, 64, 64))

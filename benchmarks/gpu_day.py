@@ -89,14 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from upsr.errors import UpsrError, told
+    from upsr.errors import exiting
 
-    try:
-        device = _device(given.rehearse)
-        plan = Plan(given.out, device, given.rehearse, time.monotonic() + 60 * given.minutes)
-        return run(plan, given.only or list(MINUTES), _earlier(given.out, given.previous, device, given.rehearse))
-    except UpsrError as error:
-        return told(error)
+    return exiting(_run_stages)(given)
+
+
+def _run_stages(given: argparse.Namespace) -> int:
+    device = _device(given.rehearse)
+    plan = Plan(given.out, device, given.rehearse, time.monotonic() + 60 * given.minutes)
+    return run(plan, given.only or list(MINUTES), _earlier(given.out, given.previous, device, given.rehearse))
 
 
 def _parser() -> argparse.ArgumentParser:

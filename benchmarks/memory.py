@@ -4,7 +4,7 @@ examples:
   python benchmarks/memory.py                                                    # UPSR-tiny, results of 256 to 4096 pixels
   python benchmarks/memory.py --weights full --sides 2048 --forms tiled plain    # full size, random weights
 
-Forms: in tiles, without tiles, and as plain.py does it (one step, without tiles, the result not written).
+Forms: in tiles, without tiles, and plain.py's (one step, without tiles, the result not written).
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from plain import plain_restore
 from upsr.config import load_options
 from upsr.images.photo import Photo
 from upsr.images.writing import write_photo
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.pipeline.files import config_of
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 
 
 def main() -> int:
@@ -92,7 +93,7 @@ def alone(given: argparse.Namespace) -> dict[str, float]:
 
 def _upscaling(given: argparse.Namespace, pixels: np.ndarray, tile: int | None) -> Callable[[], None]:
     pipe = _pipeline(given)
-    settings = Settings(tile=tile, steps=given.steps)
+    settings = Settings.of(tile=tile, steps=given.steps)
     return lambda: write_photo(given.folder / "memory.png", pipe.upscale(Photo((pixels,), "PNG"), settings))
 
 
@@ -100,14 +101,14 @@ def _pipeline(given: argparse.Namespace) -> UPSRPipeline:
     if given.weights != "full":
         return UPSRPipeline.from_pretrained(given.weights, device="cpu", dtype=given.dtype)
     opt = load_options(FULL_SIZE, ["path.pretrain_network_aux=null", "path.allow_random_weights=true"])
-    return UPSRPipeline(build_model(opt, "test").eval(), config_of(opt), "cpu", given.dtype)
+    return UPSRPipeline(build_method(opt).eval(), config_of(opt), "cpu", given.dtype)
 
 
 def _plain(given: argparse.Namespace, pixels: np.ndarray) -> Callable[[], object]:
     setting = Setting(torch.device("cpu"), torch.float32, [], [], "none")
     unet, g = setting.unet, setting.g
-    model = setting.model.under(given.steps, setting.model.uncertainty)
-    for network in (setting.model.network_g, setting.model.network_aux):
+    model = setting.model.adjusted(steps=given.steps)
+    for network in setting.model.parts().values():
         network.to("meta")  # what the plain form does not need is not counted
     lq = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
     return lambda: plain_restore(model, unet, g, lq, torch.randn(1, 48, *lq.shape[-2:]))

@@ -1,4 +1,4 @@
-"""Measures this project beside a plain implementation of the same mathematics, and beside what the machine can do.
+"""Measures this project beside plain networks, and beside the limits of the machine.
 
 examples:
   python benchmarks/run.py                                     # networks and restoration, full size, float32
@@ -11,7 +11,7 @@ examples:
 
 Ours and plain take turns in one process; times are medians, ratios are of each turn. The limit is the time that the plain
 form's operations need at the speed of the machine's own matrix products and copies, both measured here; fewer operations than
-the plain form's can go below it. The plain form is eager float32, see plain.py. Weights are random, which does not change time.
+the plain form's can go below it. The plain form is upsr/archs, eager in float32. Weights are random, which does not change time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cases import SECTIONS, Setting
 from harness import measure
 from limits import Limits
 
-from upsr.accelerate.compiled import MODES
+from upsr.choices import COMPILE_MODES
 from upsr.engine.setup import configure_backends
 
 DEFAULT = ("denoiser", "g", "restore")
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of ours")
     parser.add_argument("--sizes", nargs="+", type=int, default=[64], metavar="N", help="sides of LR images (64)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images at once (1)")
-    parser.add_argument("--compile", choices=["none", *MODES], default="none", help="the denoiser of ours (none)")
+    parser.add_argument("--compile", choices=COMPILE_MODES, default="none", help="the denoiser of ours (none)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (5)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="runs before them (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results, for check.py")

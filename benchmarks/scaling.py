@@ -23,7 +23,8 @@ import torch
 from common import machine
 
 from upsr.images.photo import Photo
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.timing import timed
 
 
@@ -41,13 +42,13 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw them")
     given = parser.parse_args()
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
-    settings = pipe.settled(Settings(steps=given.steps, tile=given.tile or "auto"))
+    settings = pipe.settled(Settings.of(steps=given.steps, tile=given.tile or "auto"))
 
     def of_size(side: int) -> Callable[[], Any]:
         pixels = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
         return lambda: pipe.upscale(Photo((pixels,), "PNG"), settings)
 
-    model = pipe.model.under(given.steps, pipe.model.uncertainty)
+    model = pipe.method.adjusted(steps=given.steps)
 
     def of_batch(count: int) -> Callable[[], Any]:
         lq = torch.rand(count, 3, 64, 64, device=pipe.device)

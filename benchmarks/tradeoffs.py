@@ -26,7 +26,8 @@ from common import machine
 from PIL import Image
 
 from upsr.metrics import PSNR, SSIM
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.timing import synchronise
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")

@@ -15,7 +15,6 @@ whole iteration without such pauses. Weights are random, LPIPS's too: that does 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import tempfile
@@ -31,13 +30,16 @@ from plain_training import PlainAverage, PlainDegradation, PlainPool, blur_kerne
 from torch import Tensor
 
 from upsr.atomic import atomic_write
-from upsr.config import Options
+from upsr.config import CommonOptions
 from upsr.data import SampleId
 from upsr.data.loader import collate
 from upsr.engine.distributed import Runtime
+from upsr.engine.feed import micro_batch
 from upsr.engine.setup import configure_backends
+from upsr.engine.step import MicroBatch
 from upsr.engine.train_loop import Trainer
-from upsr.methods.build import autocast_dtype
+from upsr.methods.base import Batch
+from upsr.methods.upsr.training import Task
 from upsr.rng import torch_generator
 from upsr.timing import Timing, peak_gib, reset_peak, synchronise, timed
 
@@ -46,36 +48,35 @@ DEVICE_PARTS = ("copy", "degrade", "g", "forward", "loss", "backward", "optimise
 
 
 class Step:
-    """What both implementations share: the networks of a trainer, and the parts of its iteration as functions."""
+    """Common to both implementations: the networks of a UPSR trainer, and the parts of its iteration as functions."""
 
-    def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
+    def __init__(self, opt: Any, folder: Path, device: torch.device) -> None:
         self.opt, self.device = opt, device
         self.trainer = Trainer(opt, Runtime(device), folder)
-        self.model = self.trainer.model
+        self.training: Any = self.trainer.training
+        self.method = self.training.method
         self.batch = opt.datasets["train"].batch_size_per_gpu
         self.number = 0
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        dtype = autocast_dtype(self.opt.train.amp)
-        return torch.autocast(self.device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
     def generators(self) -> list[torch.Generator]:
         return [torch_generator("step", self.number, i, device=self.device) for i in range(self.batch)]
 
-    def noised(self, lq: Tensor, gt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the network sees, and what it is to give back."""
-        cond = self.model.condition(lq)
-        x_0, generators = 2 * gt - 1, self.generators()
-        t = self.model._draw_timesteps(generators).to(self.device)
-        x_t = self.model.process.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
-        return self.model.codec.encode(self.model.process.scale_input(x_t, t)), t, cond.features, x_0
+    def loss(self, task: Task, prediction: Tensor | None = None) -> Tensor:
+        """The loss of a task, or that of a prediction that is there already."""
+        with self.trainer.step.autocast():
+            prediction = self.forward(task) if prediction is None else prediction
+            return self.training.losses(prediction, task.target, self.generators())["total"]
+
+    def forward(self, task: Task) -> Tensor:
+        with self.trainer.step.autocast():
+            return self.method.estimate(task.x, task.t, task.cond)
 
     def read(self) -> Any:
         """A batch from disk."""
         raise NotImplementedError
 
-    def degradation_of(self, there: Any) -> Callable[[], tuple[Tensor, ...]]:
-        """What makes pairs of a batch that is on the device."""
+    def degradation_of(self, there: Any) -> Callable[[], Any]:
+        """A function that makes pairs of a batch on the device."""
         raise NotImplementedError
 
     def parts(self, repeats: int) -> Parts:
@@ -86,71 +87,63 @@ class Step:
         """An iteration, but for reading data."""
         raise NotImplementedError
 
-    def network_parts(self, lq: Tensor, gt: Tensor, repeats: int, backward: Callable[[Tensor], None]) -> Parts:
-        """forward, loss and backward, with the graph made anew for each."""
-        x, t, features, target = self.noised(lq, gt)
+    def network_parts(self, batch: Batch, repeats: int, backward: Callable[[Tensor], None]) -> Parts:
+        """g, forward, loss and backward, each with a graph of its own."""
+        task = self.training.task(batch, self.generators())
 
-        def forward() -> Tensor:
-            with self.autocast():
-                return self.model.network_g(x, t, features)
-
-        def loss(prediction: Tensor) -> Tensor:
-            with self.autocast():
-                return self.model.losses(prediction, target, self.generators())["total"]
-
-        def each(kind: str) -> Iterator[float]:
+        def losses() -> Iterator[float]:
             for _ in range(repeats + 2):
-                prediction = forward()
-                if kind == "loss":
-                    yield timed(lambda p=prediction: loss(p), self.device, 1, warmup=0).median
-                else:
-                    total = loss(prediction)
-                    yield timed(lambda v=total: backward(v), self.device, 1, warmup=0).median
-                    self.trainer.updater.optimizer.zero_grad(set_to_none=True)
+                prediction = self.forward(task)
+                yield timed(lambda p=prediction: self.loss(task, p), self.device, 1, warmup=0).median
+
+        def backwards() -> Iterator[float]:
+            for _ in range(repeats + 2):
+                total = self.loss(task)
+                yield timed(lambda v=total: backward(v), self.device, 1, warmup=0).median
+                self.trainer.step.updaters["g"].optimizer.zero_grad(set_to_none=True)
 
         return {
-            "forward": timed(forward, self.device, repeats),
-            "loss": Timing(list(each("loss"))[2:]),
-            "backward": Timing(list(each("backward"))[2:]),
+            "g": timed(lambda: self.method.g(batch["lq"]), self.device, repeats),
+            "forward": timed(lambda: self.forward(task), self.device, repeats),
+            "loss": Timing(list(losses())[2:]),
+            "backward": Timing(list(backwards())[2:]),
         }
 
 
 class Ours(Step):
-    """The parts of :class:`upsr.engine.train_loop.Trainer`."""
+    """The parts of :class:`upsr.engine.step.TrainingStep`."""
 
     def read(self) -> dict:
         self.number += 1
-        dataset = self.trainer.feed.dataset
+        dataset = self.trainer.data.dataset
         return collate([dataset[SampleId(self.number, i % len(dataset))] for i in range(self.batch)])
 
-    def degradation_of(self, there: dict) -> Callable[[], tuple[Tensor, ...]]:
-        def degrade() -> tuple[Tensor, ...]:
-            self.number += 1
-            return self.trainer.feed.degraded(there, self.number, range(self.batch))
+    def pairs(self, there: dict) -> MicroBatch:
+        self.number += 1
+        place = {"seed": self.opt.manual_seed, "iteration": self.number, "slots": range(self.batch)}
+        return micro_batch(self.trainer.data.feed, there, **place, device=self.device)
 
-        return degrade
+    def degradation_of(self, there: dict) -> Callable[[], MicroBatch]:
+        return lambda: self.pairs(there)
 
     def parts(self, repeats: int) -> Parts:
-        updater = self.trainer.updater
+        updater = self.trainer.step.updaters["g"]
         raw = self.read()
         if self.device.type == "cuda":
             raw = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in raw.items()}
-        degrade = self.degradation_of(self.copied(raw))
+        there = self.copied(raw)
         result = {
             "data": timed(self.read, self.device, repeats),
             "copy": timed(lambda: self.copied(raw), self.device, repeats),
-            "degrade": timed(degrade, self.device, repeats),
+            "degrade": timed(lambda: self.pairs(there), self.device, repeats),
         }
-        lq, gt, _ = degrade()
-        result["g"] = timed(lambda: self.model.network_aux(lq), self.device, repeats)
-        result |= self.network_parts(lq, gt, repeats, updater.backward)
-        x, t, features, target = self.noised(lq, gt)
-        with self.autocast():
-            loss = self.model.losses(self.model.network_g(x, t, features), target, self.generators())["total"]
+        batch = self.pairs(there).batch
+        result |= self.network_parts(batch, repeats, updater.backward)
+        loss = self.loss(self.training.task(batch, self.generators()))
         updater.backward(loss)
         synchronise(self.device)
-        gradients = {p: p.grad.clone() for p in updater.parameters}
-        average, updater.average = updater.average, _Still()  # the average is timed by itself
+        gradients = {p: p.grad.clone() for p in updater.parameters.values()}
+        average, updater.average = updater.average, {}  # the average is timed by itself
 
         def update() -> None:
             for parameter, gradient in gradients.items():
@@ -159,44 +152,32 @@ class Ours(Step):
 
         result["optimiser"] = timed(update, self.device, repeats)
         updater.average = average
-        result["EMA"] = timed(lambda: average.update_parameters(self.model.network_g), self.device, repeats)
+        result["EMA"] = timed(updater.follow, self.device, repeats)
         return result
 
     def copied(self, raw: dict) -> dict:
         return {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in raw.items()}
 
     def whole(self) -> Callable[[], object]:
-        raw, slots = self.read(), range(self.batch)
-
-        def iteration() -> None:
-            self.number += 1
-            lq, gt, _ = self.trainer.feed.degraded(self.copied(raw), self.number, slots)
-            with self.autocast():
-                loss = self.trainer.parallel(lq, gt, self.generators())["total"]
-            self.trainer.updater.backward(loss)
-            self.trainer.updater.step(0, loss.detach())
-
-        return iteration
-
-
-class _Still:
-    def update_parameters(self, network: object) -> None:
-        """Nothing."""
+        raw = self.read()
+        return lambda: self.trainer.step(self.number, [self.pairs(self.copied(raw))], meanwhile=lambda: None)
 
 
 class Plain(Step):
     """The same networks, trained as plain_training.py says."""
 
-    def __init__(self, opt: Options, folder: Path, device: torch.device) -> None:
+    def __init__(self, opt: Any, folder: Path, device: torch.device) -> None:
         super().__init__(opt, folder, device)
+        self.method.g.training_dtype = None  # g in float32
+        self.training.train()
         self.degradation = PlainDegradation(opt.degradation, opt.scale, device)
         self.pool = PlainPool(opt.pair_pool.pairs_per_slot * self.batch)
-        network = self.model.network_g
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=opt.train.optim_g.lr, weight_decay=0)
-        self.average = PlainAverage(network, opt.train.ema_decay)
+        self.network = self.method.denoiser
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=opt.train.optim_g.lr, weight_decay=0)
+        self.average = PlainAverage(self.network, opt.train.ema_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=opt.train.amp == "fp16")
         self.paths = sorted(Path(opt.datasets["train"].arguments["dataroot_gt"]).iterdir())
-        self.size = self.trainer.feed.dataset.gt_size
+        self.size = self.trainer.data.dataset.gt_size
 
     def read(self) -> list[Tensor]:
         self.number += 1
@@ -235,25 +216,18 @@ class Plain(Step):
             "degrade": timed(degrade, self.device, repeats),
         }
         lq, gt = degrade()
-        self.model.network_aux.training_dtype = None
-        self.model.network_aux.train()
-        result["g"] = timed(lambda: self.model.network_aux(lq), self.device, repeats)
-        result |= self.network_parts(lq, gt, repeats, self.backward)
-        x, t, features, target = self.noised(lq, gt)
-
-        def fresh_gradients() -> None:
-            self.optimizer.zero_grad(set_to_none=True)
-            with self.autocast():
-                loss = self.model.losses(self.model.network_g(x, t, features), target, self.generators())["total"]
-            self.backward(loss)
+        batch = {"lq": lq, "gt": gt}
+        result |= self.network_parts(batch, repeats, self.backward)
+        task = self.training.task(batch, self.generators())
 
         def updates() -> Iterator[float]:
             for _ in range(repeats + 1):
-                fresh_gradients()
+                self.optimizer.zero_grad(set_to_none=True)
+                self.backward(self.loss(task))
                 yield timed(self.update, self.device, 1, warmup=0).median
 
         result["optimiser"] = Timing(list(updates())[1:])
-        result["EMA"] = timed(lambda: self.average.update(self.model.network_g), self.device, repeats)
+        result["EMA"] = timed(lambda: self.average.update(self.network), self.device, repeats)
         return result
 
     def whole(self) -> Callable[[], object]:
@@ -263,11 +237,11 @@ class Plain(Step):
             lq, gt = self.degradation_of(self.copied(raw))()
             self.number += 1
             self.optimizer.zero_grad(set_to_none=True)
-            with self.autocast():
-                loss = self.model(lq, gt, self.generators())["total"]
+            with self.trainer.step.autocast():
+                loss = self.training("g", {"lq": lq, "gt": gt}, self.generators())["total"]
             self.backward(loss)
             self.update()
-            self.average.update(self.model.network_g)
+            self.average.update(self.network)
             return loss.item()
 
         return iteration
@@ -318,7 +292,7 @@ def compared(
     *,
     repeats: int,
     lpips: str | None,
-) -> tuple[dict[str, dict[str, Any]], Options]:
+) -> tuple[dict[str, dict[str, Any]], CommonOptions]:
     """Measure both implementations.
 
     Args:
@@ -355,7 +329,7 @@ def content(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def report(results: dict[str, dict], opt: Options, device: torch.device, workers: int) -> str:
+def report(results: dict[str, dict], opt: CommonOptions, device: torch.device, workers: int) -> str:
     """A Markdown table and the verdict."""
     ours, plain = results["ours"], results["plain"]
     batch = opt.datasets["train"].batch_size_per_gpu

@@ -18,15 +18,17 @@ from typing import Any
 import torch
 import yaml
 
-from upsr.arguments import ArgumentParser
+from scripts.markdown import by_seed, difference_of, heads_of, mark_of, mean_of, read_results, top
+from upsr.arguments import ArgumentParser, add_datasets_root, default_launcher
 from upsr.atomic import atomic_write
-from upsr.engine.distributed import default_launcher, runtime
+from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
+from upsr.evaluation.plan import Plan
 from upsr.evaluation.results import read_rows, read_summary
-from upsr.evaluation.session import Plan, run_evaluation
-from upsr.evaluation.statistics import BySeed, compare, describe_sample
-from upsr.methods import RestorationModel, build_model
+from upsr.evaluation.session import run_evaluation
+from upsr.evaluation.statistics import compare
+from upsr.methods import Method, build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import restore
 from upsr.timing import timed
@@ -65,7 +67,7 @@ class Variant:
 
     @property
     def option_file(self) -> str | None:
-        """What it is tested with."""
+        """Option file of the test."""
         name = self.tested or self.trained
         return None if name is None else str(OPTIONS / f"{name}.yml")
 
@@ -86,7 +88,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two variants, as far as it can be measured here: ``better`` has the better ``metric``."""
+    """A statement of the paper on two variants that can be measured here: ``better`` has the better ``metric``."""
 
     text: str
     better: str
@@ -163,24 +165,21 @@ CLAIMS = (
 )
 
 
-def main() -> int:
+@exiting
+def main() -> None:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("action", nargs="+", choices=["train", "evaluate", "report"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (0 1 2)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of them (all)")
-    parser.add_argument("--datasets_root", type=Path, default=Path("datasets"))
+    add_datasets_root(parser)
     parser.add_argument("--max_images", type=int, default=8, help="of each set (8)")
     given = parser.parse_args()
-    try:
-        if "train" in given.action:
-            train_all(given.variants, given.seeds)
-        if "evaluate" in given.action:
-            evaluate_all(given.variants, given.seeds, given.datasets_root, given.max_images)
-        if "report" in given.action:
-            report()
-    except UpsrError as error:
-        return told(error)
-    return 0
+    if "train" in given.action:
+        train_all(given.variants, given.seeds)
+    if "evaluate" in given.action:
+        evaluate_all(given.variants, given.seeds, given.datasets_root, given.max_images)
+    if "report" in given.action:
+        report()
 
 
 def runs_of(variants: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int]]:
@@ -251,10 +250,10 @@ def keep_results(methods: Mapping[tuple[str, int], str]) -> None:
 
 def cost(name: str) -> dict[str, float]:
     """Parameters of a variant, g's among them, and seconds for a photo of 256 x 256."""
-    model: RestorationModel = Bicubic(scale=4)
+    model: Method = Bicubic(scale=4)
     if (option_file := VARIANTS[name].option_file) is not None:
         random = ["path.pretrain_network_g=null", "path.allow_random_weights=true"]
-        model = build_model(checked_model_options(option_file, [*VARIANTS[name].changes, *random]), "test").eval()
+        model = build_method(checked_model_options(option_file, [*VARIANTS[name].changes, *random])).eval()
     lq = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     seconds = timed(lambda: restore(model, lq, seed=0, names=["photo"]), lq.device, repeats=5).median
     return {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(seconds, 3)}
@@ -277,10 +276,7 @@ def describe(name: str, seed: int) -> str:
 
 def report() -> None:
     """:data:`PAGE` from :data:`RESULTS`."""
-    try:
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UpsrError(f"{RESULTS}: no results; run `train evaluate` first") from None
+    kept = read_results(RESULTS, "train evaluate")
     with atomic_write(PAGE) as path:
         path.write_text("\n".join(page(kept)) + "\n", encoding="utf-8")
     print(PAGE)
@@ -328,21 +324,17 @@ def claim_line(claim: Claim, values: Mapping[str, Any]) -> str:
     """A line of the table of claims."""
     found = compare(by_seed(values[claim.worse]), by_seed(values[claim.better]))
     sign = -1 if claim.metric in LOWER_IS_BETTER else 1
-    digits = METRICS[claim.metric]
     verdict = "not decided: the interval holds 0"
-    if found.low is not None and found.high is not None and found.low * found.high > 0:
+    if found.decided:
         verdict = "agrees" if sign * found.difference > 0 else "**disagrees**"
-    interval = f"[{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
     where = f"{claim.metric} on {claim.dataset}, `{claim.better}` minus `{claim.worse}`"
-    return f"| {claim.text} | {where} | {found.difference:+.{digits}f} {interval} | {verdict} |"
+    return f"| {claim.text} | {where} | {difference_of(found, METRICS[claim.metric])} | {verdict} |"
 
 
 def table(group: Group, dataset: str, by_metric: Mapping[str, Any], costs: Mapping[str, Any]) -> Iterator[str]:
     """The lines of one table."""
     metrics = [metric for metric in METRICS if metric in by_metric]
-    heads = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in metrics]
-    yield f"| {dataset} | {' | '.join(heads)} | s / photo |"
-    yield "|---" + "|---:" * (len(heads) + 1) + "|"
+    yield from top(dataset, [*heads_of(metrics, LOWER_IS_BETTER), "s / photo"])
     for name in group.variants:
         if any(name in by_metric[metric] for metric in metrics):
             cells = [cell(name, metric, by_metric[metric], group.reference) for metric in metrics]
@@ -354,28 +346,16 @@ def table(group: Group, dataset: str, by_metric: Mapping[str, Any], costs: Mappi
 
 def cell(name: str, metric: str, values: Mapping[str, Any], reference: str) -> str:
     """Mean, half width of its interval, and how it compares with the reference."""
-    sample = describe_sample(by_seed(values[name]))
-    digits = METRICS[metric]
-    half = "" if sample.low is None or sample.high is None else f" ± {(sample.high - sample.low) / 2:.{digits}f}"
-    return f"{sample.mean:.{digits}f}{half}{arrow(name, metric, values, reference)}"
+    return mean_of(by_seed(values[name]), METRICS[metric]) + arrow(name, metric, values, reference)
 
 
 def arrow(name: str, metric: str, values: Mapping[str, Any], reference: str) -> str:
-    """Whether a variant differs from the reference, with the seeds that both have."""
+    """Mark of a difference from the reference, with the seeds that both have."""
     if name == reference:
         return ""
     own = by_seed(values[name])
     full = {seed: images for seed, images in by_seed(values[reference]).items() if seed in own}
-    found = compare(full, own)
-    if found.low is None or found.high is None or found.low * found.high <= 0:
-        return ""
-    better = (found.difference < 0) == (metric in LOWER_IS_BETTER)
-    return " ▲" if better else " ▼"
-
-
-def by_seed(values: Mapping[str, Mapping[str, float]]) -> BySeed:
-    """JSON has no whole numbers as keys."""
-    return {int(seed): images for seed, images in values.items()}
+    return mark_of(compare(full, own), higher_is_better=metric not in LOWER_IS_BETTER)
 
 
 if __name__ == "__main__":

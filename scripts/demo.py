@@ -7,7 +7,6 @@ runs; the first results stand at the end once more.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import time
@@ -19,7 +18,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from upsr.config import Options
+from upsr.arguments import ArgumentParser
+from upsr.config import CommonOptions
 from upsr.data import PairedFolderDataset, RealESRGANDegradation
 from upsr.data.image_io import decode_image, to_tensor, to_uint8, write_png
 from upsr.data.kernels import draw_kernels
@@ -27,10 +27,10 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options, checked_options
 from upsr.engine.train_loop import train
-from upsr.errors import UpsrError
-from upsr.methods import RestorationModel, UPSRModel, build_model
+from upsr.errors import exiting
+from upsr.methods import Method, Seen, build_method
 from upsr.methods.bicubic.method import Bicubic
-from upsr.methods.sr.method import AuxiliarySRModel
+from upsr.methods.sr.method import SR
 from upsr.metrics import PSNR, SSIM, Metric, MetricUnavailableError
 from upsr.metrics.iqa import NIQE
 from upsr.restoring import ModelRestorer, restore
@@ -49,17 +49,13 @@ CROP = 256
 SEED = 0
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@exiting
+def main() -> None:
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("datasets/demo"), help="folder for the photos")
     parser.add_argument("--quick", action="store_true", help="a few iterations only, to see that it runs")
     arguments = parser.parse_args()
-    try:
-        demo(arguments.data, quick=arguments.quick)
-    except UpsrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    demo(arguments.data, quick=arguments.quick)
 
 
 def demo(data: Path, *, quick: bool) -> None:
@@ -106,15 +102,13 @@ def upscale(data: Path, run: Runtime) -> str:
     return compare(shipped_models(opt), data, PICTURES, run)
 
 
-def shipped_models(opt: Options) -> dict[str, RestorationModel]:
+def shipped_models(opt: CommonOptions) -> dict[str, Method]:
     """UPSR-tiny and what it is measured against."""
-    upsr = build_model(opt, "test")
-    assert isinstance(upsr, UPSRModel)
-    g = AuxiliarySRModel(upsr.network_aux.network, scale=opt.scale, channels=upsr.channels)
-    return {"bicubic": Bicubic(opt.scale), "g alone": g, "UPSR-tiny (5 steps)": upsr}
+    upsr = build_method(opt)
+    return {"bicubic": Bicubic(opt.scale), "g alone": SR(upsr.parts()["g"]), "UPSR-tiny (5 steps)": upsr}
 
 
-def compare(models: dict[str, RestorationModel], data: Path, pictures: Path, run: Runtime) -> str:
+def compare(models: dict[str, Method], data: Path, pictures: Path, run: Runtime) -> str:
     """Print a table and write pictures of models on the pairs in ``data``; the table."""
     held_out = ValidationSet("photos", PairedFolderDataset(str(data / "gt"), str(data / "lq")), 1, 0)
     metrics = measures()
@@ -127,14 +121,14 @@ def compare(models: dict[str, RestorationModel], data: Path, pictures: Path, run
     print(table)
     for item in held_out.dataset:
         write_png(pictures / f"{item['key']}.png", comparison(item, models, run.device))
-    print("\nPictures (LR, the methods, ground truth, noise weight: dark is little noise):")
+    print("\nPictures (LR, the methods, ground truth, uncertainty, noise weight: dark is little noise):")
     for path in sorted(pictures.glob("*.png")):
         print(f"  {path}")
     return table
 
 
 def measures() -> dict[str, Metric]:
-    """What the tables show; NIQE only where pyiqa is installed."""
+    """Metrics of the tables; NIQE only where pyiqa is installed."""
     metrics: dict[str, Metric] = {"PSNR-Y": PSNR(), "SSIM-Y": SSIM()}
     try:
         metrics["NIQE"] = NIQE()
@@ -143,9 +137,9 @@ def measures() -> dict[str, Metric]:
     return metrics
 
 
-def seconds(model: RestorationModel, device: torch.device) -> float:
+def seconds(model: Method, device: torch.device) -> float:
     """For one photo of 256 x 256 from 64 x 64, once warm."""
-    lq = torch.rand(1, model.channels, CROP // model.scale, CROP // model.scale, device=device)
+    lq = torch.rand(1, model.facts.channels, CROP // model.facts.scale, CROP // model.facts.scale, device=device)
     for _ in range(2):
         start = time.perf_counter()
         restore(model, lq, seed=SEED, names=["photo"]).cpu()
@@ -166,7 +160,7 @@ def copy_training_photos(folder: Path) -> None:
         write_png(folder / f"{Path(name).stem}.png", photo(name))
 
 
-def degrade_photos(photos: dict[str, tuple[str, tuple[int, int]]], data: Path, opt: Options) -> None:
+def degrade_photos(photos: dict[str, tuple[str, tuple[int, int]]], data: Path, opt: CommonOptions) -> None:
     """Write 256 x 256 crops and their 64 x 64 degraded versions."""
     degradation = RealESRGANDegradation(opt.degradation, opt.scale)
     for slot, (name, (file, (top, left))) in enumerate(photos.items()):
@@ -177,10 +171,10 @@ def degrade_photos(photos: dict[str, tuple[str, tuple[int, int]]], data: Path, o
         write_png(data / "lq" / f"{name}.png", to_uint8(lq[0]))
 
 
-def tested(option_file: str, folder: Path) -> RestorationModel:
+def tested(option_file: str, folder: Path) -> Method:
     """A trained model from its run's folder."""
     weights = f"path.pretrain_network_g={folder / 'models' / 'net_g_latest.safetensors'}"
-    return build_model(checked_model_options(option_file, [weights]), "test")
+    return build_method(checked_model_options(option_file, [weights]))
 
 
 def as_table(rows: Iterable[tuple[str, Evaluation, float]], metrics: Iterable[str]) -> str:
@@ -192,15 +186,20 @@ def as_table(rows: Iterable[tuple[str, Evaluation, float]], metrics: Iterable[st
     return "\n".join(lines)
 
 
-def comparison(item: dict, models: dict[str, RestorationModel], device: torch.device) -> np.ndarray:
+def comparison(item: dict, models: dict[str, Method], device: torch.device) -> np.ndarray:
     """One row of labelled pictures."""
     lq = item["lq"][None].to(device)
     panels = {"LR": lq[0].repeat_interleave(4, -1).repeat_interleave(4, -2)}
+    maps: dict[str, torch.Tensor] = {}
+
+    def keep(seen: Seen) -> None:
+        if seen.kind == "map":
+            maps[seen.name] = seen.image[0]
+
     for name, model in models.items():
-        panels[name] = restore(model, lq, seed=SEED, names=[item["key"]])[0]
+        panels[name] = restore(model, lq, seed=SEED, names=[item["key"]], watch=keep)[0]
     panels["ground truth"] = item["gt"]
-    diffusion = next(model for model in models.values() if isinstance(model, UPSRModel))
-    panels["noise weight"] = diffusion.condition(lq).weight[0]
+    panels |= maps
     row = Image.new("RGB", ((CROP + 4) * len(panels), CROP + 16), "white")
     for i, (name, panel) in enumerate(panels.items()):
         ImageDraw.Draw(row).text((i * (CROP + 4) + 4, 2), name, fill="black")

@@ -24,18 +24,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from scripts.demo import photo
-from upsr.arguments import ArgumentParser
+from scripts.markdown import by_seed, difference_of, mark_of, mean_of, top, with_text
+from upsr.arguments import ArgumentParser, add_datasets_root, add_launcher
 from upsr.atomic import atomic_write, writable_folder
 from upsr.data.benchmark_degradation import degrade
 from upsr.data.image_io import decode_image, to_uint8, write_png
-from upsr.engine.distributed import Runtime, default_launcher, runtime
-from upsr.errors import UpsrError, told
+from upsr.engine.distributed import Runtime, runtime
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.benchmarks import BENCHMARKS
+from upsr.evaluation.plan import Plan
 from upsr.evaluation.results import read_rows
-from upsr.evaluation.session import Plan, run_evaluation
-from upsr.evaluation.statistics import BySeed, compare, describe_sample
+from upsr.evaluation.session import run_evaluation
+from upsr.evaluation.statistics import compare, image_means
 from upsr.report.html import differing_places
-from upsr.report.numbers import DIGITS, NO_DIGITS, head
+from upsr.report.numbers import digits_of, head
 
 EXAMPLES = """examples:
   python -m scripts.quality --metric_weights FOLDER                     bicubic, UPSR-tiny and RealESRGAN
@@ -48,7 +50,7 @@ DATASETS = ("Val_SR", "RealSet65")
 PROTOCOLS = ("quality", "upsr")
 MEASURES = ("quality/psnr", "quality/ssim", "quality/lpips_squeeze", "quality/niqe", "upsr/niqe")
 """``upsr/niqe`` is of the image before it is rounded to 8 bit, as the released code measures."""
-BEGIN, END = "<!-- begin: written by scripts/quality.py -->", "<!-- end -->"
+MARKS = ("<!-- begin: written by scripts/quality.py -->", "<!-- end -->")
 CROP = 256
 FREE_PHOTOS = {
     "cat": ("chelsea.png", (40, 110)),
@@ -64,22 +66,17 @@ JPEG_QUALITY = 88
 Pixels = NDArray[np.uint8]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@exiting
+def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
-    try:
-        with runtime(given.launcher, "auto") as run:
-            quality(given, run)
-    except UpsrError as error:
-        return told(error)
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept", file=sys.stderr)
-        return 130
-    return 0
+    with runtime(given.launcher, "auto") as run:
+        quality(given, run)
 
 
 def quality(given: argparse.Namespace, run: Runtime) -> None:
     """Evaluate, and write what the command line asks for."""
-    page = None if given.docs is None else _page(given.docs)
+    if given.docs is not None:
+        with_text(given.docs / "quality.md", MARKS, "")  # refused before hours of work
     folder = writable_folder(given.out) / "evaluation"
     plan = Plan(
         datasets=tuple(given.datasets),
@@ -93,7 +90,7 @@ def quality(given: argparse.Namespace, run: Runtime) -> None:
         with_earlier=False,
     )
     summary = run_evaluation(plan, run)
-    free = _evaluated_free_photos(given, run) if page is not None else None
+    free = _evaluated_free_photos(given, run) if given.docs is not None else None
     if not run.is_main:
         return
     kept = results(folder, summary)
@@ -106,13 +103,14 @@ def quality(given: argparse.Namespace, run: Runtime) -> None:
         with atomic_write(given.out / "sheet.png") as path:
             picture.save(path, "PNG")
         print(f"\n{given.sheet} photos of {name}: {given.out / 'sheet.png'}")
-    if page is not None and free is not None:
+    if free is not None:
         _refuse_gaps(summary)
         _write_json(given.docs / "quality" / "results.json", kept)
         with atomic_write(given.docs / "quality" / "sheet.jpg") as path:
             sheet(free, len(FREE_PHOTOS)).save(path, "JPEG", quality=JPEG_QUALITY)
+        page = with_text(given.docs / "quality.md", MARKS, text)
         with atomic_write(given.docs / "quality.md") as path:
-            path.write_text(with_tables(page, text), encoding="utf-8")
+            path.write_text(page, encoding="utf-8")
         print(f"written: {given.docs / 'quality.md'}, {given.docs / 'quality'}")
 
 
@@ -153,15 +151,14 @@ def tables(kept: Mapping[str, Any]) -> Iterator[str]:
     for dataset, by_measure in kept["values"].items():
         measures = [measure for measure in MEASURES if measure in by_measure]
         heads = [_head(measure, kept["measures"][measure]) for measure in measures]
-        rule = "|---" + "|---:" * len(measures) + "|"
         methods = [name for name in kept["methods"] if any(name in by_measure[measure] for measure in measures)]
-        yield from (f"| {dataset}, {kept['datasets'][dataset]['evaluated']} images | {' | '.join(heads)} |", rule)
+        images = kept["datasets"][dataset]["evaluated"]
+        yield from top(f"{dataset}, {images} images", heads)
         for name in methods:
-            images = kept["datasets"][dataset]["evaluated"]
             yield f"| {name} | {' | '.join(_mean(by_measure[m].get(name), m, images) for m in measures)} |"
         pairs = list(itertools.combinations(methods, 2))
         if pairs:
-            yield from ("", f"| {dataset}, image by image | {' | '.join(heads)} |", rule)
+            yield from ("", *top(f"{dataset}, image by image", heads))
         for first, second in pairs:
             cells = [_difference(by_measure[m], first, second, m, kept["measures"][m]) for m in measures]
             yield f"| {second} minus {first} | {' | '.join(cells)} |"
@@ -183,30 +180,22 @@ def _mean(values: Mapping[str, Mapping[str, float]] | None, measure: str, images
     """Mean, half the width of its interval, and of how many images it is if not of all."""
     if values is None:
         return "-"
-    sample = describe_sample(_by_seed(values))
-    digits = DIGITS.get(measure.split("/")[1], NO_DIGITS)
-    half = "" if sample.low is None or sample.high is None else f" ± {(sample.high - sample.low) / 2:.{digits}f}"
-    of = "" if sample.images == images else f" ({sample.images} of {images})"
-    return f"{sample.mean:.{digits}f}{half}{of}"
+    own = by_seed(values)
+    measured = len(image_means(own))
+    of = "" if measured == images else f" ({measured} of {images})"
+    return mean_of(own, _digits(measure)) + of
 
 
 def _difference(values: Mapping[str, Any], first: str, second: str, measure: str, record: Mapping[str, Any]) -> str:
     """Mean difference and its interval; a mark where the interval leaves out 0."""
     if first not in values or second not in values:
         return "-"
-    found = compare(_by_seed(values[first]), _by_seed(values[second]))
-    digits = DIGITS.get(measure.split("/")[1], NO_DIGITS)
-    if found.low is None or found.high is None:
-        return f"{found.difference:+.{digits}f}"
-    mark = ""
-    if found.low * found.high > 0:
-        mark = " ▲" if (found.difference > 0) == record["higher_is_better"] else " ▼"
-    return f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]{mark}"
+    found = compare(by_seed(values[first]), by_seed(values[second]))
+    return difference_of(found, _digits(measure)) + mark_of(found, higher_is_better=record["higher_is_better"])
 
 
-def _by_seed(values: Mapping[str, Mapping[str, float]]) -> BySeed:
-    """JSON has no whole numbers as keys."""
-    return {int(seed): images for seed, images in values.items()}
+def _digits(measure: str) -> int:
+    return digits_of(measure.split("/")[1])
 
 
 @dataclass(frozen=True)
@@ -295,20 +284,6 @@ def _evaluated_free_photos(given: argparse.Namespace, run: Runtime) -> Crops:
     return Crops(str(description), given.out, plan.folder, tuple(summary["methods"]))
 
 
-def with_tables(page: str, text: str) -> str:
-    """The page with what is between its markers replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
-
-
-def _page(docs: Path) -> str:
-    path = docs / "quality.md"
-    if not path.is_file() or path.read_text(encoding="utf-8").partition(BEGIN)[2].count(END) != 1:
-        raise UpsrError(f"--docs: {path} must be there, with the lines '{BEGIN}' and '{END}' around its tables")
-    return path.read_text(encoding="utf-8")
-
-
 def _refuse_gaps(summary: Mapping[str, Any]) -> None:
     """The documentation shows all methods on all images, or stays as it is."""
     gaps = [f"{item['method']}: {item['reason']}" for item in summary["unavailable"]]
@@ -331,13 +306,13 @@ def _parser() -> ArgumentParser:
                         help=f"as for upsr evaluate ({' '.join(METHODS)})")  # fmt: skip
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="DATASET",
                         help=f"the sheet shows the last ({' '.join(DATASETS)})")  # fmt: skip
-    parser.add_argument("--datasets_root", type=Path, default=Path("datasets"), help="folder of datasets (datasets)")
+    add_datasets_root(parser)
     parser.add_argument("--metric_weights", type=Path, metavar="FOLDER", help="as for upsr evaluate")
     parser.add_argument("--out", type=Path, default=Path("results/quality"), help="folder (results/quality)")
     parser.add_argument("--docs", type=Path, help="folder with quality.md, to write it too")
     parser.add_argument("--sheet", type=int, default=12, metavar="N", help="photos on the sheet, 0 for none (12)")
     parser.add_argument("--max_images", type=int, metavar="N", help="only the first images of each set, to try it out")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())
+    add_launcher(parser)
     return parser
 
 

@@ -7,7 +7,6 @@ weights; what each really took is recorded. All are measured on the crops of pho
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -20,15 +19,17 @@ from typing import Any
 
 import torch
 
+from scripts.markdown import difference_of, heads_of, mark_of, read_results, top, with_text
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.data import GlobalBatchSampler, TaughtPairsDataset
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.evaluation.teaching import Crops, read_recipe
-from upsr.methods import build_model
+from upsr.methods import build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.metrics import LPIPS, NIQE, PSNR, Grid
 from upsr.provenance import machine, versions
@@ -124,10 +125,9 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@exiting
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "do", nargs="+", metavar="train|evaluate|report|VARIANT", help=f"variants: {', '.join(VARIANTS)}"
     )
@@ -135,20 +135,16 @@ def main() -> int:
     given = parser.parse_args()
     actions = [word for word in given.do if word in ("train", "evaluate", "report")]
     names = [word for word in given.do if word not in actions]
-    try:
-        for name in names:
-            if name not in VARIANTS:
-                raise UpsrError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
-        if "train" in actions:
-            for name in names or VARIANTS:
-                train(VARIANTS[name].weights_of or name, given.backbone)
-        if "evaluate" in actions:
-            evaluate_all(names or list(VARIANTS), given.backbone)
-        if "report" in actions:
-            report()
-    except UpsrError as error:
-        return told(error)
-    return 0
+    for name in names:
+        if name not in VARIANTS:
+            raise UpsrError(f"{name}: no such variant; there are {', '.join(VARIANTS)}")
+    if "train" in actions:
+        for name in names or VARIANTS:
+            train(VARIANTS[name].weights_of or name, given.backbone)
+    if "evaluate" in actions:
+        evaluate_all(names or list(VARIANTS), given.backbone)
+    if "report" in actions:
+        report()
 
 
 def weights(name: str) -> Path:
@@ -199,7 +195,7 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {"values": {}, "costs": {}}
     models: dict[str, Any] = {
         "bicubic": lambda: Bicubic(4),
-        "tiny": lambda: build_model(checked_model_options(str(OLD / "test.yml")), "test"),
+        "tiny": lambda: build_method(checked_model_options(str(OLD / "test.yml"))),
         **{name: lambda name=name: model_of(name) for name in names if weights(name).is_file()},
     }
     kept["crops"] = crops_of(data.dataset.keys)
@@ -235,22 +231,14 @@ def model_of(name: str) -> torch.nn.Module:
     if variant.g is not None:
         changes.append(f"path.pretrain_network_aux={weights(variant.g)}")
     changes = [change for change in changes if not change.startswith(("datasets.", "train."))]
-    return build_model(checked_model_options(str(variant.options), changes), "test")
+    return build_method(checked_model_options(str(variant.options), changes))
 
 
 def report() -> None:
     """Write the table into :data:`PAGE`, between its marks."""
-    try:
-        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UpsrError(f"{RESULTS}: no results; run `evaluate` first") from None
-    page = PAGE.read_text(encoding="utf-8")
-    if not all(mark in page for mark in MARKS):
-        raise UpsrError(f"{PAGE}: the marks {' and '.join(MARKS)} are not there")
-    head, rest = page.split(MARKS[0])
-    tail = rest.split(MARKS[1])[1]
+    page = with_text(PAGE, MARKS, "\n".join(table(read_results(RESULTS, "evaluate"))))
     with atomic_write(PAGE) as path:
-        path.write_text("\n".join([head + MARKS[0], *table(kept), MARKS[1] + tail]), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
     print(PAGE)
 
 
@@ -258,9 +246,8 @@ def table(kept: Mapping[str, Any]) -> Iterator[str]:
     """Means, then paired differences from each variant's reference."""
     values, crops = kept["values"], kept["crops"]
     photos = len({photo for _, photo in crops.values()})
-    arrows = [f"{metric} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in DIGITS]
-    yield f"| {len(crops)} crops of {photos} photos kept apart | {' | '.join(arrows)} | processor seconds |"
-    yield "|---" + "|---:" * (len(DIGITS) + 1) + "|"
+    heads = heads_of(list(DIGITS), LOWER_IS_BETTER)
+    yield from top(f"{len(crops)} crops of {photos} photos kept apart", [*heads, "processor seconds"])
     about = {"bicubic": "bicubic", "tiny": "UPSR-tiny as it ships, where all begin"}
     for name in ("bicubic", "tiny", *VARIANTS):
         if name in values:
@@ -271,19 +258,14 @@ def table(kept: Mapping[str, Any]) -> Iterator[str]:
             cost = kept["costs"].get(name, {}).get("processor_seconds", "-")
             yield f"| {VARIANTS[name].about if name in VARIANTS else about[name]} | {' | '.join(cells)} | {cost} |"
     yield ""
-    yield f"| photo by photo | {' | '.join(arrows)} |"
-    yield "|---" + "|---:" * len(DIGITS) + "|"
+    yield from top("photo by photo", heads)
     for name, variant in VARIANTS.items():
         if name in values and variant.reference in values:
             cells = []
             for metric, digits in DIGITS.items():
                 found = compare(*(by_round(values[n], metric, crops) for n in (str(variant.reference), name)))
-                mark = ""
-                if found.low is not None and found.high is not None and found.low * found.high > 0:
-                    mark = " ▲" if (found.difference < 0) == (metric in LOWER_IS_BETTER) else " ▼"
-                cells.append(
-                    f"{found.difference:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]{mark}"
-                )
+                mark = mark_of(found, higher_is_better=metric not in LOWER_IS_BETTER)
+                cells.append(difference_of(found, digits) + mark)
             yield f"| `{name}` minus `{variant.reference}` | {' | '.join(cells)} |"
     yield ""
     yield f"Measured on {kept['machine']['cpu']}; torch {kept['versions']['torch']}."

@@ -5,7 +5,6 @@ Needs the extras app and dev, and Chromium.
 
 from __future__ import annotations
 
-import argparse
 import io
 import shutil
 import sys
@@ -19,24 +18,27 @@ from skimage import data
 
 from upsr.app.limits import Limits
 from upsr.app.server import serving
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
+from upsr.choices import DEFAULT_WEIGHTS
+from upsr.errors import exiting
 
 _LARGEST_FILE = 300_000
 _WAIT = 300_000
 _TABS = {"Before / after": "before_after", "Uncertainty": "uncertainty", "Steps": "steps"}
 
 
-def main() -> int:
+@exiting
+def main() -> None:
     """Make them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="tiny", help="weights: a name or a path (tiny)")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help=f"name or path ({DEFAULT_WEIGHTS})")
     parser.add_argument("--port", type=int, default=7861, metavar="N", help="port of the page meanwhile (7861)")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (docs/images)")
     given = parser.parse_args()
     from upsr.pipeline.pipeline import UPSRPipeline
 
     take(UPSRPipeline.from_pretrained(given.weights), given.out, given.port)
-    return 0
 
 
 def take(pipe: Any, folder: Path, port: int) -> None:

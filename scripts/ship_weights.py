@@ -6,7 +6,6 @@ training photos; scripts/verify_weights.py repeats the training's beginning and 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import sys
@@ -19,10 +18,11 @@ import yaml
 from safetensors.torch import save_file
 
 from upsr.archs.weights import read_weight_file, select_weights
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.data.backends import list_keys
 from upsr.data.image_io import decode_image
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
 
@@ -34,22 +34,17 @@ RECORD = "training.json"
 RECORDED_ITERATIONS = 200
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@exiting
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("target", type=Path, help="folder to write")
     for part, what in (("g", "g (stage one)"), ("denoiser", "the denoiser (stage two)")):
         parser.add_argument(f"--{part}", type=Path, metavar="RUN", help=f"folder of the run that trained {what}")
     given = parser.parse_args()
-    try:
-        runs = {part: getattr(given, part) for part in ("g", "denoiser") if getattr(given, part) is not None}
-        if not runs:
-            raise UpsrError("name at least one run: --g RUN, --denoiser RUN")
-        ship(runs, given.target)
-    except UpsrError as error:
-        return told(error)
-    return 0
+    runs = {part: getattr(given, part) for part in ("g", "denoiser") if getattr(given, part) is not None}
+    if not runs:
+        raise UpsrError("name at least one run: --g RUN, --denoiser RUN")
+    ship(runs, given.target)
 
 
 def ship(runs: Mapping[str, Path], target: Path) -> None:
@@ -65,7 +60,7 @@ def ship(runs: Mapping[str, Path], target: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """How the weights of a folder were trained, by part."""
+    """Records of the trainings of a folder's weights, by part."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -92,7 +87,7 @@ def halve(source: Path, target: Path, metadata: Mapping[str, str] | None = None)
 
 
 def describe_run(folder: Path) -> dict[str, Any]:
-    """What a training run was."""
+    """Record of a training run."""
     try:
         options = yaml.safe_load((folder / "options.yml").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -10,7 +10,6 @@ snapshot/{stage1,stage2}.safetensors beside the option files, if it is there, ta
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import fcntl
@@ -27,13 +26,14 @@ import torch
 from safetensors import safe_open
 
 from scripts.ship_weights import halve
+from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write, writable_folder
-from upsr.config import Options, load_options
+from upsr.config import CommonOptions, load_options
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 from upsr.evaluation.teaching import read_recipe, teach
 
 EXAMPLES = """examples:
@@ -54,16 +54,15 @@ _PROVIDED = {
     Path("datasets/ImageNet-samples"): "data/train/ImageNet-samples",
     Path("experiments/pretrained_models/RealESRGAN_x4plus.safetensors"): "weights/RealESRGAN_x4plus.safetensors",
 }
-"""What the recipes name, and where a folder of shared data has it."""
+"""Files that the recipes name, and their places in a folder of shared data."""
 _BACKBONE = "weights/squeezenet1_1_imagenet_torchvision.safetensors"
 
 logger = logging.getLogger(__name__)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+@exiting
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "--recipe", type=Path, default=Path("options/tiny2"), metavar="FOLDER",
         help="with stage1.yml and stage2.yml (options/tiny2)",
@@ -84,17 +83,10 @@ def main() -> int:
     given = parser.parse_args()
     os.nice(given.nice)
     torch.set_num_threads(max(1, given.threads))
-    try:
-        if given.snapshot:
-            write_snapshot(given.recipe)
-            return 0
+    if given.snapshot:
+        write_snapshot(given.recipe)
+    else:
         run(given.recipe, given.teaching, given.shared, max(1, given.threads))
-    except UpsrError as error:
-        return told(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
 def run(recipe: Path, teaching: Path, shared: Path, threads: int) -> None:
@@ -145,8 +137,8 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def finished(folder: Path, opt: Options) -> bool:
-    """Whether a stage has done all its iterations and left its weights."""
+def finished(folder: Path, opt: CommonOptions) -> bool:
+    """A stage has done all its iterations and written its weights."""
     total = opt.train.total_iter if opt.train else 0
     latest = folder / "models" / "net_g_latest.safetensors"
     return latest.is_file() and iteration_of(latest) >= total
@@ -175,7 +167,7 @@ def begin_again_if_needed(folder: Path, snapshot: Path) -> None:
         shutil.copyfile(weights, path)
 
 
-def from_weights(opt: Options, weights: Path) -> Options:
+def from_weights(opt: CommonOptions, weights: Path) -> CommonOptions:
     """The rest of a training whose first iterations are in a weight file; without the file the training as it is."""
     if opt.train is None or not weights.is_file():
         return opt

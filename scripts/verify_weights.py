@@ -7,7 +7,6 @@ while another seed, photo or option shows in the first line.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -16,11 +15,12 @@ from pathlib import Path
 import torch
 
 from scripts.ship_weights import RECORDED_ITERATIONS, describe_photos, first_losses, read_record
+from upsr.arguments import ArgumentParser
 from upsr.config import load_options
 from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
-from upsr.errors import UpsrError, told
+from upsr.errors import UpsrError, exiting
 
 EXAMPLES = """examples:
   python -m scripts.verify_weights                              both stages, five to ten minutes on two cores
@@ -31,18 +31,14 @@ STAGES = {"g": "options/tiny/stage1.yml", "denoiser": "options/tiny/stage2.yml"}
 TOLERANCE = 0.02
 
 
+@exiting
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--parts", nargs="+", choices=STAGES, default=list(STAGES), help="networks (both)")
     parser.add_argument("--photos", type=Path, default=Path("datasets/BSDS500"), help="photos (datasets/BSDS500)")
     parser.add_argument("--iterations", type=int, default=RECORDED_ITERATIONS, help=f"({RECORDED_ITERATIONS})")
     given = parser.parse_args()
-    try:
-        largest = max(verify(part, given.photos, given.iterations) for part in given.parts)
-    except UpsrError as error:
-        return told(error)
+    largest = max(verify(part, given.photos, given.iterations) for part in given.parts)
     same = largest <= TOLERANCE
     print(f"\nlargest difference {largest:.2%}: {'the recorded training' if same else 'not the recorded training'}")
     return 0 if same else 1

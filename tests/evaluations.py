@@ -14,7 +14,8 @@ from tests import tiny
 from tests.training import tiny_options
 from upsr.archs import UNetModelSwin
 from upsr.engine.distributed import Runtime
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.plan import Plan
+from upsr.evaluation.session import run_evaluation
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -51,7 +52,11 @@ def workplace(root: Path) -> Path:
     weights = root / "weights" / "upsr.pth"
     torch.save({"params": tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict()}, weights)
     options = tiny_options(
-        root, root, path={"pretrain_network_g": str(weights)}, val={"tile": {"size": 32, "overlap": 8}}
+        root,
+        root,
+        path={"pretrain_network_g": str(weights)},
+        val={"tile": {"size": 32, "overlap": 8}},
+        diffusion={"sampler": {"steps": 2}},
     )
     write(root / "options" / "tiny_upsr.yml", options)
     write(root / "options/methods/TinyUPSR.yml", {"make": {"type": "OptionFile", "opt": "options/tiny_upsr.yml"}})

@@ -31,8 +31,8 @@ from upsr.cli import main
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import write_photo
-from upsr.photos.tensors import to_colour, to_frame
-from upsr.pipeline.pipeline import Settings
+from upsr.pipeline.frames import to_colour, to_frame
+from upsr.pipeline.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE = 60_000

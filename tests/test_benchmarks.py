@@ -54,8 +54,7 @@ def pairs_of(place: Path, count: int, **files: str) -> None:
     describe_dataset(place, "Pairs", arguments, count)
 
 
-PREPARE = "import sys; from upsr.cli import main; sys.exit(main(['data', 'prepare', 'ImageNet-Test', '--seed', sys.argv[2], " \
-          "'--source', 'photos', '--datasets_root', sys.argv[1]]))"  # fmt: skip
+PREPARE = ["data", "prepare", "ImageNet-Test", "--source", "photos"]
 
 
 def test_imagenet_test_is_byte_identical_whatever_the_machine(place):
@@ -69,13 +68,13 @@ def test_imagenet_test_is_byte_identical_whatever_the_machine(place):
         )
     plain = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX2 FMA3",
              "OMP_NUM_THREADS": "1"}  # fmt: skip
-    for name, seed, settings in (("one", "7", {}), ("two", "7", plain), ("other", "8", {})):
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **settings}
-        result = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PREPARE, name, seed],
-            cwd=place, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+    for name, seed in (("one", "7"), ("other", "8")):
+        assert main([*PREPARE, "--seed", seed, "--datasets_root", name]) == 0
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "upsr", *PREPARE, "--seed", "7", "--datasets_root", "two"],
+        cwd=place, env={**os.environ, "PYTHONPATH": str(REPOSITORY), **plain}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
     one, two, other = (contents(place / name) for name in ("one", "two", "other"))
     assert len(one) == 40
     assert one == two

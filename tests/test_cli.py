@@ -35,12 +35,12 @@ def test_the_version_is_told(capsys):
     assert capsys.readouterr().out == f"upsr {upsr.__version__}\n"
 
 
-@pytest.mark.parametrize("action", ["list", "check", "prepare", "teach"])
+@pytest.mark.parametrize("action", ["list", "check", "prepare", "teach", "preview", "meta-info", "lmdb", "shards"])
 def test_an_action_explains_itself_alone(action, capsys):
     assert ended("data", action, "--help") == 0
     printed = capsys.readouterr().out
     assert ("--source" in printed) == (action == "prepare")
-    assert ("--workers" in printed) == (action == "teach")
+    assert ("--workers" in printed) == (action in ("teach", "meta-info", "lmdb", "shards"))
     assert f"upsr data {action}" in printed.split("examples:")[1]
 
 
@@ -51,6 +51,8 @@ def test_an_action_explains_itself_alone(action, capsys):
         (("upscale", "photo.png", "-o", "large", "--sufix", "_x4"), "--sufix"),
         (("upscal", "photo.png"), "upscal"),
         (("data", "list", "--source", "photos"), "--source"),
+        (("data", "shards", "--input", "photos"), "--index-only"),
+        (("runs", "--root", "nowhere"), "nowhere"),
         (("export", "tiny", "-o", ""), "-o/--output: it is empty"),
     ],
 )

@@ -10,8 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.prepare.make_lmdb import make_lmdb
-from scripts.prepare.make_shards import make_shards
 from tests import tiny
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import (
@@ -24,6 +22,7 @@ from upsr.data import (
     build_train_loader,
 )
 from upsr.data.backends import list_keys, names_in
+from upsr.data.copies import make_lmdb, make_shards
 from upsr.errors import UpsrError
 
 

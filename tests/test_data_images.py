@@ -13,6 +13,7 @@ from PIL import Image
 from tests import tiny
 from upsr.atomic import atomic_write
 from upsr.data.backends import list_keys, open_backend
+from upsr.data.copies import make_lmdb, make_meta_info
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor, to_uint8, write_png
 from upsr.errors import UpsrError
 
@@ -93,8 +94,6 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 
 
 def test_lmdb_holds_the_same_bytes_as_the_folder(tmp_path):
-    from scripts.prepare.make_lmdb import make_lmdb
-
     folder = tiny.save_pictures(tmp_path / "p", 3)
     (folder / "broken.png").write_bytes(b"no image")
     unreadable = make_lmdb(folder, tmp_path / "p.lmdb")
@@ -108,8 +107,6 @@ def test_lmdb_holds_the_same_bytes_as_the_folder(tmp_path):
 
 
 def test_meta_info_lists_large_enough_readable_images(tmp_path):
-    from scripts.prepare.make_meta_info import make_meta_info
-
     folder = tiny.save_pictures(tmp_path / "p", 3, size=60)
     (folder / "broken.jpg").write_bytes(b"")
     left_out = make_meta_info(folder, tmp_path / "meta.txt", min_size=62)

@@ -16,15 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.prepare.make_lmdb import make_lmdb
-from scripts.prepare.make_meta_info import make_meta_info
-from scripts.prepare.make_shards import make_shards
 from tests import tiny
 from tests.processes import train_here
 from tests.training import tiny_options
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import GlobalBatchSampler, RealESRGANDataset, SampleId, batches_of, build_train_loader
 from upsr.data.backends import open_backend
+from upsr.data.copies import make_lmdb, make_meta_info, make_shards
 from upsr.data.image_io import UnreadableImageError, decode_image, decode_region, image_size
 from upsr.data.packed_strings import PackedStrings
 from upsr.data.shards import index_shards

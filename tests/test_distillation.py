@@ -13,7 +13,8 @@ from upsr.diffusion.schedule import respace
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import UPSRDistillation, build_method, build_training
+from upsr.methods import build_method, build_training
+from upsr.methods.upsr.distillation import UPSRDistillation
 from upsr.methods.upsr.method import UPSR
 from upsr.rng import stacked, torch_generator
 

@@ -23,12 +23,11 @@ from upsr.cli import main
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.errors import UpsrError
 from upsr.evaluation import statistics
-from upsr.evaluation.entries import METHODS, WrongWeightsError, describe, make_ready
+from upsr.evaluation.entries import ENTRIES, WrongWeightsError, describe, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
-from upsr.report.means import tables_of_means
-from upsr.report.numbers import head
+from upsr.report.numbers import head, tables_of_means
 
 REPOSITORY = Path(__file__).parents[1]
 pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
@@ -378,9 +377,9 @@ def test_heads_of_lpips_name_its_backbone():
     assert head("lpips_squeeze", own) == "lpips_squeeze \N{DOWNWARDS ARROW}"
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", ENTRIES.names())
 def test_method_descriptions_are_whole(name):
-    description = METHODS.read(name)
+    description = ENTRIES.read(name)
     assert description.about
     assert description.make.type in ("BicubicUpsampling",) or name == "UPSR-untrained" or description.get
 
@@ -487,7 +486,7 @@ def test_mistakes_get_one_line(place, capsys, arguments, message):
 
 
 def test_wrong_files_are_refused_by_their_digest(place):
-    description = METHODS.read("RRDB")
+    description = ENTRIES.read("RRDB")
     expected = description.expected.model_copy(update={"sha256": ["0" * 64]})
     with pytest.raises(WrongWeightsError, match="sha256"):
         make_ready(description.model_copy(update={"expected": expected}), CPU.device, None)
@@ -500,7 +499,7 @@ def test_published_sizes_are_those_of_the_networks(tmp_path):
     with torch.device("meta"):
         count = sum(p.numel() for p in RRDBNet(num_filters=64, num_blocks=23, scale=4).parameters())
     for name in ("ESRGAN", "RealSR-JPEG", "BSRGAN", "RealESRGAN"):
-        assert METHODS.read(name).expected.parameters == count
+        assert ENTRIES.read(name).expected.parameters == count
 
 
 def test_latent_diffusion_runs_from_a_folder(place):
@@ -524,7 +523,7 @@ def test_latent_diffusion_runs_from_a_folder(place):
     pipeline.set_progress_bar_config(disable=True)
     torch.manual_seed(5)
     with torch.inference_mode():
-        ours = model.restore(item, lambda k: torch.randn(1, 3, 16, 16).repeat(1, 16, 1, 1))
+        ours = model.restore(item, lambda k: torch.randn(1, 3, 16, 16))
     torch.manual_seed(5)  # the pipeline draws its noise in the same shape
     theirs = pipeline(2 * item - 1, num_inference_steps=3, eta=0.0, output_type="np").images[0]
     np.testing.assert_allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-5)

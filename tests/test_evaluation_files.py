@@ -16,13 +16,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from scripts.prepare.make_lmdb import make_lmdb
-from scripts.prepare.make_shards import make_shards
 from tests import tiny
 from tests.evaluations import CPU, describe_dataset, means, run, save_rrdb, workplace, write
 from upsr.cli import main
 from upsr.commands import evaluate
 from upsr.config.schema import TileOptions
+from upsr.data.copies import make_lmdb, make_shards
 from upsr.engine.evaluate import ValidationSet
 from upsr.engine.evaluate import evaluate as evaluate_set
 from upsr.errors import UpsrError

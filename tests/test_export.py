@@ -19,11 +19,11 @@ from tests import tiny
 from upsr import cli
 from upsr.archs import ATD, CompactSR
 from upsr.errors import UpsrError
+from upsr.export import export
 from upsr.export.export import Difference, export_model
 from upsr.methods.upsr.method import UPSR
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import file_digest, weights_digest
-from upsr.restoring import export
 from upsr.weights import shipped_names
 
 pytest.importorskip("onnxscript", reason="exporting to ONNX needs pip install 'upsr[export]'")
@@ -121,7 +121,8 @@ def test_the_example_of_the_page_is_a_program_for_photos_of_any_size(compact, tm
     assert Image.open(tmp_path / "restored.png").size == (52, 84)
 
 
-@pytest.mark.parametrize(("name", "threads"), [(name, threads) for name in shipped_names() for threads in (1, 2)])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", shipped_names())
 def test_shipped_weights_are_exported_as_the_page_says_and_restore_a_photo(name, threads, tmp_path, monkeypatch):
     """The page's command and program; the networks have several attention heads, as none of the tests' own has."""
     monkeypatch.setattr(
@@ -195,7 +196,7 @@ def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
 
     def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
         asked.append((name, device))
-        return SimpleNamespace(model=model_of(CompactSR(num_feat=8, num_block=1)))
+        return SimpleNamespace(method=model_of(CompactSR(num_feat=8, num_block=1)))
 
     monkeypatch.setattr(UPSRPipeline, "from_pretrained", from_pretrained)
     monkeypatch.setattr(export, "_parts", lambda model, parts=export._parts: parts(model)[:1])  # g: seconds less

@@ -8,12 +8,15 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tests import tiny
 from tests.toy import ToyMethod, ToyNetwork
+from upsr import cli
 from upsr.config import components
 from upsr.config.load import parse_options
 from upsr.engine.distributed import Runtime
@@ -33,7 +36,7 @@ def toy(root, **changes):
         tiny.save_pictures(photos, 2)
     return {
         "name": "toy",
-        "model_type": "tests.toy.ToyTraining",
+        "method": "tests.toy",
         "scale": 2,
         "num_gpu": 0,
         "manual_seed": 1,
@@ -57,8 +60,11 @@ def toy(root, **changes):
     }
 
 
+RUN = Runtime(torch.device("cpu"))
+
+
 def run(data):
-    return train(parse_options(data, "test"), Runtime(torch.device("cpu")))
+    return train(parse_options(data, "test"), RUN)
 
 
 def test_a_method_of_one_s_own_trains_is_measured_and_resumes_exactly(tmp_path):
@@ -66,8 +72,9 @@ def test_a_method_of_one_s_own_trains_is_measured_and_resumes_exactly(tmp_path):
     data = toy(tmp_path)
     run({**data, "train": {**data["train"], "total_iter": 2}})
     halves = run(data)
-    states = [torch.load(folder / "training_states" / "4.state", weights_only=True) for folder in (whole, halves)]
-    assert all(torch.equal(value, states[1]["params"][key]) for key, value in states[0]["params"].items())
+    files = [folder / "training_states" / "4.state" for folder in (whole, halves)]
+    first, second = (torch.load(file, weights_only=True)["players"]["g"]["params"] for file in files)
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
     with (halves / "validation.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["iteration"], row["tag"]) for row in rows] == [("2", "val/mae"), ("4", "val/mae")]
@@ -100,7 +107,7 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ("network_g", "subprocess.Popen", "is no class that derives from torch.nn.modules.module.Module"),
         ("network_g", "tests.broken_module.Net", "cannot be imported (ZeroDivisionError: division by zero)"),
         (
-            "model_type",
+            "method",
             "tests.toy.ToyNetwork",
             "is no class that derives from upsr.methods.base.Method or upsr.methods.base.Training",
         ),
@@ -120,7 +127,7 @@ def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, n
     place = data
     for section in sections:
         place = place[section]
-    place[last] = name if last == "model_type" else {**place[last], "type": name}
+    place[last] = name if last == "method" else {**place[last], "type": name}
     file = tmp_path / "toy.yml"
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     with pytest.raises(UpsrError) as refusal:
@@ -132,7 +139,7 @@ def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, n
 def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
     page = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
     modules = re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in modules] == ["my_network", "my_loss", "my_metric", "my_dataset"]
+    assert [name for name, _ in modules] == ["my_network", "my_loss", "my_metric", "my_dataset", "my_method"]
     for name, code in modules:
         (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -141,8 +148,18 @@ def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
     options = re.search(r"```yaml\n# my_run.yml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_run.yml").write_text(options[1], encoding="utf-8")
     opt = checked_options("my_run.yml", ["num_gpu=0", "train.total_iter=2", "val.val_freq=2"], "train")
-    folder = train(opt, Runtime(torch.device("cpu")))
+    folder = train(opt, RUN)
     assert "val/mae" in (folder / "validation.csv").read_text(encoding="utf-8")
+    train(checked_options("my_run.yml", ["method=my_method", "num_gpu=0", "train.total_iter=2"], "train"), RUN)
+    results = []
+    for share in ("1", "0.5"):
+        place = f"large{share}"
+        given = ["upscale", "photos", "-o", place, "--weights", "experiments/mine", "--knob", f"share={share}"]
+        assert cli.main([*given, "--quiet"]) == 0
+        results.append([np.asarray(Image.open(file), int) for file in sorted(Path(place).iterdir())])
+    assert [image.shape for image in results[0]] == [(192, 192, 3), (202, 198, 3)]
+    assert all((one != half).any() for one, half in zip(*results, strict=True))
+    assert cli.main([*given[:-2], "--steps", "2", "--quiet"]) == 2
 
 
 def test_an_installed_package_s_components_have_short_names(monkeypatch):

@@ -15,16 +15,20 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, unset_fa
 
 from tests import tiny
 from tests.fake_device import FakeGenerator, fake_cuda, on_cuda, stays_on_the_device
+from upsr.accelerate import accelerated
 from upsr.archs import ATD, CompactSR, UNetModelSwin
 from upsr.config.schema import Component, OptimizerOptions, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas
-from upsr.methods import Player, SRTraining, UPSRDistillation, UPSRTraining
+from upsr.methods import Player
 from upsr.methods.build import Losses
 from upsr.methods.sr.method import SR
+from upsr.methods.sr.training import SRTraining
+from upsr.methods.upsr.distillation import UPSRDistillation
 from upsr.methods.upsr.method import UPSR, Sampling
+from upsr.methods.upsr.training import UPSRTraining
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.restoring.restore import restore
 from upsr.rng import stacked
@@ -99,8 +103,8 @@ def test_restoring_tile_after_tile_does_so_too():
 def test_restoring_in_other_types_does_so_too(dtype):
     model = upsr()
     with unset_fake_temporarily():  # copies of fake tensors are of another kind
-        lowered = UNetModelSwin(**tiny.UNET).lowered(dtype)
-    restoring(model.replaced("denoiser", lowered), {**SCHEDULE, WINDOWS: 2, NOISE: 1})
+        low = accelerated(UNetModelSwin(**tiny.UNET), dtype)
+    restoring(model.replaced("denoiser", low), {**SCHEDULE, WINDOWS: 2, NOISE: 1})
 
 
 def test_what_observers_are_shown_is_on_the_device():

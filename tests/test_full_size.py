@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_dry_run_restores_a_photo_of_each_kind_of_benchmark(shared_dir, tmp_path):
     data = shared_dir / "data" / "benchmarks"
     folders = {

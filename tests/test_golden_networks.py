@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.golden_recipe import arr, filled, key_shapes, vector
+from upsr.accelerate import accelerated
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.archs.weights import load_network_weights
@@ -74,6 +75,13 @@ def test_unet_matches_at_64x128_with_a_timestep_for_each_sample(unet):
     assert_close(out[:, :, ::4, ::4], vector("unet_64x128_t04.npz", "out_sub"))
 
 
+def test_accelerated_unet_matches(unet):
+    inputs = arr("in:unet.x", (1, 48, 64, 64)), torch.tensor([3]), 0.5 * arr("in:unet.lq", (1, 96, 64, 64))
+    fast = accelerated(unet)
+    assert_close(fast(*inputs), vector("unet_64x64_t3.npz"))
+    assert_close(fast.given(inputs[2])(*inputs), vector("unet_64x64_t3.npz"))
+
+
 def test_unet_modules_match(unet):
     assert_close(unet.input_blocks[1][1](arr("in:unit.f", (1, 160, 16, 24))), vector("unet_swin_in1_16x24.npz"))
     assert_close(unet.middle_block[1](arr("in:unit.g", (1, 640, 16, 16))), vector("unet_swin_mid_16x16.npz"))
@@ -92,7 +100,8 @@ def test_unet_in_channels_last_matches(unet):
     [("a13", (64, 64), "atd_64x64.npz"), ("c4", (8, 10), "atd_8x10.npz"), ("d7", (32, 48), "atd_32x48.npz")],
 )
 def test_atd_matches(atd, tag, size, file):
-    assert_close(atd(arr(f"in:atd.{tag}", (1, 3, *size), "uniform")), vector(file))
+    for g in (atd, accelerated(atd)):
+        assert_close(g(arr(f"in:atd.{tag}", (1, 3, *size), "uniform")), vector(file))
 
 
 @pytest.mark.parametrize(("name", "group", "layer"), [("plain", 0, 0), ("shifted", 2, 3), ("last", 3, 5)])
@@ -139,4 +148,5 @@ def test_five_step_pipeline_matches(unet, atd):
     assert_close(cond.weight[..., ::4, ::4], vector("pipeline_64.npz", "w_sub"))
     noise = model.codec.encode(arr("in:pipe.noise", (1, 3, 256, 256)))
     # The stub keeps the output within the final clamp, so nothing is hidden by it.
-    assert_close(2 * model.restore(lq, lambda k: noise) - 1, vector("pipeline_64.npz", "out_unclamped"))
+    restored = model.for_inference(torch.float32).restore(lq, lambda k: noise)
+    assert_close(2 * restored - 1, vector("pipeline_64.npz", "out_unclamped"))

@@ -9,9 +9,10 @@ import torch
 
 from tests import tiny
 from tests.training import tiny_options
-from upsr.accelerate.compiled import compiled
+from upsr.accelerate.compiled import Compiled
 from upsr.archs import ATD, UNetModelSwin
-from upsr.config.schema import Options, TileOptions
+from upsr.config.load import parse_options
+from upsr.config.schema import TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
@@ -88,7 +89,7 @@ def test_photos_restored_on_the_device_are_those_of_the_cpu(device, step, tile):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_other_types_are_near_float32(device, dtype):
     model, lq = upsr().to(device), PHOTO.to(device)
-    full, low = (restore(m, lq, seed=0, names=["photo"]) for m in (model, model.computing_in(dtype)))
+    full, low = (restore(m, lq, seed=0, names=["photo"]) for m in (model, model.for_inference(dtype)))
     assert 0 < (full - low).abs().mean() < 0.02
 
 
@@ -108,7 +109,7 @@ def test_compiled_denoisers_give_what_they_give_as_they_are(cuda, mode):
     network = upsr().denoiser.to(cuda)
     inputs = [torch.randn(2, channels, 32, 32, device=cuda) for channels in (48, 96)]
     t = torch.tensor([3, 1], device=cuda)
-    view = compiled(network, mode=mode)
+    view = Compiled(network, mode=mode)
     with torch.inference_mode():
         for _ in range(3):
             torch.testing.assert_close(
@@ -138,7 +139,7 @@ def test_training_gives_finite_losses_and_goes_on_from_its_state(device, amp, tm
     settings = {"num_gpu": 1 if device.type == "cuda" else 0, "train": {"amp": amp}, "auto_resume": True}
     for total in (2, 4):
         settings["train"] |= {"total_iter": total}
-        opt = Options.model_validate(tiny_options(tmp_path, photos, **settings))
+        opt = parse_options(tiny_options(tmp_path, photos, **settings), "test")
         rows = read_rows(train(opt, Runtime(device)) / "metrics.csv")
     losses = {int(iteration): float(value) for iteration, tag, value in rows if tag == "losses/total"}
     assert list(losses) == [1, 2, 3, 4]

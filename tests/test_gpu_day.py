@@ -45,6 +45,7 @@ def not_carried() -> list[str]:
     return sorted(hidden - {path.name for path in REPOSITORY.iterdir()})  # a distribution has a module named tests
 
 
+@pytest.mark.slow
 def test_the_whole_day_is_rehearsed_with_what_is_carried_alone(tmp_path):
     hidden = not_carried()
     assert {"gradio", "diffusers", "spandrel", "matplotlib", "lmdb"} <= set(hidden)

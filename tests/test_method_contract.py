@@ -14,11 +14,12 @@ import torch
 from tests import tiny
 from tests.training import tiny_options
 from upsr.config.load import merged, parse_options
-from upsr.config.schema import Options, TileOptions
+from upsr.config.schema import CommonOptions, TileOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import Bicubic, Method, Seen, build_method, build_training
+from upsr.methods import Method, Seen, build_method, build_training
+from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
 
@@ -82,7 +83,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def options(root: Path, case: str, **changes: Any) -> Options:
+def options(root: Path, case: str, **changes: Any) -> CommonOptions:
     make = CASES[case].changes
     assert make is not None
     data = merged(tiny_options(root, root / "photos", **make(root)), changes)
@@ -216,13 +217,15 @@ def test_two_iterations_and_two_more_are_four(root, name):
     def run(title: str, iterations: int) -> dict[str, Any]:
         changes = {"total_iter": iterations, "warmup_iter": 1, "ema_decay": 0.9}
         folder = train(options(root, name, name=f"{name} {title}", auto_resume=True, train=changes), CPU)
-        return torch.load(folder / "training_states" / f"{iterations}.state", weights_only=True)
+        state = torch.load(folder / "training_states" / f"{iterations}.state", weights_only=True)
+        return state["players"]
 
     whole = run("at once", 4)
     half = run("in two", 2)
-    assert not _equal(half["params"], whole["params"])
     two_halves = run("in two", 4)
-    assert [key for key in ("params", "params_ema", "optimizer") if not _equal(two_halves[key], whole[key])] == []
+    for player, states in whole.items():
+        assert not _equal(half[player]["params"], states["params"])
+        assert [key for key in states if not _equal(two_halves[player][key], states[key])] == []
 
 
 def _equal(a: Any, b: Any) -> bool:

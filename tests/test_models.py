@@ -43,7 +43,12 @@ def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler,
             r"network_aux\.type: UNetModelSwin is no SRNetwork; .*ATD",
         ),
         (
-            {"model_type": "AuxiliarySRModel", "network_g": {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3}},
+            {
+                "model_type": "AuxiliarySRModel",
+                "network_g": {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3},
+                "network_aux": None,
+                "path": {"pretrain_network_aux": None},
+            },
             r"network_g\.type: RRDBNet is no SRNetwork; those that are: ATD, CompactSR",
         ),
         ({"diffusion": {"power": 100}}, "diffusion: eta does not grow from step to step"),

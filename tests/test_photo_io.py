@@ -22,7 +22,7 @@ from upsr.images import writing
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import WRITABLE_SUFFIXES, suffix_for, write_photo
-from upsr.photos.tensors import alpha_of, to_colour, to_frame
+from upsr.pipeline.frames import alpha_of, to_colour, to_frame
 
 pyvips = pytest.importorskip("pyvips")
 

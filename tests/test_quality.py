@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from scripts import quality
+from scripts.markdown import with_text
 from tests.evaluations import workplace
 from upsr.evaluation.results import read_rows
 
@@ -32,7 +33,9 @@ def place(tmp_path, monkeypatch):
     torch.manual_seed(0)
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "weights_of_metrics/squeezenet1_1.pth")
     (tmp_path / "docs").mkdir()
-    (tmp_path / "docs/quality.md").write_text(f"# Quality\n\n{quality.BEGIN}\nold table\n{quality.END}\nafter\n")
+    (tmp_path / "docs/quality.md").write_text(
+        f"# Quality\n\n{quality.MARKS[0]}\nold table\n{quality.MARKS[1]}\nafter\n"
+    )
     return tmp_path
 
 
@@ -58,7 +61,7 @@ def test_one_command_writes_table_sheet_and_page(place, capsys):
     assert "lpips_squeeze" in page
     assert "old table" not in page
     assert page.endswith("-->\nafter\n")
-    assert page.split(quality.BEGIN)[1].split(quality.END)[0].strip() in capsys.readouterr().out
+    assert page.split(quality.MARKS[0])[1].split(quality.MARKS[1])[0].strip() in capsys.readouterr().out
     sheet = Image.open(place / "out/sheet.png")
     assert sheet.size == (3 * (quality.CROP + 4), 2 * (quality.CROP + 16) + 16)
     assert Image.open(place / "docs/quality/sheet.jpg").size[0] == 4 * (quality.CROP + 4)
@@ -116,6 +119,6 @@ def test_a_mean_says_of_how_many_images_it_is_if_not_of_all():
 
 def test_the_page_of_this_repository_shows_its_result_file():
     kept = json.loads((DOCS / "quality/results.json").read_text(encoding="utf-8"))
-    page = (DOCS / "quality.md").read_text(encoding="utf-8")
-    assert quality.with_tables(page, "\n".join(quality.tables(kept))) == page
+    page = DOCS / "quality.md"
+    assert with_text(page, quality.MARKS, "\n".join(quality.tables(kept))) == page.read_text(encoding="utf-8")
     assert (DOCS / "quality/sheet.jpg").stat().st_size < 600_000

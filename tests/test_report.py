@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts import reproduce_tables
 from tests import tiny
 from tests.evaluations import describe_dataset, run, save_rrdb, workplace, write
 from upsr.archs import UNetModelSwin
@@ -38,9 +36,8 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def reproduce(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["reproduce_tables.py", *arguments])
-    assert reproduce_tables.main() == 0
+def reproduce(capsys, *arguments: str) -> str:
+    assert main(["tables", *arguments]) == 0
     return capsys.readouterr().out
 
 
@@ -49,8 +46,8 @@ def cells(folder: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
         return {(line["row"], line["column"]): line for line in csv.DictReader(file)}
 
 
-def test_with_nothing_here_every_cell_is_explained(place, monkeypatch, capsys):
-    out = reproduce(monkeypatch, capsys, "--no_cost", "--figure", *FIGURES)
+def test_with_nothing_here_every_cell_is_explained(place, capsys):
+    out = reproduce(capsys, "--no_cost", "--figure", *FIGURES)
     publication = read_publication()
     for number, table in publication.tables.items():
         assert (
@@ -128,11 +125,9 @@ def fixtures(place):
     return place
 
 
-def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, monkeypatch, capsys):
+def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, capsys):
     pytest.importorskip("matplotlib")
-    out = reproduce(
-        monkeypatch, capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7"
-    )
+    out = reproduce(capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7")
     found = cells(fixtures / "results/tables", "4")
     for row in ("RealESRGAN", "UPSR-5"):
         for column in ("RealSR psnr", "RealSR ssim", "RealSR niqe", "ImageNet-Test psnr", "RealSet65 niqe"):
@@ -160,12 +155,12 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
         with Image.open(fixtures / "results/tables" / f"figure_{number}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 10
     before = (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text()
-    reproduce(monkeypatch, capsys, "--table", "4", "--no_cost", "--max_images", "3")
+    reproduce(capsys, "--table", "4", "--no_cost", "--max_images", "3")
     assert (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text() == before
 
 
-def test_costs_are_measured_on_this_machine(fixtures, monkeypatch, capsys):
-    out = reproduce(monkeypatch, capsys, "--table", "2", "3", "--repeats", "2", "--max_images", "1")
+def test_costs_are_measured_on_this_machine(fixtures, capsys):
+    out = reproduce(capsys, "--table", "2", "3", "--repeats", "2", "--max_images", "1")
     table = cells(fixtures / "results/tables", "2")
     assert float(table["UPSR-5", "runtime (s)"]["ours"]) > 0
     parameters = sum(p.numel() for p in UNetModelSwin(**tiny.UNET).parameters())

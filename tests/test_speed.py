@@ -13,24 +13,23 @@ import check
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import SECTIONS, Setting, plain_of
+from cases import SECTIONS, Setting
 from harness import Case, measure
 from limits import Limits, traffic_of
-from plain import PlainATD, PlainUNet, plain_restore
+from plain import plain_restore
 from torch import nn
 
 from tests import tiny
-from upsr import allocator
-from upsr.accelerate.compiled import compiled
-from upsr.allocator import kept_buffers
-from upsr.archs import ATD, UNetModelSwin
-from upsr.archs.convolution import Conv3x3, DoublingConv, ImageConv
-from upsr.archs.derived import Derived
-from upsr.archs.packed import PointwiseConv
-from upsr.archs.precision import lower
+from upsr.accelerate import accelerated, allocator
+from upsr.accelerate.allocator import kept_buffers
+from upsr.accelerate.compiled import Compiled
+from upsr.accelerate.convolution import GivenFirstConv
+from upsr.accelerate.twin import Twin
+from upsr.accelerate.winograd import winograd, winograd_weight
+from upsr.archs import ATD, CompactSR, UNetModelSwin
+from upsr.archs.layers import ConditionedConv, DoublingConv, GroupNorm32, PointwiseConv
 from upsr.archs.reorder import inverse, reordered
-from upsr.archs.swin_unet_arch import GroupNorm32
-from upsr.archs.winograd import winograd, winograd_weight
+from upsr.archs.swin_unet import SwinUNet
 from upsr.diffusion import ResidualShift, exponential_sqrt_etas
 from upsr.errors import UpsrError
 from upsr.methods.upsr.method import UPSR, Sampling
@@ -48,16 +47,36 @@ def image_like(*shape, seed=0):
     return noise(*shape, seed=seed).contiguous(memory_format=torch.channels_last)
 
 
+class Holder(SwinUNet):
+    """A network of one layer."""
+
+    def __init__(self, layer):
+        nn.Module.__init__(self)
+        self.layer = layer
+
+    def forward(self, *inputs):
+        return self.layer(*inputs)
+
+
+def fast(layer, dtype=torch.float32):
+    """The layer's twin."""
+    return accelerated(Holder(layer), dtype).layer
+
+
+def conv3x3(channels, out, stride=1):
+    return nn.Conv2d(channels, out, 3, stride=stride, padding=1)
+
+
 @pytest.mark.parametrize("on_intel", [True, False])
 @pytest.mark.parametrize("shape", [(1, 64, 32, 32), (2, 80, 33, 50), (1, 64, 5, 400), (3, 64, 4, 4)])
 def test_winograd_is_the_convolution(shape, on_intel, monkeypatch):
-    monkeypatch.setattr("upsr.archs.packed._torchs_products_are_fastest", lambda: on_intel)
-    layer, x = Conv3x3(shape[1], 72), image_like(*shape)
+    monkeypatch.setattr("upsr.accelerate.packed._torchs_products_are_fastest", lambda: on_intel)
+    layer, x = conv3x3(shape[1], 72), image_like(*shape)
     expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1)
     with torch.no_grad():
         weight = winograd_weight(layer.weight, 64)
         whole = winograd(x, weight, layer.bias)
-        monkeypatch.setattr("upsr.archs.winograd._BAND_VALUES", 10**9)
+        monkeypatch.setattr("upsr.accelerate.winograd._BAND_VALUES", 10**9)
         at_once = winograd(x, weight, layer.bias)
     torch.testing.assert_close(whole.double(), expected, rtol=0, atol=2e-5)
     torch.testing.assert_close(at_once.double(), expected, rtol=0, atol=2e-5)
@@ -65,26 +84,25 @@ def test_winograd_is_the_convolution(shape, on_intel, monkeypatch):
 
 def test_winograd_runs_where_it_pays_and_nowhere_else(monkeypatch):
     calls = []
-    monkeypatch.setattr("upsr.archs.convolution.winograd", lambda x, weight, bias: calls.append(x.shape) or x)
-    layer, narrow, strided = Conv3x3(64, 64), Conv3x3(32, 64), Conv3x3(64, 64, stride=2)
+    monkeypatch.setattr("upsr.accelerate.convolution.winograd", lambda x, weight, bias: calls.append(x.shape) or x)
+    layer = conv3x3(64, 64)
+    fast(conv3x3(32, 64))(image_like(1, 32, 32, 32))
+    fast(conv3x3(64, 64, stride=2))(image_like(1, 64, 64, 64))
+    fast(layer)(image_like(1, 64, 8, 8))
+    fast(layer, torch.bfloat16)(image_like(1, 64, 32, 32).bfloat16())
     layer(image_like(1, 64, 32, 32))
-    with torch.no_grad():
-        narrow(image_like(1, 32, 32, 32))
-        strided(image_like(1, 64, 64, 64))
-        layer(image_like(1, 64, 8, 8))
-        layer.bfloat16()(image_like(1, 64, 32, 32).bfloat16())
-        assert calls == []
-        layer.float()(image_like(1, 64, 32, 32))
-        layer(noise(1, 64, 32, 32))
+    assert calls == []
+    fast(layer)(image_like(1, 64, 32, 32))
+    fast(layer)(noise(1, 64, 32, 32))
     assert calls == [(1, 64, 32, 32)] * 2
 
 
 LAYERS = {
-    "convolution": lambda: Conv3x3(48, 40),
-    "strided": lambda: Conv3x3(48, 40, stride=2),
-    "by Winograd": lambda: Conv3x3(80, 72),
+    "convolution": lambda: conv3x3(48, 40),
+    "strided": lambda: conv3x3(48, 40, stride=2),
+    "by Winograd": lambda: conv3x3(80, 72),
     "doubling": lambda: DoublingConv(48, 40),
-    "to an image": lambda: ImageConv(48, 3),
+    "to an image": lambda: conv3x3(48, 3),
     "pointwise": lambda: PointwiseConv(48, 40),
 }
 
@@ -95,63 +113,52 @@ def map_for(layer, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", LAYERS)
-def test_packed_weights_give_what_the_layer_gives(name, dtype):
+def test_twins_give_what_the_layer_gives(name, dtype):
     layer = LAYERS[name]().to(dtype)
-    x = map_for(layer, dtype)
+    twin, x = fast(layer, dtype), map_for(layer, dtype)
     expected = copy.deepcopy(layer).double()(x.double()).detach()
-    with torch.no_grad():
-        own, again, single = layer(x), layer(x), layer(x[1:].contiguous(memory_format=torch.channels_last))
+    own, again, single = twin(x), twin(x), twin(x[1:].contiguous(memory_format=torch.channels_last))
     assert torch.equal(own, again)
     assert torch.equal(own[1:], single)
     assert own.dtype == dtype
+    assert twin._kept
     tolerance = 2e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(own.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_packed_weights_follow_the_layer(name):
-    layer, other = LAYERS[name](), LAYERS[name]()
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    x = map_for(layer)
-    with torch.no_grad():
-        before = layer(x)
-    layer(x).square().mean().backward()
-    optimizer.step()
-    with torch.no_grad():
-        trained = layer(x)
-        assert (trained - before).abs().max() > 0.1
-        fresh = copy.deepcopy(layer)
-        assert torch.equal(fresh(x), trained)
-        layer.load_state_dict(other.state_dict())
-        assert torch.equal(layer(x), other(x))
-        assert torch.equal(pickle.loads(pickle.dumps(layer))(x), other(x))
-    assert not [key for key in layer.state_dict() if "packed" in key or "transformed" in key]
+def test_twins_share_the_layers_parameters_and_leave_it_alone(name):
+    layer = LAYERS[name]()
+    kind, x = type(layer), map_for(layer)
+    twin = fast(layer)
+    expected = twin(x)
+    assert type(layer) is kind
+    assert all(p.requires_grad for p in layer.parameters())
+    assert not any(p.requires_grad for p in twin.parameters())
+    assert [p.data_ptr() for p in twin.parameters()] == [p.data_ptr() for p in layer.parameters()]
+    assert twin.state_dict().keys() == layer.state_dict().keys()
+    for other in (copy.deepcopy(twin), pickle.loads(pickle.dumps(twin)), twin.to(torch.float64).to(torch.float32)):
+        assert torch.equal(other(x), expected)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_nothing_is_packed_that_should_not_be(name):
-    layer, low = LAYERS[name](), nn.ModuleDict({"layer": LAYERS[name]()})
-    lower(low, torch.int8, ())
-    x = map_for(layer)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        layer(x)
-    layer(x)
-    with torch.no_grad():
-        low["layer"](x)
-    kept = [m._kept for part in (layer, low) for m in part.modules() if isinstance(m, Derived)]
-    assert kept
-    assert not any(kept)
+    layer = LAYERS[name]()
+    x, twins = map_for(layer), [fast(layer), fast(layer, torch.int8)]
+    with torch.autocast("cpu", torch.bfloat16):
+        twins[0](x)
+    twins[1](x)
+    assert all(isinstance(twin, Twin) for twin in twins)
+    assert not any(twin._kept for twin in twins)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 15, 19), (1, 8, 1, 300), (1, 4, 3, 3)])
 def test_doubling_convolution_is_the_convolution_of_the_doubled(shape):
     layer = DoublingConv(shape[1], 5)
-    x = noise(*shape)
+    x, twin = noise(*shape), fast(layer)
     expected = layer(x)
-    assert expected.requires_grad
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(layer(image_like(*shape)), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(twin(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(twin(image_like(*shape)), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -159,8 +166,7 @@ def test_group_norm_of_channels_last_is_torchs(dtype):
     norm = tiny.random_weights(GroupNorm32(64))
     x, scale, shift = 3 * noise(2, 64, 6, 10) + 2, noise(2, 64, seed=1), noise(2, 64, seed=2)
     expected = F.group_norm(x, 32, norm.weight, norm.bias) * scale[..., None, None] + shift[..., None, None]
-    with torch.no_grad():
-        own = norm(x.to(dtype).contiguous(memory_format=torch.channels_last), scale, shift)
+    own = fast(norm)(x.to(dtype).contiguous(memory_format=torch.channels_last), scale, shift)
     assert own.is_contiguous(memory_format=torch.channels_last)
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(own, expected.to(dtype), rtol=tolerance, atol=tolerance)
@@ -175,32 +181,55 @@ def test_gradients_of_reordering_go_back():
 
 
 @pytest.mark.parametrize("changes", [{}, {"shift_mask": "textbook", "attention_resolutions": [32, 16]}])
-def test_the_plain_denoiser_is_ours(changes):
-    given = {**WIDE, **changes}
-    unet = tiny.random_weights(UNetModelSwin(**given))
-    plain = plain_of(PlainUNet, unet, UNetModelSwin, given)
+def test_the_accelerated_denoiser_is_the_plain_one(changes):
+    unet = tiny.random_weights(UNetModelSwin(**{**WIDE, **changes}))
     inputs = noise(2, 48, 32, 64), torch.tensor([3, 1]), noise(2, 96, 32, 64, seed=1)
     with torch.no_grad():
-        torch.testing.assert_close(unet(*inputs), plain(*inputs), rtol=0, atol=1e-4)
+        torch.testing.assert_close(accelerated(unet)(*inputs), unet(*inputs), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 def test_strips_join_to_the_whole(scale, monkeypatch):
-    unet = tiny.random_weights(UNetModelSwin(**{**WIDE, "scale": scale, "in_channels": 3 * scale**2}))
+    unet = accelerated(tiny.random_weights(UNetModelSwin(**{**WIDE, "scale": scale, "in_channels": 3 * scale**2})))
     inputs = noise(2, 3 * scale**2, 64, 32), torch.tensor([2, 1]), noise(2, 6 * scale**2, 64, 32, seed=1)
-    with torch.no_grad():
-        whole = unet(*inputs)
-        for rows in (8, 20):
-            monkeypatch.setattr("upsr.archs.swin_unet_arch._STRIP_VALUES", rows * 32 * 64 * scale**2)
-            torch.testing.assert_close(unet(*inputs), whole, rtol=0, atol=2e-5)
+    whole = unet(*inputs)
+    for rows in (8, 20):
+        monkeypatch.setattr("upsr.accelerate.networks._STRIP_VALUES", rows * 32 * 64 * scale**2)
+        torch.testing.assert_close(unet(*inputs), whole, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (19, 30)])
-def test_the_plain_g_is_ours(size):
+def test_the_accelerated_g_is_the_plain_one(size):
     g = tiny.random_weights(ATD(**tiny.ATD))
-    plain, lq = plain_of(PlainATD, g, ATD, tiny.ATD), torch.rand(2, 3, *size)
+    lq = torch.rand(2, 3, *size)
     with torch.no_grad():
-        torch.testing.assert_close(g(lq), plain(lq), rtol=0, atol=1e-5)
+        torch.testing.assert_close(accelerated(g)(lq), g(lq), rtol=0, atol=1e-5)
+
+
+def test_a_twin_made_after_a_change_of_the_weights_has_them():
+    unet, inputs = (
+        tiny.random_weights(UNetModelSwin(**WIDE)),
+        (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32)),
+    )
+    before = accelerated(unet)(*inputs)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.mul_(1.1)
+        after = accelerated(unet)(*inputs)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(after, unet(*inputs), rtol=0, atol=1e-4)
+
+
+def test_every_layer_with_a_twin_is_exchanged_once():
+    unet = UNetModelSwin(**WIDE)
+    twin = accelerated(unet)
+    kinds = (nn.Linear, nn.Conv2d, GroupNorm32)
+    assert all(isinstance(m, Twin) for m in twin.modules() if isinstance(m, kinds))
+    assert not any(isinstance(m, Twin) for m in unet.modules())
+    assert accelerated(twin) is twin
+    assert not twin.training
+    other = CompactSR(num_feat=8, num_block=1)
+    assert accelerated(other) is other
 
 
 @pytest.fixture(scope="module")
@@ -213,29 +242,25 @@ def model():
     ).eval()  # fmt: skip
 
 
-def test_the_plain_restoration_is_ours(model):
-    unet = plain_of(PlainUNet, model.denoiser, UNetModelSwin, WIDE)
-    g = plain_of(PlainATD, model.g.network, ATD, tiny.ATD)
+def test_the_accelerated_restoration_is_the_plain_one(model):
+    g = ATD(**tiny.ATD).eval()
+    g.load_state_dict(model.g.network.state_dict())
     lq, field = torch.rand(1, 3, 32, 32), noise(1, 48, 32, 32)
-    with torch.inference_mode():
-        torch.testing.assert_close(
-            model.restore(lq, lambda k: field), plain_restore(model, unet, g, lq, field), rtol=0, atol=1e-4
-        )
+    expected = plain_restore(model, model.denoiser, g, lq, field)
+    own = model.for_inference(torch.float32).restore(lq, lambda k: field)
+    torch.testing.assert_close(own, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-4), (torch.bfloat16, 0.3), (torch.int8, 1e-4)])
-@pytest.mark.parametrize("gradients", [False, True])
-def test_what_depends_on_the_condition_alone_is_computed_once(model, dtype, close, gradients, monkeypatch):
-    network = model.for_inference(dtype).denoiser
-    first, lq = network.input_blocks[0][0], noise(2, 96, 64, 32)
-    shares, share = [], first.share
-    monkeypatch.setattr(first, "share", lambda cond: shares.append(share(cond)) or shares[-1])
-    with torch.set_grad_enabled(gradients):
-        prepared = network.prepared(lq)
-        for step in (4, 3):
-            x, t = noise(2, 48, 64, 32), torch.full((2,), step)
-            torch.testing.assert_close(network(x, t, prepared), network(x, t, lq), rtol=0, atol=close)
-    assert len(shares) == 1
+def test_what_depends_on_the_condition_alone_is_computed_once(model, dtype, close):
+    network, lq = model.for_inference(dtype).denoiser, noise(2, 96, 64, 32)
+    given = network.given(lq)
+    assert isinstance(given.input_blocks[0][0], GivenFirstConv)
+    assert isinstance(network.input_blocks[0][0], ConditionedConv)
+    for step in (4, 3):
+        x, t = noise(2, 48, 64, 32), torch.full((2,), step)
+        torch.testing.assert_close(given(x, t, torch.full_like(lq, torch.nan)), network(x, t, lq), rtol=0, atol=close)
+    assert model.denoiser.given(lq) is model.denoiser
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -287,18 +312,19 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
 
 def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatch):
     monkeypatch.setattr("upsr.accelerate.compiled._MOST_SIZES", 2)
-    network, inputs = model.denoiser, (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32, seed=1))
+    network = accelerated(model.denoiser)
+    inputs = (noise(1, 48, 32, 32), torch.tensor([2]), noise(1, 96, 32, 32, seed=1))
     built = []
 
     def backend(graph, example):
         built.append(graph)
         return graph.forward
 
-    view = compiled(network, backend=backend)
+    view = Compiled(network, backend=backend)
     with torch.inference_mode(), caplog.at_level("INFO", "upsr"):
         for _ in range(2):
             torch.testing.assert_close(view(*inputs), network(*inputs), rtol=0, atol=1e-4)
-        assert view.prepared(inputs[2]) is inputs[2]
+        assert view.given(inputs[2]) is view
         for batch in range(2, 5):
             many = [x.expand(batch, *x.shape[1:]) for x in inputs]
             torch.testing.assert_close(view(*many), network(*many), rtol=0, atol=1e-4)
@@ -306,14 +332,13 @@ def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatc
     assert [record.message.split(" in ")[0] for record in caplog.records] == [
         f"compiled for {batch} x 32 x 32" for batch in range(1, 3)
     ]
-    assert "forward" not in vars(network)
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line(model):
     def backend(graph, example):
         raise RuntimeError("no compiler here")
 
-    view = compiled(model.denoiser, backend=backend)
+    view = Compiled(model.denoiser, backend=backend)
     with (
         torch.inference_mode(),
         pytest.raises(UpsrError, match=r"could not be compiled .*no compiler here\).*--compile none"),
@@ -323,7 +348,9 @@ def test_what_cannot_be_compiled_is_said_in_one_line(model):
 
 def test_buffers_are_kept_as_long_as_anybody_works(monkeypatch):
     told = []
-    monkeypatch.setattr("upsr.allocator._mallopt", lambda: lambda parameter, value: told.append((parameter, value)))
+    monkeypatch.setattr(
+        "upsr.accelerate.allocator._mallopt", lambda: lambda parameter, value: told.append((parameter, value))
+    )
     working, usual = (list(settings.items()) for settings in (allocator._WORKING, allocator._USUAL))
     with kept_buffers(64 * 64):
         assert told == working

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,17 +15,17 @@ from safetensors.torch import load_file
 
 from scripts import train_tiny
 from tests import tiny
-from tests.processes import REPOSITORY
+from tests.processes import Fork
 from upsr.config import load_options
 from upsr.errors import UpsrError
 
 PATIENCE = 180
 G = {"type": "CompactSR", "num_feat": 8, "num_block": 1}
-TOTAL = 36
+TOTAL = 24
 
 
 def recipe(root: Path) -> Path:
-    """The whole training at the smallest size: two shards, 36 iterations of each stage."""
+    """The whole training at the smallest size: two shards, 24 iterations of each stage."""
     tiny.save_pictures(root / "photos", 3, size=96)
     teach = {
         "photos": [{"folder": str(root / "photos")}], "teacher": "bicubic", "crops": 8, "crops_per_shard": 4, "gt_size": 64,
@@ -58,9 +55,8 @@ def recipe(root: Path) -> Path:
     return root
 
 
-def start(root: Path) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
+def start(root: Path) -> Fork:
+    command = (
         "-m",
         "scripts.train_tiny",
         "--recipe",
@@ -71,10 +67,9 @@ def start(root: Path) -> subprocess.Popen[bytes]:
         str(root / "no_such"),
         "--nice",
         "0",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with (root / "printed.txt").open("ab") as sink:
-        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=sink, stderr=subprocess.STDOUT)
+    )
+    (root / "printed.txt").touch()
+    return Fork(command, root / "printed.txt")
 
 
 def reached(root: Path) -> int:
@@ -83,7 +78,7 @@ def reached(root: Path) -> int:
     return sum(len(re.findall(r"iteration \d+: l_pix", log)) for log in logs)
 
 
-def wait_for(process: subprocess.Popen[bytes], root: Path, condition) -> None:
+def wait_for(process: Fork, root: Path, condition) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, (root / "printed.txt").read_text()[-3000:]
@@ -112,6 +107,7 @@ def whole(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_killed_five_times_it_ends_where_an_uninterrupted_one_ends(whole, tmp_path):
     root = recipe(tmp_path)
     for life in range(5):

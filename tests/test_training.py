@@ -19,6 +19,7 @@ from upsr.config import parse_options
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import build_metrics, build_validation_set, evaluate
+from upsr.engine.players import rate_factor
 from upsr.engine.train_loop import Trainer, train
 from upsr.errors import UpsrError
 from upsr.methods import build_method
@@ -59,10 +60,9 @@ def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
     run(tmp_path, photos, name="half", train={"total_iter": 40}, auto_resume=True)
     assert largest_difference(whole, half) == 0
     a, b = (load_checkpoint(folder / "training_states" / "40.state") for folder in (whole, half))
-    for name, state in a.optimizer["state"].items():
-        assert all(
-            torch.equal(state[key], b.optimizer["state"][name][key]) for key in ("exp_avg", "exp_avg_sq", "step")
-        )
+    first, second = a.players["g"].optimizer["state"], b.players["g"].optimizer["state"]
+    for name, state in first.items():
+        assert all(torch.equal(state[key], second[name][key]) for key in ("exp_avg", "exp_avg_sq", "step"))
     for slot, pairs in a.pool.items():
         assert torch.equal(pairs["lq"], b.pool[slot]["lq"])
     assert weights(half)["params"].keys() == weights(half)["params_ema"].keys()
@@ -141,6 +141,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path, photos, workers):
     assert largest_difference(first, other) > 1e-3
 
 
+@pytest.mark.slow
 def test_one_photo_is_learnt(tmp_path):
     """The whole chain: degradation, loss, sampler, EMA, metrics. Loss falls 5x; the photo comes out better than bicubic."""
     import skimage.data
@@ -270,7 +271,7 @@ def test_stage_one_trains_g_and_stage_two_takes_it(tmp_path, photos):
     g = {"type": "ATD", **tiny.ATD}
     first = run(
         tmp_path, photos, name="stage1", model_type="AuxiliarySRModel", network_g=g, network_aux=None,
-        train={"pixel_opt": {"type": "L1Loss"}},
+        path={"pretrain_network_aux": None}, train={"pixel_opt": {"type": "L1Loss"}},
         datasets={"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
     )  # fmt: skip
     assert "psnr" in (first / "train.log").read_text()
@@ -333,25 +334,45 @@ def test_every_variant_trains_and_validates(tmp_path, photos, changes):
     assert "nan" not in log
 
 
-def test_warm_up_and_milestones(tmp_path, photos):
-    options = tiny_options(
-        tmp_path, photos, train={"total_iter": 9, "warmup_iter": 4, "scheduler": {"milestones": [6], "gamma": 0.1}}
-    )
-    trainer = Trainer(parse_options(options, "test"), CPU, tmp_path / "run")
-    rates = [1e-3 * trainer.updater.rate_factor(i) for i in range(9)]
-    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4])
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        ({}, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
+        ({"milestones": [6], "gamma": 0.1}, [0.25, 0.5, 0.75, 1, 1, 1, 0.1, 0.1, 0.1]),
+        ({"type": "CosineLR", "min_factor": 0.4}, [0.25, 0.5, 0.75, 1, 1, 0.942705, 0.792705, 0.607295, 0.457295]),
+    ],
+    ids=["constant", "milestones", "cosine"],
+)
+def test_the_rate_is_a_function_of_the_iteration(tmp_path, photos, scheduler, expected):
+    train = {"total_iter": 9, "warmup_iter": 4, "scheduler": scheduler}
+    settings = parse_options(tiny_options(tmp_path, photos, train=train), "test").train
+    assert [rate_factor(settings, i) for i in range(9)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ({"type": "CosineLR", "milestones": [6]}, "milestones belong to MultiStepLR"),
+        ({"min_factor": 0.4}, "min_factor belongs to CosineLR"),
+    ],
+)
+def test_an_option_of_the_other_schedule_is_refused(tmp_path, photos, scheduler, message):
+    with pytest.raises(UpsrError, match=message):
+        parse_options(tiny_options(tmp_path, photos, train={"scheduler": scheduler}), "test")
 
 
 def test_average_follows_the_weights(tmp_path, photos):
-    trainer = Trainer(
-        parse_options(tiny_options(tmp_path, photos, train={"ema_decay": 0.9}), "test"), CPU, tmp_path / "run"
-    )
-    name, parameter = next(iter(trainer.network.named_parameters()))
+    opt = parse_options(tiny_options(tmp_path, photos, train={"ema_decay": 0.9}), "test")
+    updater = Trainer(opt, CPU, tmp_path / "run").step.updaters["g"]
+    name, parameter = next(iter(updater.network.named_parameters()))
     before = parameter.detach().clone()
     with torch.no_grad():
         parameter.add_(1)
-    trainer.updater.average.update_parameters(trainer.network)
-    torch.testing.assert_close(trainer.updater.average.module.get_parameter(name), before + 0.1)
+    updater.follow()
+    torch.testing.assert_close(updater.average[name], before + 0.1)
+    with updater.averaged_weights():
+        torch.testing.assert_close(parameter.detach(), before + 0.1)
+    torch.testing.assert_close(parameter.detach(), before + 1)
 
 
 def test_tensorboard_and_pictures_are_written(tmp_path, photos):

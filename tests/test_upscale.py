@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import run_fork
 from tests.tiny import picture
 from tests.upscaling import save_pipeline
 from upsr.errors import UpsrError
@@ -30,6 +31,8 @@ def weights(tmp_path_factory):
 
 def upscale(weights, *arguments, launcher=(), stdin=None, limit=None, environment=None):
     """Run the command; what it prints is whole text."""
+    if not launcher and stdin is None and limit is None and environment is None:
+        return run_fork("-m", "upsr", "upscale", "--weights", str(weights), *map(str, arguments))
     return subprocess.run(
         [sys.executable, *launcher, "-m", "upsr", "upscale", "--weights", str(weights), *map(str, arguments)],
         cwd=REPOSITORY, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **(environment or {})},
@@ -202,7 +205,7 @@ def test_what_is_there_is_skipped(weights, photos, tmp_path):
 
 def test_an_interrupted_run_goes_on(weights, photos, tmp_path):
     from upsr.photos.upscaling import Handling, Journal, upscale_all
-    from upsr.pipeline.pipeline import Settings
+    from upsr.pipeline.settings import Settings
 
     pipe = UPSRPipeline.from_pretrained(weights, device="cpu")
     jobs = plan_jobs([str(photos)], str(tmp_path), "", None)

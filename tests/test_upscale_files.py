@@ -20,7 +20,8 @@ from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
 from upsr.photos.jobs import STREAM, plan_jobs
 from upsr.photos.upscaling import JOURNAL, Handling, upscale_all
-from upsr.pipeline.pipeline import Settings, UPSRPipeline
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 
@@ -315,6 +316,7 @@ def test_options_of_diffusion_need_a_model_with_it(place, upscale, monkeypatch, 
     photo("a.png")
     monkeypatch.setattr(UPSRPipeline, "knobs", lambda pipe: {})
     monkeypatch.setattr(UPSRPipeline, "draws", False)
+    monkeypatch.setattr(UPSRPipeline, "maps", ())
     code, lines = upscale("a.png", "-o", "out", *option, steps=None)
     assert (code, len(lines)) == (2, 1)
     assert re.match(f"error: {option[0]}: has no effect on .*, a method without such a setting", lines[0])
@@ -377,9 +379,9 @@ def run_with(weights, change):
 def test_values_that_are_not_finite_never_become_a_photo(place, weights):
     photo("a.png")
     for value in (float("nan"), float("inf")):
-        for name in ("network_g", "network_aux"):
+        for name in ("denoiser", "g"):
             failed = run_with(
-                weights, lambda model, name=name, value=value: next(getattr(model, name).parameters()).fill_(value)
+                weights, lambda model, name=name, value=value: next(model.parts()[name].parameters()).fill_(value)
             )
             assert failed == ["a.png: the result is not finite; give other weights, or compute in float32"]
     assert files_in(place) == {"a.png"}

@@ -19,7 +19,7 @@ UNET: dict[str, Any] = {
     "model_channels": 32,
     "channel_mult": [1, 2],
     "num_res_blocks": 1,
-    "attention_resolutions": [16, 8],
+    "attention_resolutions": [16],  # the middle attends at 8
     "swin_embed_dim": 32,
     "num_feat": 16,
 }

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from upsr.archs.contracts import SRNetwork
 from upsr.methods import Facts, Method, Player, Training
-from upsr.methods.build import build_losses, build_network, load_or_refuse
+from upsr.methods.build import build_losses, build_network, load_weights
+from upsr.methods.options import NetworkOptions
 from upsr.metrics.base import Metric
 
 
@@ -58,6 +59,7 @@ class ToyMetric(Metric):
 class ToyMethod(Method):
     """Adds a little of the noise to what the network gives."""
 
+    Options = NetworkOptions
     amount = 0.01
     weight_keys: ClassVar = {"network": "pretrain_network_g"}
 
@@ -69,11 +71,8 @@ class ToyMethod(Method):
     @classmethod
     def from_options(cls, opt, *, training=False):
         """See :meth:`Method.from_options`."""
-        network, path = build_network(opt.network_g, "network_g", scale=opt.scale), opt.path
-        load_or_refuse(
-            network, path.pretrain_network_g, "g", key="path.pretrain_network_g", param_key=path.param_key_g,
-            strict=path.strict_load_g, optional=training or path.allow_random_weights,
-        )  # fmt: skip
+        network = build_network(opt.network_g, "network_g", scale=opt.scale)
+        load_weights(network, opt, "network_g", "network", optional=training)
         return cls(network)
 
     @torch.inference_mode()

@@ -1,13 +1,15 @@
-"""Command lines of all programs: two spellings of an option, and one line for a mistake."""
+"""Parser and common options of all command lines."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from upsr.choices import DATASETS_ROOT, LAUNCHERS, Launcher
 from upsr.errors import one_line
 
 
@@ -24,13 +26,13 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse's, after options have got the spelling that they are declared with."""
+        """As argparse's, with options in the spelling that they are declared with."""
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         return super().parse_known_args([*map(self._as_declared, given[:end]), *given[end:]], namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with 2."""
+        """Print the mistake in one line; exit with 2."""
         self.exit(2, f"error: {one_line(message)}; `{self.prog} --help` explains\n")
 
     def _as_declared(self, argument: str) -> str:
@@ -52,3 +54,23 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("it is empty, as a variable that is not set is; name a file or folder")
     return Path(text)
+
+
+def add_datasets_root(parser: argparse.ArgumentParser) -> None:
+    """Add ``--datasets_root``."""
+    parser.add_argument(
+        "--datasets_root", type=path, default=Path(DATASETS_ROOT), help=f"folder of the datasets ({DATASETS_ROOT})"
+    )
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher``."""
+    about = (
+        "starts the processes: none (one process), pytorch (torchrun), slurm (srun); pytorch under torchrun, else none"
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default=default_launcher(), help=about)
+
+
+def default_launcher() -> Launcher:
+    """``pytorch`` in a process that torchrun started, else ``none``."""
+    return "pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none"

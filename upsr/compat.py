@@ -27,7 +27,6 @@ from basicsr.utils.registry import (  # noqa: E402  (must follow the mend)
     DATASET_REGISTRY,
     LOSS_REGISTRY,
     METRIC_REGISTRY,
-    MODEL_REGISTRY,
     Registry,
 )
 
@@ -37,6 +36,19 @@ ENTRY_REGISTRY = Registry("entry")
 BENCHMARK_PREPARER_REGISTRY = Registry("benchmark preparer")
 """Ways to make a benchmark's folder from a download."""
 
+REGISTRIES = {
+    registry._name: registry
+    for registry in (
+        ARCH_REGISTRY,
+        BENCHMARK_PREPARER_REGISTRY,
+        DATASET_REGISTRY,
+        ENTRY_REGISTRY,
+        LOSS_REGISTRY,
+        METRIC_REGISTRY,
+    )
+}
+"""By their names, which :attr:`upsr.config.schema.Component.registry` gives."""
+
 __all__ = [
     "ARCH_REGISTRY",
     "BENCHMARK_PREPARER_REGISTRY",
@@ -44,5 +56,5 @@ __all__ = [
     "ENTRY_REGISTRY",
     "LOSS_REGISTRY",
     "METRIC_REGISTRY",
-    "MODEL_REGISTRY",
+    "REGISTRIES",
 ]

@@ -1,9 +1,13 @@
-"""The exceptions that mean "the user can mend this", each with the exit code of the program."""
+"""Mistakes of the user as exceptions, and as the exit codes of programs."""
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, ParamSpec
+
+_P = ParamSpec("_P")
 
 
 class UpsrError(Exception):
@@ -19,7 +23,7 @@ class UpsrError(Exception):
 
 
 class DivergedError(UpsrError):
-    """Training stopped because it no longer gives finite numbers."""
+    """Training stopped because losses or gradients are no longer finite."""
 
     exit_code: ClassVar[int] = 3
     together: ClassVar[bool] = True
@@ -32,7 +36,7 @@ class PeerLostError(UpsrError):
 
 
 class UnsoundResultError(UpsrError):
-    """A restored image that no photo can have: not finite, or without anything of what the photo shows."""
+    """A restored image is not finite, or blank although the photo is not."""
 
 
 class PreemptedError(UpsrError):
@@ -43,19 +47,35 @@ class PreemptedError(UpsrError):
     together: ClassVar[bool] = True
 
 
-def told(error: UpsrError) -> int:
-    """Print an error to standard error, as every entry point does; the exit code."""
-    print(f"{error.label}: " + "\n".join(map(one_line, str(error).split("\n"))), file=sys.stderr)
-    return error.exit_code
+def exiting(main: Callable[_P, int | None]) -> Callable[_P, int]:
+    """Makes an entry point return its exit code in place of raising.
+
+    An :class:`UpsrError` becomes one message on standard error and its exit code, Ctrl-C 130. A closed pipe ends quietly with 0,
+    as does a ``main`` that returns ``None``.
+    """
+
+    @functools.wraps(main)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except UpsrError as error:
+            print(f"{error.label}: " + "\n".join(map(one_line, str(error).split("\n"))), file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            return 0
+
+    return run
 
 
 def one_line(text: str) -> str:
-    """Text that is one line wherever it is printed: what names of files may hold beside letters, as line ends and bytes that are
-    no UTF-8, is written with a backslash, as Python does."""
+    """Text with line ends, other characters that do not print, and bytes that are no UTF-8 escaped as in Python."""
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    # Bytes of a name that is no UTF-8 lie here (PEP 383).
+    # PEP 383 maps bytes that are no UTF-8 to these code points.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()

@@ -35,7 +35,8 @@ from upsr.app.pictures import (
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.methods.base import Knob, Seen
-from upsr.pipeline.pipeline import Settings, shown_frame
+from upsr.pipeline.images import shown_frame
+from upsr.pipeline.settings import Settings
 
 WHOLE, SQUARE = "Whole photo", "Square crop"
 LARGEST_SCALE = 8

@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from upsr.heat import COLOURS, heat
 from upsr.images.photo import Frame, Photo
 from upsr.images.reading import read_photo
 from upsr.images.samples import to_eight_bit
 from upsr.images.writing import write_photo
-from upsr.photos.tensors import to_colour, to_frame
+from upsr.pipeline.frames import to_colour, to_frame
 
 SMALLEST_SIDE = 16
 _THUMBNAIL = 640
-_HEAT = ("#000004", "#320a5e", "#781c6d", "#bc3754", "#ed6925", "#fbb61a", "#fcffa4")
-"""From certain to uncertain."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +112,13 @@ def enlarged(photo: Photo, width: int, height: int) -> Photo:
 
 def heat_over(photo: Image.Image, amount: Image.Image, opacity: float = 0.6) -> Image.Image:
     """A grey image as colours over a photo."""
-    stops = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in _HEAT])
-    at = np.linspace(0, 255, len(_HEAT))
-    table = np.stack([np.interp(np.arange(256), at, stops[:, i]) for i in range(3)], axis=1).astype(np.uint8)
     grey = np.asarray(amount.convert("L").resize(photo.size, Image.Resampling.BILINEAR))
-    return Image.blend(photo.convert("L").convert("RGB"), Image.fromarray(table[grey]), opacity)
+    return Image.blend(photo.convert("L").convert("RGB"), Image.fromarray(heat(grey)), opacity)
 
 
 def heat_legend(low: str, high: str) -> str:
     """The colours of :func:`heat_over` as a line of HTML."""
-    gradient = ", ".join(_HEAT)
+    gradient = ", ".join(COLOURS)
     bar = f'<span class="upsr-bar" style="background: linear-gradient(90deg, {gradient})"></span>'
     return f'<div class="upsr-legend">{html.escape(low)} {bar} {html.escape(high)}</div>'
 

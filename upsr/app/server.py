@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upsr.app.limits import Limits
+from upsr.choices import PORT
 from upsr.errors import UpsrError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def check_port(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def serving(pipe: Pipeline, limits: Limits, host: str = "127.0.0.1", port: int = 7860) -> Iterator[str]:
+def serving(pipe: Pipeline, limits: Limits, host: str = "127.0.0.1", port: int = PORT) -> Iterator[str]:
     """Serve the page while the block runs; yields its address. Uploads and results are gone afterwards.
 
     Raises:

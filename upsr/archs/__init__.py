@@ -1,8 +1,8 @@
-"""Networks in ARCH_REGISTRY."""
+"""Networks in ARCH_REGISTRY, in torch's own layers; :mod:`upsr.accelerate` has faster forms of them for inference."""
 
-from upsr.archs.atd_arch import ATD
-from upsr.archs.compact_arch import CompactSR
-from upsr.archs.spandrel_arch import SpandrelSR
-from upsr.archs.swin_unet_arch import UNetModelSwin
+from upsr.archs.atd import ATD
+from upsr.archs.compact import CompactSR
+from upsr.archs.spandrel import SpandrelSR
+from upsr.archs.unet_upsr import UNetModelSwin
 
 __all__ = ["ATD", "CompactSR", "SpandrelSR", "UNetModelSwin"]

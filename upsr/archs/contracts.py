@@ -1,15 +1,9 @@
-"""What a model may expect of a registered network beyond torch's module."""
+"""Contracts of registered networks: what a method uses of them beyond torch's module."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor, nn
 from typing_extensions import Self
-
-from upsr.archs.precision import lower
 
 
 class SRNetwork(nn.Module):
@@ -31,17 +25,6 @@ class SRNetwork(nn.Module):
     values_per_pixel: int = 8192
 
 
-@dataclass(frozen=True)
-class PreparedCondition:
-    """What a denoiser has computed from a condition.
-
-    Attributes:
-        share: the first convolution's result as far as the condition and the bias make it, (B, Cout, h, w).
-    """
-
-    share: Tensor
-
-
 class DenoisingNetwork(nn.Module):
     """Estimates the HR image: called as (x, t, lq), see :class:`upsr.archs.UNetModelSwin`.
 
@@ -61,12 +44,6 @@ class DenoisingNetwork(nn.Module):
     cond_channels: int
     size_multiple: int
 
-    def prepared(self, lq: Tensor | PreparedCondition) -> Tensor | PreparedCondition:
-        """What gives the same in the place of ``lq``, sooner: for many calls under one condition."""
-        return lq
-
-    def lowered(self, dtype: torch.dtype) -> Self:
-        """A copy for inference in another type, see :func:`upsr.archs.precision.lower`."""
-        network = copy.deepcopy(self)
-        lower(network, dtype, self.full_precision)
-        return network
+    def given(self, lq: Tensor) -> Self:
+        """The network for several calls with the condition ``lq``; a faster form may compute its share of them once."""
+        return self

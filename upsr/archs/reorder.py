@@ -25,7 +25,7 @@ def inverse(order: Tensor) -> Tensor:
 
 
 class _Reordered(torch.autograd.Function):
-    """The gradient takes the way back, which is a gather as well; torch's own would add up where nothing meets."""
+    """The backward of a permutation is the inverse permutation, a gather as well; torch's generic backward would scatter-add."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:

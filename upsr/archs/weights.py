@@ -15,7 +15,7 @@ from upsr.errors import UpsrError
 
 _SHOWN = 3
 _WRAPPERS = ("module", "_orig_mod")
-"""What torch's data-parallel wrappers and torch.compile put before the names of the network inside."""
+"""The prefixes of torch's data-parallel wrappers and of torch.compile."""
 _UNWRAPPED = ("params_ema", "params", "params-ema", "state_dict", "model_state_dict", "model", "net")
 """Keys that the state dict stands under in files of this field, the first that is there counts."""
 _LARGEST_HEADER = 100 << 20  # bytes; what the safetensors library takes
@@ -50,7 +50,7 @@ def _content(path: Path) -> Any:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether the file begins as a safetensors file does: the length of its header, and the header's first character."""
+    """The file begins as a safetensors file does: the length of its header, and the header's first character."""
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _LARGEST_HEADER
@@ -143,7 +143,7 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """What keeps ``weights`` from being loaded into a network with the state dict ``own``; empty if nothing does."""
+    """The reasons why ``weights`` cannot be loaded into a network with the state dict ``own``; empty if nothing does."""
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if name not in own]
     reshaped = [

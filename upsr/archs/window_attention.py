@@ -20,7 +20,7 @@ from torch import Tensor
 from upsr.archs.reorder import inverse, reordered
 
 MASKED = -100.0
-"""What is added to a logit to mask it."""
+"""The value added to a logit to mask it."""
 
 BiasGrid = Sequence[Sequence[Tensor]]
 """Bias + mask by kind of window, each (heads, tokens, tokens). One row serves all rows of windows; of two rows, the

@@ -1,1 +1,1 @@
-"""The sub-commands of ``upsr``, one module each: ``ABOUT``, ``add_arguments(parser)`` and ``main(arguments)``."""
+"""The sub-commands of ``upsr``, one module each: ``EXAMPLES``, ``add_arguments(parser)`` and ``main(arguments)``."""

@@ -18,7 +18,7 @@ from upsr.evaluation.protocols import differences
 from upsr.evaluation.results import Row, by_seed, read_rows, read_summary
 from upsr.evaluation.statistics import INTERVAL, compare
 from upsr.report.console import number_column, plain_table, text_column
-from upsr.report.numbers import ARROWS, DIGITS, NO_DIGITS
+from upsr.report.numbers import ARROWS, digits_of
 
 EXAMPLES = """examples:
   upsr compare results/evaluation bicubic UPSR-5                  two methods of one evaluation
@@ -96,7 +96,7 @@ def _of_method(rows: list[Row], method: str, folder: Path) -> dict[tuple[str, st
 
 
 def _other_files(dataset: str, summaries: list[dict[str, Any]], rows: list[list[Row]]) -> list[str]:
-    """Whether the numbers are of the same LR images and ground truths, by the contents of the files."""
+    """Differences between the LR images and ground truths of both, by the contents of the files."""
     names = {summary["datasets"][dataset]["names_sha256"] for summary in summaries}
     contents = [{row.image: row.content for row in of_method if row.content} for of_method in rows]
     common = contents[0].keys() & contents[1].keys()
@@ -115,7 +115,7 @@ def _print(given: argparse.Namespace, results: list[dict[str, Any]]) -> None:
         for head in ("images", "difference", "95 % interval", "wins", "p"):
             number_column(table, head)
         for r in own:
-            digits = DIGITS.get(r["metric"], NO_DIGITS) + 1
+            digits = digits_of(r["metric"]) + 1
             span = "-" if r["low"] is None else f"{r['low']:+.{digits}f} .. {r['high']:+.{digits}f}"
             table.add_row(
                 f"{r['protocol']}/{r['metric']} {ARROWS[r['higher_is_better']]}",

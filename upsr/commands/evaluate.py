@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Literal
 
-from upsr.arguments import path
+from upsr.arguments import add_datasets_root, add_launcher, path
+from upsr.choices import TABLE_FORMATS
 from upsr.config.schema import TileOptions
-from upsr.engine.distributed import default_launcher, runtime
+from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import METHODS
+from upsr.evaluation.entries import ENTRIES
+from upsr.evaluation.plan import Plan
 from upsr.evaluation.protocols import PROTOCOLS
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.session import run_evaluation
 from upsr.report.console import print_summary
 
 EXAMPLES = """examples:
@@ -44,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds of methods that draw noise (0)"
     )
     parser.add_argument("--out", type=path, default=Path("results/evaluation"), help="folder (results/evaluation)")
-    parser.add_argument(
-        "--datasets_root", type=path, default=Path("datasets"), help="folder of the datasets (datasets)"
-    )
+    add_datasets_root(parser)
     parser.add_argument("--max_images", type=int, metavar="N", help="only the first N images of each set")
     parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="equally large images at once (1)")
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="loader processes of each process (0)")
@@ -58,19 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_images", action="store_true", help="do not write the restored images")
     parser.add_argument("--no_report", action="store_true", help="do not write the HTML report")
-    parser.add_argument("--format", choices=["csv", "parquet"], default="csv", help="of the table by image (csv)")
+    parser.add_argument("--format", choices=TABLE_FORMATS, default="csv", help="of the table by image (csv)")
     parser.add_argument(
         "--metric_weights", type=path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
     )
     parser.add_argument("--num_gpu", default="auto", help="auto, 0 for the CPU, or the number of GPUs (auto)")
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm"], default=default_launcher())
+    add_launcher(parser)
     parser.add_argument("--list", action="store_true", help="name all methods, datasets and protocols, and end")
 
 
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     if given.list:
-        for title, catalogue in (("methods", METHODS), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
+        for title, catalogue in (("methods", ENTRIES), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
             print(f"{title}:")
             for item in catalogue:
                 print(f"  {item.name:16} {item.about}")
@@ -121,7 +121,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
 
 
 def _tile(size: int | None, overlap: int | None) -> TileOptions | None:
-    """How images are cut; small tiles overlap by half, as the pipeline's do."""
+    """Tiles of the given size; small ones overlap by half, as the pipeline's do."""
     if size is None:
         if overlap is not None:
             raise UpsrError("--tile_overlap: it needs --tile, the side of the tiles")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from upsr.arguments import path
+from upsr.choices import EXPORT_FORMATS
 from upsr.errors import UpsrError
 
 EXAMPLES = """examples:
@@ -17,8 +18,6 @@ g.* is called with (lq), denoiser.* with (x, t, features); export.json holds the
 digests and the measured differences. docs/export.md restores a photo with nothing but these files, NumPy and onnxruntime.
 ONNX needs more packages: pip install 'upsr[export]'. Networks of the released size take some minutes and 3 GB."""
 
-_FORMATS = ("onnx", "torch", "aoti")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr export``."""
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--g", metavar="FILE", help="weights of g, where WEIGHTS is a file of the denoiser alone")
     parser.add_argument("-o", "--output", type=path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument(
-        "--format", nargs="+", choices=_FORMATS, default=["onnx"], help="onnx, torch (.pt2) or aoti (onnx)"
+        "--format", nargs="+", choices=EXPORT_FORMATS, default=["onnx"], help="onnx, torch (.pt2) or aoti (onnx)"
     )
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="LR height and width; without it any size, in multiples"

@@ -10,6 +10,7 @@ from dataclasses import fields
 
 from upsr.app.limits import Limits
 from upsr.app.server import check_port, require_gradio, serving
+from upsr.choices import DEFAULT_WEIGHTS, DTYPES, PORT
 from upsr.errors import UpsrError
 
 _DEFAULTS = Limits()
@@ -29,12 +30,16 @@ A proxy in front must run on the same machine and set X-Forwarded-For; otherwise
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr serve``."""
-    parser.add_argument("--weights", default="tiny", help="as for `upsr upscale`: a name, path or repository (tiny)")
+    parser.add_argument(
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        help=f"as for `upsr upscale` ({DEFAULT_WEIGHTS})",
+    )
     parser.add_argument("--g", metavar="FILE", help="weights of g, where --weights is a file of the denoiser alone")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16, int8 or float8 (auto)")
+    parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="of the denoiser (auto)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port to listen at (7860)")
+    parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"port to listen at ({PORT})")
     limits = parser.add_argument_group("limits, for each visitor")
     numbers: tuple[tuple[str, float, str, str], ...] = (
         ("--max_upload_mb", _DEFAULTS.upload_bytes / 1e6, "MB", "largest file"),
@@ -58,7 +63,7 @@ def main(given: argparse.Namespace) -> int:
     limits = limits_of(given)
     require_gradio()
     check_port(given.host, given.port)
-    # A process that is told to end should remove its files, too.
+    # SIGTERM must remove the temporary files, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not

@@ -11,124 +11,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upsr.arguments import path
+from upsr.arguments import default_launcher
 from upsr.atomic import writable_folder
+from upsr.choices import QUALITY
+from upsr.commands.processes import launch
+from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
 from upsr.commands.upscale_progress import progress_for, summarise
 from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
+
+__all__ = ["EXAMPLES", "add_arguments", "main"]
 
 if TYPE_CHECKING:
     from upsr.photos.jobs import Job
     from upsr.photos.sources import Remark
 
-EXAMPLES = """examples:
-  upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
-  upsr upscale holiday/ -o large/ --skip-existing         all photos of a folder and those below it
-  upsr upscale 'scans/*.tif' -o large/ --outscale 2       twice as large, 16 bit stays 16 bit
-  upsr upscale photo.jpg -o large.png --width 3840        so wide; the height follows
-  upsr upscale a.png -o out/ --fidelity 0.8               smoother and closer to the photo; 0 for more detail and grain
-  upsr upscale a.png -o out/ --save-uncertainty           also where the model was unsure, and how much noise that meant
-  upsr upscale - -o - < small.png > large.png             in a pipe
-  upsr upscale shots/ -o large/ --weights upsr.pth --g atd_real.pth --devices cuda:0,cuda:1
-  torchrun --nproc_per_node=4 -m upsr upscale shots/ -o large/
-
-The noise of a photo is a function of --seed and its pixels: names, order, batches and the number of processes do not matter.
-No two results have one name: of a.png and a.tga the second becomes a_tga.png. What is passed over is counted and said.
-Profile, EXIF, XMP, texts, dpi, alpha, 16 bit, frames and pages are kept where the format can; what is left out is said.
-Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
-
---fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1).
-Towards 1 it falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
-
-Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices,
-nothing was done; 4 another process of the run was lost; 130 interrupted, and --resume goes on."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``upsr upscale``."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, folder, pattern, or - for standard input")
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        metavar="OUT",
-        help="folder (one that looks like a file: out.v2/); for one photo also a file, or - for standard output",
-    )
-    size = parser.add_argument_group("size")
-    size.add_argument(
-        "--outscale", type=float, metavar="FACTOR", help="size of the result, any factor (the model's: 4)"
-    )
-    size.add_argument("--width", type=int, metavar="PIXELS", help="width of the result; with --height both are met")
-    size.add_argument("--height", type=int, metavar="PIXELS", help="height of the result")
-    look = parser.add_argument_group("restoration")
-    look.add_argument(
-        "--weights", default="tiny", help="name, folder, run, option file, weight file or user/repository (tiny)"
-    )
-    look.add_argument("--g", metavar="FILE", help="weights of g, beside --weights FILE of a denoiser alone")
-    look.add_argument("--seed", type=int, metavar="N", help="of the noise (0)")
-    look.add_argument("--steps", type=int, metavar="N", help="network calls (all that the model has); 0 for g alone")
-    look.add_argument(
-        "--fidelity", type=float, metavar="0..1", help="0 more detail and grain, 0.5 the model's own, 1 g's estimate"
-    )
-    look.add_argument("--colour-fix", choices=["none", "adain", "wavelet"], default="none", help="(none)")
-    files = parser.add_argument_group("files")
-    files.add_argument("--suffix", default="", metavar="TEXT", help="appended to names: _x4")
-    files.add_argument(
-        "--format", metavar="FORMAT", help="png, jpg, webp, tif, avif, ...: of all results (each photo's)"
-    )
-    files.add_argument("--quality", type=int, metavar="N", help="of JPEG, WebP and AVIF (95)")
-    files.add_argument("--skip-existing", action="store_true", help="leave photos alone whose result is there")
-    files.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with an interrupted run: photos that it finished with these settings stay",
-    )
-    files.add_argument("--save-uncertainty", action="store_true", help="also NAME_uncertainty.png and NAME_weight.png")
-    files.add_argument("--record", type=path, metavar="FILE", help="write what was done, and with what, as JSON")
-    files.add_argument("--max-megapixels", type=float, default=100, metavar="N", help="refuse larger photos (100)")
-    work = parser.add_argument_group("computation")
-    work.add_argument(
-        "--devices",
-        default="auto",
-        metavar="LIST",
-        help="auto, cpu, cuda:0, or several: cuda:0,cuda:1 share the photos",
-    )
-    work.add_argument(
-        "--share",
-        choices=["photos", "tiles"],
-        help="what several devices share: photos, or the tiles of each, for few large ones (photos)",
-    )
-    work.add_argument(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16", "int8", "float8"],
-        help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto)",
-    )
-    work.add_argument(
-        "--compile",
-        choices=["none", "default", "reduce-overhead", "max-autotune"],
-        help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many (none)",
-    )
-    work.add_argument(
-        "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
-    )
-    work.add_argument("--batch", type=int, metavar="N", help="tiles at once; a CPU takes them one by one (1)")
-    work.add_argument(
-        "--adaptive",
-        type=float,
-        metavar="BOUND",
-        help="leave out steps that change a tile by less (0.004 is a grey level); see docs/performance.md (0, off)",
-    )
-    work.add_argument("--quiet", action="store_true", help="no progress")
-
 
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     with said_if_slow("upsr upscale: loading"):
-        from upsr.engine.distributed import (
-            default_launcher,
-            runtime,
-        )  # here and below: --help should not wait for torch
-        from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (what takes longest, while there is a word for it)
+        from upsr.engine.distributed import runtime  # here and below: --help should not wait for torch
+        from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (the slowest import, within the message)
 
     launcher = default_launcher()
     devices = given.devices.split(",")
@@ -136,10 +39,10 @@ def main(given: argparse.Namespace) -> int:
     settings, handling = _settings(given), _handling(given)
     if len(devices) > 1 and launcher == "none":
         if "-" not in given.inputs:
-            _planned(given)  # so that mistakes are told once, and not after processes have been started
-        return _launch(devices)
+            _planned(given)  # mistakes are reported once, before any process is started
+        return launch(devices)
     with runtime(launcher, _num_gpu(devices)) as run:
-        # One process looks: for others, results of the first may lie among the photos already.
+        # The main process lists the photos: others could meet results of the first among them.
         found = run.from_main(_attempt(given) if run.is_main else None)
         if isinstance(found, UpsrError):
             if run.is_main:
@@ -150,7 +53,7 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | UpsrError:
-    """What is planned, or why it cannot be, for all processes."""
+    """The plan or the reason why there is none, to be sent to all processes."""
     try:
         return _planned(given)
     except UpsrError as error:
@@ -158,7 +61,7 @@ def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | Upsr
 
 
 def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
-    """The photos and where their results go, and what is to be said of other files."""
+    """Photos with the places of their results, and remarks on other files."""
     from upsr.photos.jobs import plan_jobs
 
     remarks: list[Remark] = []
@@ -230,7 +133,7 @@ def _say_notes(remarks: list[Remark]) -> None:
 
 
 def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
-    """What became of all files: what the processes did, and what was passed over before."""
+    """One outcome of all processes, with the files that were passed over in planning."""
     from upsr.photos.upscaling import Outcome
 
     notes: dict[str, list[str]] = {}
@@ -249,7 +152,7 @@ def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
 
 
 def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
-    """Refuse options that have no effect beside others, and values that are none."""
+    """Refuse empty values, and options that have no effect beside others."""
     for name, value in vars(given).items():
         if value == "" and name != "suffix":
             raise UpsrError(f"{_option(name)}: it is empty, as a variable that is not set is")
@@ -274,16 +177,17 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
 
 
 def _check_model(given: argparse.Namespace, pipe: Any) -> None:
-    """Refuse what a network that upscales by itself has not."""
+    """Refuse settings that the method does not have."""
     names = [name for name in ("steps", "fidelity", "adaptive") if name not in pipe.knobs()]
-    names += [] if pipe.draws else ["seed", "save_uncertainty"]
+    names += [] if pipe.draws else ["seed"]
+    names += [] if pipe.maps else ["save_uncertainty"]
     for name in names:
         if (value := getattr(given, name)) is not None and value is not False:
             raise UpsrError(f"{_option(name)}: has no effect on {given.weights}, a method without such a setting")
 
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
-    """Refuse what cannot be with these photos and results."""
+    """Refuse options that these photos and results do not allow."""
     from upsr.images.writing import takes_quality
     from upsr.photos.jobs import STREAM, ending_by_content
     from upsr.photos.upscaling import Journal
@@ -311,7 +215,7 @@ def _option(name: str) -> str:
 
 
 def _settings(given: argparse.Namespace) -> Any:
-    from upsr.pipeline.pipeline import Settings
+    from upsr.pipeline.settings import Settings
 
     for name in ("width", "height"):
         if (side := getattr(given, name)) is not None and side < 1:
@@ -323,14 +227,25 @@ def _settings(given: argparse.Namespace) -> Any:
         tile=_tile(given.tile),
         tiles_at_once=1 if given.batch is None else given.batch,
         colour_fix=given.colour_fix,
-        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive},
+        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive} | _knobs(given.knob),
     )
+
+
+def _knobs(texts: list[str]) -> dict[str, float]:
+    knobs = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            knobs[name] = float(value)
+        except ValueError:
+            raise UpsrError(f"--knob: {text}; give NAME=NUMBER") from None
+    return knobs
 
 
 def _handling(given: argparse.Namespace) -> Any:
     from upsr.photos.upscaling import Handling
 
-    quality = 95 if given.quality is None else given.quality
+    quality = QUALITY if given.quality is None else given.quality
     if not 1 <= quality <= 100:
         raise UpsrError(f"--quality: 1 to 100, not {quality}")
     if not 0 < given.max_megapixels < math.inf:
@@ -379,38 +294,3 @@ def _place(given: argparse.Namespace, jobs: list[Job]) -> Path:
 
 def _num_gpu(devices: list[str]) -> Any:
     return 0 if devices[0] == "cpu" else "auto"
-
-
-def _launch(devices: list[str]) -> int:
-    """Start this command once more for each device; the processes share the photos."""
-    import socket
-    import subprocess
-
-    from upsr.provenance import cores
-
-    kinds = {device.partition(":")[0] for device in devices}
-    if kinds not in ({"cpu"}, {"cuda"}):
-        raise UpsrError(f"--devices: {','.join(devices)}: name CPUs or CUDA devices: cuda:0,cuda:1 or cpu,cpu")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(devices)), "TORCHELASTIC_RUN_ID": "upsr",
-        "GROUP_WORLD_SIZE": "1", "OMP_NUM_THREADS": str(max(cores() // len(devices), 1)) if kinds == {"cpu"} else "1",
-    }  # fmt: skip
-    if kinds == {"cuda"}:
-        common["CUDA_VISIBLE_DEVICES"] = ",".join(device.partition(":")[2] or "0" for device in devices)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "upsr", *sys.argv[1:]],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(len(devices))
-    ]
-    try:
-        codes = [process.wait() for process in processes]
-    except KeyboardInterrupt:
-        for process in processes:
-            process.wait()
-        raise
-    return next((code if code > 0 else 4 for code in codes if code), 0)

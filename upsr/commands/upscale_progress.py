@@ -1,4 +1,4 @@
-"""What `upsr upscale` says while it works, and at the end, on standard error."""
+"""Progress and summary of `upsr upscale`, on standard error."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from upsr.tiling.tiles import Progress
 
 _LONG = 60
-"""Seconds from which on it is said how long a photo will take."""
+"""Estimates of at least so many seconds are printed."""
 _PROBE = 64
 _PROBED_FROM = 64
 """Side of a part that is upscaled twice to measure the speed, and how many such parts a photo has at least."""
 _MOST_LINES = 100
-"""Files that are named of those skipped for one reason."""
+"""Most files that are named for one reason of skipping."""
 
 
 def progress_for(pipe: Any, settings: Any, jobs: Sequence[Job], *, shown: bool) -> _Silence:
-    """What shows how far the photos are: a bar on a terminal, a line for each photo in a log file."""
+    """Progress over the photos: a bar on a terminal, a line for each photo in a log file."""
     if not shown:
         return _Silence()
     return (_Bar if sys.stderr.isatty() else _Log)(pipe, settings, jobs)
@@ -42,7 +42,7 @@ class _Silence:
         return
 
     def photo(self, job: Job) -> Progress:
-        """A photo begins; what is told how far it is."""
+        """A photo begins; returns the callback for its progress."""
         return lambda done, total: None
 
     def read(self, job: Job, photo: Photo) -> None:
@@ -53,7 +53,7 @@ class _Silence:
 
 
 class _Speaking(_Silence):
-    """Knows which photo it is, and says before a long one how long it will take."""
+    """Counts the photos, and prints an estimate of the time before a long one."""
 
     def __init__(self, pipe: Any, settings: Any, jobs: Sequence[Job]) -> None:
         self._pipe, self._settings = pipe, settings
@@ -141,7 +141,7 @@ class _Log(_Speaking):
 
 
 def _seconds_per_pixel(pipe: Any, photo: Photo, settings: Any) -> float:
-    """Measured on a corner of a photo; the first of two runs makes what later ones find ready."""
+    """Measured on a corner of a photo, in the second of two runs: the first fills caches."""
     from dataclasses import replace
 
     corner = replace(photo, frames=(photo.frames[0][:_PROBE, :_PROBE],), durations=())
@@ -161,7 +161,7 @@ def _in_words(seconds: float) -> str:
 
 
 def summarise(outcome: Outcome, how: str) -> None:
-    """Say how many files were done, skipped and failed, why each was not done, and what was left out.
+    """Print the numbers of files done, skipped and failed, with the reasons, and notes on lost contents.
 
     Args:
         how: what the results depend on.

@@ -7,7 +7,8 @@ import json
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ValidationError
 
@@ -56,21 +57,31 @@ def _problem(schema: type[BaseModel], item: Any, where: str) -> Problem:
     return Problem(key, message if len(shown) > 60 or item["type"] == "value_error" else f"{message} (found {shown})")
 
 
-def _fields(annotation: Any) -> dict[str, Any]:
-    """The fields of the (only) section among an annotation's alternatives."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {name: field.annotation for name, field in annotation.model_fields.items()}
-    for alternative in typing.get_args(annotation):
-        if fields := _fields(alternative):
-            return fields
-    return {}
+def alternatives(annotation: Any) -> list[Any]:
+    """The types of a union without its annotations, or the one type that an annotation is."""
+    if typing.get_origin(annotation) is Annotated:
+        return alternatives(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (Union, UnionType):
+        return [kind for part in typing.get_args(annotation) for kind in alternatives(part)]
+    return [annotation]
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The (only) section among an annotation's alternatives, those of a mapping's values included."""
+    for kind in alternatives(annotation):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+        if (arguments := typing.get_args(kind)) and (section := section_of(arguments[-1])):
+            return section
+    return None
 
 
 def _valid_keys(schema: type[BaseModel], location: list[str]) -> list[str]:
-    annotation: Any = schema
+    section = schema
     for part in location:
-        annotation = _fields(annotation).get(part, annotation)
-    return list(_fields(annotation))
+        field = section.model_fields.get(part)
+        section = (section_of(field.annotation) if field else None) or section
+    return list(section.model_fields)
 
 
 def _without_type_tags(schema: type[BaseModel], location: list[str]) -> list[str]:

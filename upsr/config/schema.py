@@ -1,4 +1,4 @@
-"""The option file as typed structures: every key, its default, and what it means.
+"""The keys that the option files of all methods share, as typed structures; a method adds its own by a subclass.
 
 Unknown keys and wrong types are refused when the file is read (:mod:`upsr.config.load`). Keys of a registered
 component (a network, a dataset, a loss, a metric) are the annotated arguments of its constructor and are checked
@@ -7,11 +7,14 @@ against them (:mod:`upsr.config.components`).
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic_core import core_schema
 
+from upsr import choices
+from upsr.choices import RUNS_ROOT, CompileMode
 from upsr.config.schema_data import DegradationOptions
 
 
@@ -21,12 +24,24 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def null_means(value: Any) -> BeforeValidator:
-    """An option that can be set to nothing takes null for it too, as options without a value of that meaning do."""
-    return BeforeValidator(lambda given: value if given is None else given)
+@dataclass(frozen=True)
+class NullMeans:
+    """Annotation of an option whose value for "nothing" may also be written as null."""
+
+    value: Any
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Exchanges null for the value before the validation."""
+        return core_schema.no_info_before_validator_function(
+            lambda given: self.value if given is None else given, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Null beside the values of the type."""
+        return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], null_means("fp32")]
+Precision = Annotated[choices.Precision, NullMeans("fp32")]
 
 
 def _folder_name(name: str) -> str:
@@ -44,17 +59,34 @@ def _ending(text: str) -> str:
     return text
 
 
-def _without_nulls(mapping: Any) -> Any:
-    """An entry of null leaves out what a base file has under that name."""
-    return {k: v for k, v in mapping.items() if v is not None} if isinstance(mapping, dict) else mapping
+@dataclass(frozen=True)
+class WithoutNulls:
+    """Annotation of a mapping in which an entry of null leaves out what a base file has under that name."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Leaves them out before the validation."""
+        return core_schema.no_info_before_validator_function(
+            lambda given: {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given,
+            handler(source),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Null beside the values' type."""
+        found = handler.resolve_ref_schema(handler(schema))
+        return {**found, "additionalProperties": {"anyOf": [found["additionalProperties"], {"type": "null"}]}}
 
 
 class Component(BaseModel):
-    """A registered class by name, and the keyword arguments of its constructor."""
+    """A registered class by name, and the keyword arguments of its constructor.
 
+    Attributes:
+        registry: name of the registry that it is in.
+    """
+
+    registry: ClassVar[str]
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: str = Field(description="Name in the registry.")
+    type: str = Field(description="Registered name, or the path of a class of your own: docs/extending.md.")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -62,8 +94,32 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DatasetOptions(Component):
-    """A registered dataset and how it is read."""
+class NetworkComponent(Component):
+    """A network."""
+
+    registry = "arch"
+
+
+class LossComponent(Component):
+    """A loss."""
+
+    registry = "loss"
+
+
+class MetricComponent(Component):
+    """A metric."""
+
+    registry = "metric"
+
+
+class DatasetComponent(Component):
+    """A dataset."""
+
+    registry = "dataset"
+
+
+class DatasetOptions(DatasetComponent):
+    """A dataset and how it is read."""
 
     name: FolderName | None = Field(
         None, description="Name in logs and result folders; by default the key of the section."
@@ -75,94 +131,19 @@ class DatasetOptions(Component):
 class PairPoolOptions(Section):
     """The training-pair pool, which mixes degradations within a batch."""
 
-    pairs_per_slot: Annotated[int, null_means(0)] = Field(
+    pairs_per_slot: Annotated[int, NullMeans(0)] = Field(
         10, ge=0, description="Stored pairs for each sample of the batch (released: 160 for a batch of 16); 0 for none."
     )
 
 
-class UncertaintyOptions(Section):
-    """Uncertainty-guided noise weighting (paper Eq. 17)."""
-
-    enabled: bool = Field(True, description="Off: every pixel gets the full noise (Table 1 without UNW).")
-    psi_max: float = Field(0.05, ge=1e-6, description="Uncertainty with full noise, on the [0, 1] image range.")
-    b_u: float = Field(0.4, ge=0, le=1, description="Noise weight of a pixel without uncertainty (Table 5).")
-
-
-class SamplerOptions(Section):
-    """How an image is sampled."""
-
-    type: Literal["ddim", "posterior"] = Field(
-        "ddim", description="ddim: deterministic, as the released weights were tested; posterior: Eq. 8 of the paper."
-    )
-    steps: int | None = Field(None, ge=1, description="Network calls; by default all steps of the schedule.")
-    spacing: Literal["endpoint", "released"] = Field(
-        "endpoint", description="Which steps fewer calls keep; 'released' drops the last one as the released code does."
-    )
-
-
-class DiffusionOptions(Section):
-    """The residual-shifting process and its schedule."""
-
-    steps: int = Field(
-        5, ge=1, le=10**4, description="T of the schedule the network is trained with (5, 4, 15, 1, ...)."
-    )
-    kappa: float = Field(2.5, gt=0, le=1000, description="Noise strength.")
-    power: float = Field(0.2, gt=0, description="Exponent of the exponential schedule.")
-    min_noise_level: float = Field(
-        0.2,
-        gt=0,
-        description="Bound of kappa * sqrt(eta) at the first step; where sqrt_eta_cap is lower it decides, and this has no "
-        "effect (from 0.079 on with the defaults).",
-    )
-    sqrt_eta_end: float = Field(0.99, gt=0, lt=1, description="sqrt(eta) at the last step.")
-    sqrt_eta_cap: float | None = Field(
-        math.sqrt(0.001), gt=0, description="Bound of sqrt(eta) at the first step; null for ResShift's schedule."
-    )
-    noise_power: float = Field(0.3, gt=0, description="Constant for E[w^2] in the input scaling.")
-    data_variance: float = Field(0.25, gt=0, description="Assumed image variance in the input scaling.")
-    one_step: bool = Field(False, description="Train at the last step alone and sample with one network call.")
-    sr_condition: bool = Field(True, description="Condition on g(y) beside y (Table 1).")
-    estimate: Literal["image", "residual"] = Field(
-        "image",
-        description="What network_g gives: the image, as released, or its difference from g(y) (from y without "
-        "sr_condition), with which short trainings of small networks begin.",
-    )
-    sampler: SamplerOptions = SamplerOptions()
-
-    @model_validator(mode="after")
-    def _sampler_fits_schedule(self) -> DiffusionOptions:
-        if self.sampler.steps is not None and self.sampler.steps > self.steps:
-            raise ValueError(f"sampler.steps is {self.sampler.steps}, but the schedule has {self.steps} steps")
-        if self.one_step and self.sampler.steps not in (None, 1):
-            raise ValueError("one_step samples with one network call; remove sampler.steps or set it to 1")
-        return self
-
-    @model_validator(mode="after")
-    def _noise_grows(self) -> DiffusionOptions:
-        first = min(self.min_noise_level / self.kappa, self.min_noise_level, self.sqrt_eta_cap or math.inf)
-        if self.steps > 1 and first >= self.sqrt_eta_end:
-            raise ValueError(
-                f"sqrt(eta) would fall from {first:g} at the first step to {self.sqrt_eta_end:g} at the last; lower "
-                "min_noise_level or sqrt_eta_cap"
-            )
-        return self
-
-
 class PathOptions(Section):
-    """Where weights come from and where results go."""
+    """Where results go, and what a run continues from. Methods add the keys of their weights."""
 
-    pretrain_network_g: str | None = Field(None, description="Weights of network_g (.pth or .safetensors), or 'tiny'.")
-    param_key_g: str | None = Field(
-        None, description="Key inside the file; by default params_ema, then params, then the file itself."
-    )
-    strict_load_g: bool = Field(True, description="Refuse weights that do not fit key by key.")
-    pretrain_network_aux: str | None = Field(None, description="Weights of network_aux, the frozen g; or 'tiny'.")
-    param_key_aux: str | None = Field(None, description="As param_key_g, for network_aux.")
     allow_random_weights: bool = Field(
         False, description="Go on where weights that a run needs are not given: dry runs, not results."
     )
     resume_state: str | None = Field(None, description="Training state to continue from (.state).")
-    experiments_root: str = Field("experiments", description="Folder of training runs.")
+    experiments_root: str = Field(RUNS_ROOT, description="Folder of training runs.")
     results_root: str = Field("results", description="Folder of test runs.")
 
 
@@ -176,40 +157,51 @@ class OptimizerOptions(Section):
     lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the moments of the gradient.")
     eps: float = Field(1e-8, ge=1e-15)
-    weight_decay: Annotated[float, null_means(0.0)] = Field(0.0, ge=0)
+    weight_decay: Annotated[float, NullMeans(0.0)] = Field(0.0, ge=0)
 
 
 class SchedulerOptions(Section):
     """The learning rate after warm-up."""
 
-    type: Literal["MultiStepLR"] = "MultiStepLR"
-    milestones: Annotated[list[Annotated[int, Field(ge=1)]], null_means([])] = Field(
+    type: Literal["MultiStepLR", "CosineLR"] = Field(
+        "MultiStepLR",
+        description="MultiStepLR: constant between milestones; CosineLR: half a cosine, to the last iteration.",
+    )
+    milestones: Annotated[list[Annotated[int, Field(ge=1)]], NullMeans([])] = Field(
         default_factory=list, description="Iterations at which the rate is multiplied."
     )
     gamma: float = Field(0.5, gt=0, description="The factor at a milestone.")
+    min_factor: float = Field(0.0, ge=0, le=1, description="CosineLR: the factor that the rate falls to.")
+
+    @model_validator(mode="after")
+    def _nothing_of_the_other_type(self) -> SchedulerOptions:
+        if self.type == "CosineLR" and self.milestones:
+            raise ValueError("milestones belong to MultiStepLR; remove them, or CosineLR")
+        if self.type == "MultiStepLR" and self.min_factor:
+            raise ValueError("min_factor belongs to CosineLR; remove it, or set type: CosineLR")
+        return self
 
 
 class GuardOptions(Section):
     """What happens to steps whose loss or gradient is not finite."""
 
     stop_after: int = Field(10, ge=1, description="The run ends after so many skipped steps in a row.")
-    keep_batches: Annotated[int, null_means(0)] = Field(
+    keep_batches: Annotated[int, NullMeans(0)] = Field(
         5, ge=0, description="Offending batches that are kept in bad_batches/."
     )
 
 
 class TrainOptions(Section):
-    """The training loop."""
+    """The training loop. Methods add their losses and optimisers."""
 
     total_iter: int = Field(ge=1, le=10**12, description="Optimiser steps.")
-    warmup_iter: Annotated[int, null_means(0)] = Field(
+    warmup_iter: Annotated[int, NullMeans(0)] = Field(
         0, ge=0, description="Steps over which the rate grows linearly from 0."
     )
     accumulate: int = Field(1, ge=1, description="Micro-batches for each optimiser step.")
     amp: Precision = Field("fp32", description="Autocast type of network and loss.")
-    aux_amp: Precision = Field("fp32", description="Type that the frozen g computes in.")
     channels_last: bool = Field(False, description="Keep images as NHWC in memory; see docs/benchmarks.md.")
-    compile: Annotated[Literal["none", "default", "reduce-overhead", "max-autotune"], null_means("none")] = Field(
+    compile: Annotated[CompileMode, NullMeans("none")] = Field(
         "none", description="torch.compile mode of network_g; reduce-overhead and max-autotune use CUDA graphs."
     )
     activation_checkpointing: bool = Field(
@@ -217,20 +209,10 @@ class TrainOptions(Section):
     )
     max_grad_norm: float | None = Field(None, gt=0, description="Gradients with a larger norm are scaled down to it.")
     guard: GuardOptions = GuardOptions()
-    ema_decay: Annotated[Decay, null_means(0.0)] = Field(
+    ema_decay: Annotated[Decay, NullMeans(0.0)] = Field(
         0.999, description="Decay of the averaged weights; 0 for those of the last step."
     )
-    optim_g: OptimizerOptions = OptimizerOptions()
     scheduler: SchedulerOptions = SchedulerOptions()
-    pixel_opt: Component = Field(description="Pixel loss, a registered loss.")
-    perceptual_opt: Component | None = Field(None, description="Perceptual loss (LPIPSLoss); null for none.")
-    grid_opt: Component | None = Field(None, description="Loss that keeps out a pixel shuffle's pattern (GridLoss).")
-    perceptual_shift: int = Field(
-        1,
-        ge=1,
-        description="The perceptual loss sees each sample from a row and a column drawn below this; at 1 always the whole. "
-        "A strided backbone does not see a grid of its own period, which 4 shows it.",
-    )
 
 
 class TileOptions(Section):
@@ -261,7 +243,7 @@ class ValOptions(Section):
     )
     max_images: int | None = Field(None, ge=1, description="Use only the first images of each set.")
     tile: TileOptions | None = TileOptions()
-    metrics: Annotated[dict[str, Component], BeforeValidator(_without_nulls)] = Field(
+    metrics: Annotated[dict[str, MetricComponent], WithoutNulls()] = Field(
         default_factory=dict, description="Name in the table: registered metric; null leaves one of the base file out."
     )
 
@@ -297,7 +279,7 @@ class LoggerOptions(Section):
     use_tb_logger: bool = Field(True, description="Write TensorBoard scalars, pictures and histograms.")
     use_csv: bool = Field(True, description="Write metrics.csv: iteration, tag, value.")
     wandb: WandbOptions | None = Field(None, description="Report to Weights & Biases too.")
-    pictures: Annotated[int, null_means(0)] = Field(
+    pictures: Annotated[int, NullMeans(0)] = Field(
         4, ge=0, description="Validation images of each set that are shown step by step."
     )
 
@@ -312,34 +294,34 @@ class DistributedOptions(Section):
     bucket_mb: float = Field(25, gt=0, le=10**5, description="Size of DistributedDataParallel's gradient buckets.")
 
 
-def _phase(name: str) -> str:
+def _set_name(name: str) -> str:
     if name != "train" and not name.startswith("val"):
         raise ValueError(f"a set is 'train' or its name begins with 'val', not '{name}'")
     return _folder_name(name)
 
 
-Phase = Annotated[str, AfterValidator(_phase)]
+SetName = Annotated[str, AfterValidator(_set_name)]
 
 
-class Options(Section):
-    """One option file: a training run or a test run."""
+class CommonOptions(Section):
+    """A training run or a test run of any method."""
 
     name: FolderName = Field(description="Name of the run: the folder under experiments/ or results/.")
-    model_type: str = Field(description="Registered model: UPSRModel (stage two), AuxiliarySRModel (stage one: g).")
-    scale: Literal[1, 2, 4, 8] = 4
+    method: str | None = Field(
+        None, description="Method by name, or by the path of a module or class of your own: docs/extending.md."
+    )
+    phase: str | None = Field(None, description="Which of the method's trainings; by default the first.")
+    model_type: str | None = Field(None, description="Older key for method and phase in one.")
+    scale: Literal[1, 2, 4, 8] = Field(4, description="Upscaling factor.")
     num_gpu: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="GPUs of the whole run: auto (all that were started, else the CPU), 0 for the CPU, or N."
     )
     manual_seed: int = Field(0, ge=0, description="The run's one seed.")
     degradation: DegradationOptions = DegradationOptions()
     pair_pool: PairPoolOptions = PairPoolOptions()
-    datasets: Annotated[dict[Phase, DatasetOptions], BeforeValidator(_without_nulls)] = Field(
+    datasets: Annotated[dict[SetName, DatasetOptions], WithoutNulls()] = Field(
         description="'train' and any number of 'val...' sets; null leaves one of the base file out."
     )
-    network_g: Component = Field(description="The network that is trained: the denoiser, or g in stage one.")
-    network_aux: Component | None = Field(None, description="The frozen auxiliary network g of stage two.")
-    diffusion: DiffusionOptions = DiffusionOptions()
-    uncertainty: UncertaintyOptions = UncertaintyOptions()
     path: PathOptions = PathOptions()
     train: TrainOptions | None = Field(None, description="Needed by train.py.")
     val: ValOptions = ValOptions()
@@ -349,18 +331,30 @@ class Options(Section):
         False, description="Continue from the newest valid checkpoint of this run, if there is one."
     )
 
+    @classmethod
+    def of_method(cls) -> tuple[str, ...]:
+        """Keys that say which method it is and what it is made of, for saved pipelines."""
+        own = [key for key in cls.model_fields if key not in CommonOptions.model_fields]
+        return ("method", "phase", "model_type", "scale", *own)
+
     @model_validator(mode="after")
-    def _validation_sets_are_told_apart(self) -> Options:
+    def _no_two_sets_have_one_name(self) -> CommonOptions:
         names: dict[str, str] = {}
-        for phase, dataset in self.validation_sets.items():
-            other = names.setdefault((dataset.name or phase).casefold(), phase)
-            if other != phase:
+        for key, dataset in self.validation_sets.items():
+            other = names.setdefault((dataset.name or key).casefold(), key)
+            if other != key:
                 raise ValueError(
-                    f"datasets.{other} and datasets.{phase} have one name, '{dataset.name or phase}'; change one"
+                    f"datasets.{other} and datasets.{key} have one name, '{dataset.name or key}'; change one"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused_names(self, handler: Any) -> dict[str, Any]:
+        """Options that name their method in one way record it in this way."""
+        unused = {key for key in ("method", "phase", "model_type") if getattr(self, key) is None}
+        return {key: value for key, value in handler(self).items() if key not in unused}
 
     @property
     def validation_sets(self) -> dict[str, DatasetOptions]:
         """The val sets by key, in the order of the file."""
-        return {phase: dataset for phase, dataset in self.datasets.items() if phase != "train"}
+        return {key: dataset for key, dataset in self.datasets.items() if key != "train"}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from upsr.config.schema import Section, null_means
+from upsr.config.schema import NullMeans, Section
 from upsr.config.schema_data import DegradationOptions
 
 
@@ -26,7 +26,7 @@ class TeachOptions(Section):
 
     photos: Annotated[list[PhotoSource], Field(min_length=1)] = Field(description="Where crops come from.")
     teacher: str = Field(description="Method as `upsr evaluate` takes it: a name in options/methods/ or a path.")
-    amp: Annotated[Literal["fp32", "bf16"], null_means("fp32")] = Field(
+    amp: Annotated[Literal["fp32", "bf16"], NullMeans("fp32")] = Field(
         "fp32", description="Type that the teacher computes in."
     )
     crops: int = Field(ge=1, description="Crops in all, rounded up to whole shards. More crops extend a cache.")

@@ -89,7 +89,7 @@ class LmdbBackend:
         """See :class:`ImageBackend`."""
         meta_info = self.root / "meta_info.txt"
         if not meta_info.is_file():
-            raise UpsrError(f"{self.root}: no meta_info.txt inside; scripts/prepare/make_lmdb.py makes such a folder")
+            raise UpsrError(f"{self.root}: no meta_info.txt inside; `upsr data lmdb` makes such a folder")
         # In the order of the files they come from, so that index i is the same image as in the folder.
         return [os.path.splitext(name)[0] for name in sorted(_names(meta_info))]
 

@@ -115,7 +115,7 @@ class RealESRGANDataset(Dataset[Item]):
     ``unreadable``: the files that could not be decoded and were replaced by others.
 
     Args:
-        dataroot_gt: folder, lmdb or index of shards (scripts/prepare/) of HR images.
+        dataroot_gt: folder, lmdb or index of shards (`upsr data shards`) of HR images.
         meta_info: text file that lists the images to use, one a line; by default all, at any depth.
         gt_size: side of a crop. Smaller images are extended by reflection.
         channels: 3 for RGB, 1 for grey.

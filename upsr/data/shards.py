@@ -25,7 +25,7 @@ class ShardBackend:
     Images are read by their place in a shard, so order and distribution over processes are the sampler's, as for a folder.
 
     Args:
-        index: ``index.json`` that scripts/prepare/make_shards.py writes beside the shards; a path or a URL (``s3://...``).
+        index: ``index.json`` that `upsr data shards` writes beside the shards; a path or a URL (``s3://...``).
     """
 
     _TRIES = 3
@@ -131,7 +131,7 @@ def _read_index(index: str, remote: bool) -> tuple[list[str], list[_Place]]:
             for key, offset, size in shard["images"]
         )
     except FileNotFoundError:
-        raise UpsrError(f"{index}: no such index of shards; scripts/prepare/make_shards.py makes one") from None
+        raise UpsrError(f"{index}: no such index of shards; `upsr data shards` makes one") from None
     except UpsrError:
         raise
     except Exception as error:  # storages and readers have errors of their own

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-GeneratorLike = torch.Generator | Sequence[torch.Generator]
+from upsr.choices import Sampler
 
-Sampler = Literal["ddim", "posterior"]
-"""Reverse step: deterministic, as released, or drawn from the posterior of Eq. 8, the paper's."""
+GeneratorLike = torch.Generator | Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)

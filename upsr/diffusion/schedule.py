@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Spacing = Literal["endpoint", "released"]
-"""Which steps a sampler with fewer calls than steps keeps, see :func:`respace`."""
+from upsr.choices import Spacing
 
 
 def exponential_sqrt_etas(

@@ -1,12 +1,13 @@
-"""Checkpoints of a run: what is in them, how they are written so that the newest valid one is always found.
+"""Checkpoints of a run: their content, written so that the newest valid one is always found.
 
-``models/net_g_{iter}.safetensors`` holds the averaged weights for use, ``training_states/{iter}.state`` everything that
-training needs, and ``training_states/{iter}.json`` is the manifest. Each file is written whole or not at all and the
-manifest last, so a checkpoint whose manifest fits its state is valid however the process ended.
+``models/net_PLAYER_{iter}.safetensors`` holds the averaged weights of a player for use, ``training_states/{iter}.state``
+everything that training needs, and ``training_states/{iter}.json`` is the manifest. Each file is written whole or not at all and
+the manifest last, so a checkpoint whose manifest fits its state is valid however the process ended.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -26,7 +27,23 @@ from upsr.provenance import digest_of, file_digest, versions
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
+
+
+@dataclass(frozen=True)
+class PlayerState:
+    """Everything that a player needs to be trained on exactly.
+
+    Attributes:
+        params: trained parameters and buffers of its network.
+        params_ema: the same with averaged parameters; empty for a player that is not averaged.
+        optimizer, scaler: their state dicts.
+    """
+
+    params: Mapping[str, Tensor]
+    params_ema: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,9 +53,8 @@ class Checkpoint:
     Attributes:
         iteration: finished optimiser steps.
         position: samples of the stream that were consumed (:class:`upsr.data.GlobalBatchSampler`).
-        params, params_ema: of network_g.
-        optimizer, scaler: their state dicts.
-        pool: pairs of all slots.
+        players: in the order of their updates.
+        pool: the feed's content by slot: pairs.
         guard: counts of skipped steps.
         run: what made it: seed, global batch, number of processes, and the images that it was trained on.
         options: the option file with all defaults.
@@ -46,10 +62,7 @@ class Checkpoint:
 
     iteration: int
     position: int
-    params: Mapping[str, Tensor]
-    params_ema: Mapping[str, Tensor]
-    optimizer: Mapping[str, Any]
-    scaler: Mapping[str, Any]
+    players: Mapping[str, PlayerState]
     pool: Mapping[int, Mapping[str, Any]]
     guard: Mapping[str, int]
     run: Mapping[str, int]
@@ -61,14 +74,21 @@ class CheckpointStore:
 
     Args:
         folder: ``experiments/NAME``.
+        players: names of those that have weight files.
         keep_last: how many checkpoints stay; ``None`` keeps all.
         weight_formats: ``safetensors`` (averaged weights), ``pth`` (BasicSR's: ``params`` and ``params_ema``).
     """
 
     def __init__(
-        self, folder: Path, *, keep_last: int | None = None, weight_formats: Iterable[str] = ("safetensors",)
+        self,
+        folder: Path,
+        *,
+        players: Iterable[str] = ("g",),
+        keep_last: int | None = None,
+        weight_formats: Iterable[str] = ("safetensors",),
     ) -> None:
         self.folder = folder
+        self.players = tuple(players)
         self.states = folder / "training_states"
         self.models = folder / "models"
         self.keep_last = keep_last
@@ -88,9 +108,10 @@ class CheckpointStore:
         name = str(checkpoint.iteration)
         path = self.states / f"{name}.state"
         manifest = _manifest_of(path)
-        manifest.unlink(missing_ok=True)  # an older checkpoint of this iteration is no longer vouched for
+        manifest.unlink(missing_ok=True)  # an older checkpoint of this iteration is no longer valid
         self.save_weights(name, checkpoint)
-        content = {"format": _FORMAT, **{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}}
+        players = {player: dict(vars(state)) for player, state in checkpoint.players.items()}
+        content = {"format": _FORMAT, **vars(checkpoint), "players": players}
         record = _write(path, lambda file: torch.save(content, file))
         description = {
             "format": _FORMAT,
@@ -107,18 +128,20 @@ class CheckpointStore:
         return path
 
     def save_weights(self, name: str, checkpoint: Checkpoint) -> list[Path]:
-        """Write ``models/net_g_NAME`` in the wanted formats; returns the files."""
+        """Write ``models/net_PLAYER_NAME`` of every player in the wanted formats; returns the files."""
         written = []
-        for suffix in self.weight_formats:
-            path = self.models / f"net_g_{name}.{suffix}"
-            _write(path, lambda file, save=_WEIGHT_WRITERS[suffix]: save(checkpoint, file))  # type: ignore[misc]
-            written.append(path)
+        for player, state in checkpoint.players.items():
+            for suffix in self.weight_formats:
+                path = self.models / f"net_{player}_{name}.{suffix}"
+                _write(path, functools.partial(_WEIGHT_WRITERS[suffix], checkpoint, state))
+                written.append(path)
         return written
 
     def remove_weights(self, name: str) -> None:
-        """Remove ``models/net_g_NAME`` in whatever format."""
+        """Remove ``models/net_PLAYER_NAME`` of every player in whatever format."""
         for suffix in _WEIGHT_WRITERS:
-            (self.models / f"net_g_{name}.{suffix}").unlink(missing_ok=True)
+            for player in self.players:
+                (self.models / f"net_{player}_{name}.{suffix}").unlink(missing_ok=True)
 
     def iterations(self) -> list[int]:
         """Iterations of the checkpoints that have a manifest, newest first."""
@@ -126,7 +149,7 @@ class CheckpointStore:
         return sorted((int(stem) for stem in stems if stem.isdigit()), reverse=True)
 
     def newest_valid(self) -> Path | None:
-        """The newest checkpoint whose state is what its manifest says; damaged ones are told and passed over."""
+        """The newest checkpoint whose state is what its manifest says; the log names damaged ones."""
         for iteration in self.iterations():
             path = self.states / f"{iteration}.state"
             problem = damage(path)
@@ -165,24 +188,38 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path}: not a readable training state, or one that holds more than tensors and plain values "
             f"({type(error).__name__}); choose an earlier one"
         ) from None
-    names = {field.name for field in fields(Checkpoint)}
-    found = {str(key) for key in content} if isinstance(content, dict) else set()
-    faults = [
-        f"{what} {', '.join(sorted(keys)[:12])}"
-        for what, keys in (("it lacks", names - found), ("it has the unknown", found - names - {"format"}))
-        if keys
-    ]
-    if faults or content["format"] != _FORMAT:
+    if isinstance(content, dict) and content.get("format") == 2:
+        content = _from_format_2(content)
+    faults = _faults(Checkpoint, content)
+    for state in () if faults else content["players"].values():
+        faults += _faults(PlayerState, state)
+    if faults or content.get("format") != _FORMAT:
         raise UpsrError(
             f"{path}: not a training state of this version: {'; '.join(faults) or 'its format is another'}. Its weights, if it "
             "has any, can start a new run: path.pretrain_network_g"
         )
     content.pop("format")
-    return Checkpoint(**content)
+    players = {name: PlayerState(**state) for name, state in content.pop("players").items()}
+    return Checkpoint(**content, players=players)
+
+
+def _faults(kind: type, content: Any) -> list[str]:
+    """Missing and unknown keys of what is read as a dataclass."""
+    names = {field.name for field in fields(kind)}
+    found = {str(key) for key in content} if isinstance(content, dict) else set()
+    keys = {"it lacks": names - found, "it has the unknown": found - names - {"format"}}
+    return [f"{fault} {', '.join(sorted(some)[:12])}" for fault, some in keys.items() if some]
+
+
+def _from_format_2(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of the versions that trained one network, as the state of the player ``g``."""
+    own = {field.name for field in fields(PlayerState)} & content.keys()
+    players = {"g": {name: content[name] for name in own}}
+    return {**{key: value for key, value in content.items() if key not in own}, "format": _FORMAT, "players": players}
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a state, by its manifest; ``None`` if nothing is."""
+    """The fault of a state, by its manifest; ``None`` if it has none."""
     try:
         record = json.loads(_manifest_of(path).read_text(encoding="utf-8"))["files"][path.name]
         size, digest = int(record["bytes"]), str(record["sha256"])
@@ -196,7 +233,7 @@ def damage(path: Path) -> str | None:
 
 
 class _HashedFile:
-    """Counts and hashes what is written, so that the manifest vouches for what was meant, not for what the disk has."""
+    """Counts and hashes what is written: the manifest describes the intended bytes, not those on the disk."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -222,21 +259,25 @@ def _write(path: Path, writer: Callable[[Any], Any]) -> dict[str, Any]:
         return hashed.record()
 
 
-def _safetensors(checkpoint: Checkpoint, file: Any) -> None:
-    weights = {name: value.detach().cpu().contiguous() for name, value in checkpoint.params_ema.items()}
+def _safetensors(checkpoint: Checkpoint, state: PlayerState, file: Any) -> None:
+    tensors = state.params_ema or state.params
     metadata = {
-        "weights": "params_ema",
+        "weights": "params_ema" if state.params_ema else "params",
         "iteration": str(checkpoint.iteration),
         "options_sha256": digest_of(checkpoint.options),
     }
-    file.write(to_safetensors(weights, metadata))
+    file.write(to_safetensors({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata))
 
 
-def _basicsr(checkpoint: Checkpoint, file: Any) -> None:
-    torch.save({"params": dict(checkpoint.params), "params_ema": dict(checkpoint.params_ema)}, file)
+def _basicsr(checkpoint: Checkpoint, state: PlayerState, file: Any) -> None:
+    both = {"params": dict(state.params), "params_ema": dict(state.params_ema)}
+    torch.save({kind: tensors for kind, tensors in both.items() if tensors}, file)
 
 
-_WEIGHT_WRITERS: dict[str, Callable[[Checkpoint, Any], None]] = {"safetensors": _safetensors, "pth": _basicsr}
+_WEIGHT_WRITERS: dict[str, Callable[[Checkpoint, PlayerState, Any], None]] = {
+    "safetensors": _safetensors,
+    "pth": _basicsr,
+}
 
 
 def _manifest_of(state: Path) -> Path:

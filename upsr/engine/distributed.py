@@ -16,11 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from upsr.choices import Launcher
 from upsr.errors import PeerLostError, UpsrError
 
 logger = logging.getLogger(__name__)
-
-Launcher = Literal["none", "pytorch", "slurm"]
 
 
 @dataclass(frozen=True)
@@ -176,11 +175,6 @@ def runtime(
     yield Runtime(device, rank, world_size, *((control, store) if world_size > 1 else ()))
     # Not after an exception: leaving in good order would wait for processes that may be gone.
     dist.destroy_process_group()
-
-
-def default_launcher() -> Launcher:
-    """``pytorch`` in a process that torchrun started, else ``none``."""
-    return "pytorch" if "TORCHELASTIC_RUN_ID" in os.environ else "none"
 
 
 def restarts() -> int:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from upsr.atomic import atomic_write
 from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
 from upsr.config.components import build
-from upsr.config.schema import DatasetOptions, Options
+from upsr.config.schema import CommonOptions, DatasetOptions
 from upsr.data.image_io import UnreadableImageError, to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
@@ -110,7 +110,7 @@ def build_validation_set(phase: str, options: DatasetOptions, max_images: int | 
     return ValidationSet(options.name or phase, dataset, options.batch_size_per_gpu, options.num_worker_per_gpu)
 
 
-def build_metrics(opt: Options, device: torch.device) -> tuple[dict[str, Metric], dict[str, str]]:
+def build_metrics(opt: CommonOptions, device: torch.device) -> tuple[dict[str, Metric], dict[str, str]]:
     """The metrics of ``val.metrics`` on a device, and why those that cannot be had are missing."""
     metrics: dict[str, Metric] = {}
     missing: dict[str, str] = {}

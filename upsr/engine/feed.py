@@ -1,19 +1,20 @@
-"""Training pairs on the device: files, degradation, pool, for the slots of this process."""
+"""Training batches on the device: files, then degradation and pool or a training's own feed, for the slots of this process."""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+import torch
 
 from upsr.atomic import atomic_write
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
+from upsr.config.schema_data import DegradationOptions
 from upsr.data import (
     DevicePrefetcher,
     GlobalBatchSampler,
@@ -23,45 +24,102 @@ from upsr.data import (
     build_train_loader,
 )
 from upsr.engine.distributed import Runtime
+from upsr.engine.step import MicroBatch
 from upsr.errors import UpsrError
-from upsr.methods.base import Training
-from upsr.rng import derive_seed
+from upsr.methods.base import Batch, Feed, Training
+from upsr.rng import derive_seed, torch_generator
 
 logger = logging.getLogger(__name__)
 
 
-class PairFeed:
-    """What a training step reads.
+@runtime_checkable
+class TrainingSet(Protocol):
+    """A dataset that is trained on: its items are crops for a :class:`upsr.data.SampleId`, and its draws are the run's."""
 
-    Args:
-        training: which the data must fit.
+    def bind(self, seed: int, degradation: DegradationOptions) -> None:
+        """Tie the draws to a run's seed and the kernels to its degradation."""
+
+
+class DegradedPairs:
+    """The usual feed: ``lq`` and ``gt`` from ground truths that are degraded on the device, or stored pairs, and a pool."""
+
+    def __init__(self, opt: CommonOptions, training: Training) -> None:
+        self.opt, self.training = opt, training
+        self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
+        self.pool = PairPool(opt.pair_pool.pairs_per_slot)
+        self._shapes: list[tuple[int, int, int]] = []
+
+    def bind(self, dataset: Any, device: torch.device) -> None:
+        """See :meth:`upsr.methods.base.Feed.bind`."""
+        dataset.bind(self.opt.manual_seed, self.opt.degradation)
+        size, scale, facts = dataset.gt_size, self.opt.scale, self.training.method.facts
+        multiple = facts.multiple * scale
+        if size % multiple:
+            raise UpsrError(
+                f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
+            )
+        own_scale = getattr(dataset, "scale", scale)
+        if own_scale != scale:
+            raise UpsrError(f"datasets.train: its pairs are x{own_scale}, but scale is {scale}")
+        if dataset.channels != facts.channels:
+            raise UpsrError(f"datasets.train.channels: {dataset.channels}, but the network has {facts.channels}")
+        self.training.refuse_crops(size, device)
+        self._shapes = [(dataset.channels, side, side) for side in (size // scale, size)]
+
+    def batch(self, raw: Mapping[str, Any], iteration: int, slots: Sequence[int]) -> tuple[Batch, list[str]]:
+        """See :meth:`upsr.methods.base.Feed.batch`."""
+        keys = (self.opt.manual_seed, "train", iteration)
+        gt = raw["gt"].float() / 255
+        stored = "lq" in raw
+        lq = raw["lq"].float() / 255 if stored else self.degradation(gt, raw["kernels"], slots=slots, keys=keys)
+        lq, gt, files = self.pool.exchange(lq, gt, raw["key"], slots=slots, keys=keys)
+        return {"lq": lq, "gt": gt}, files
+
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """The pool's pairs by slot."""
+        return self.pool.state_dict()
+
+    def load_state_dict(
+        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
+    ) -> int:
+        """Take over the pairs of ``slots``; returns how many do not fit this run and are left out."""
+        lq_shape, gt_shape = self._shapes
+        return self.pool.load_state_dict(state, slots, device, lq_shape=lq_shape, gt_shape=gt_shape)
+
+
+def micro_batch(
+    feed: Feed, raw: Mapping[str, Any], *, seed: int, iteration: int, slots: Sequence[int], device: torch.device
+) -> MicroBatch:
+    """The samples that a feed makes of a raw batch, with the generators of their slots."""
+    batch, files = feed.batch(raw, iteration, slots)
+    generators = [torch_generator(seed, "train", iteration, "slot", slot, device=device) for slot in slots]
+    return MicroBatch(batch, generators, files, slots)
+
+
+class TrainingData:
+    """The training set of a run, read ahead and made into batches.
+
+    Attributes:
+        feed: the training's own, or :class:`DegradedPairs`.
 
     Raises:
-        UpsrError: the set cannot be trained on, or does not fit the model.
+        UpsrError: the set cannot be trained on, or does not fit the method.
     """
 
-    def __init__(self, opt: Options, run: Runtime, training: Training) -> None:
+    def __init__(self, opt: CommonOptions, run: Runtime, training: Training) -> None:
         self.run = run
         self.seed = opt.manual_seed
         self.options = opt.datasets["train"]
-        self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
-        self.pool = PairPool(opt.pair_pool.pairs_per_slot)
         self.dataset = build(DATASET_REGISTRY, self.options)
-        self.dataset.bind(self.seed, opt.degradation)
-        self._check(training, opt.scale)
+        self.feed = training.feed(opt) or DegradedPairs(opt, training)
+        self.feed.bind(self.dataset, run.device)
         self._unreadable: set[str] = set()
         self._batches: DevicePrefetcher | None = None
 
     @functools.cached_property
     def images_digest(self) -> int:
-        """Of the names of all images, in their order: with it the stream of samples is another."""
+        """Of the names of all images, in their order, which the stream of samples depends on."""
         return derive_seed(*self.dataset.keys)
-
-    def load_pool(self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int]) -> int:
-        """Take over the pools of ``slots`` from a checkpoint; returns how many pairs do not fit this run and are left out."""
-        side = self.dataset.gt_size
-        shapes = [(self.dataset.channels, size, size) for size in (side // self.degradation.scale, side)]
-        return self.pool.load_state_dict(state, slots, self.run.device, lq_shape=shapes[0], gt_shape=shapes[1])
 
     def open(self, sampler: GlobalBatchSampler) -> None:
         """Start to read the batches of ``sampler``."""
@@ -75,28 +133,22 @@ class PairFeed:
 
     @property
     def batches(self) -> DevicePrefetcher:
-        """The raw batches: ``gt`` (B, C, H, W) uint8 on the device, ``kernels``, ``key``, ``unreadable``."""
+        """The raw batches: the items' tensors, stacked, on the device, ``key`` and ``unreadable``."""
         if self._batches is None:
             raise RuntimeError("open() comes first")
         return self._batches
 
-    def pairs(self, iteration: int, slots: range) -> tuple[Tensor, Tensor, list[str]]:
-        """The next micro-batch: (lq, gt) in [0, 1] and the files they come from.
+    def micro_batches(self, iteration: int, sampler: GlobalBatchSampler) -> Iterator[MicroBatch]:
+        """Those of an iteration.
 
         Raises:
             UpsrError: the data cannot be read any more.
         """
-        batch = self.batches.take()
-        self._warn_of_unreadable(batch["unreadable"])
-        return self.degraded(batch, iteration, slots)
-
-    def degraded(self, batch: Mapping[str, Any], iteration: int, slots: range) -> tuple[Tensor, Tensor, list[str]]:
-        """The pairs that a raw batch brings out of degradation and pool."""
-        keys = (self.seed, "train", iteration)
-        gt = batch["gt"].float() / 255
-        stored = "lq" in batch
-        lq = batch["lq"].float() / 255 if stored else self.degradation(gt, batch["kernels"], slots=slots, keys=keys)
-        return self.pool.exchange(lq, gt, batch["key"], slots=slots, keys=keys)
+        for micro in range(sampler.accumulate):
+            raw = self.batches.take()
+            self._warn_of_unreadable(raw["unreadable"])
+            place = {"seed": self.seed, "iteration": iteration, "slots": sampler.slots(micro)}
+            yield micro_batch(self.feed, raw, **place, device=self.run.device)  # type: ignore[arg-type]
 
     def list_unreadable(self, path: Path) -> None:
         """Write every file that any process has skipped, one a line; every process calls it."""
@@ -109,18 +161,3 @@ class PairFeed:
         for message in {text for texts in messages for text in texts} - self._unreadable:
             self._unreadable.add(message)
             logger.warning("skipped, %d unreadable so far: %s", len(self._unreadable), message)
-
-    def _check(self, training: Training, scale: int) -> None:
-        size = self.dataset.gt_size
-        facts = training.method.facts
-        multiple = facts.multiple * scale
-        if size % multiple:
-            raise UpsrError(
-                f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
-            )
-        own_scale = getattr(self.dataset, "scale", scale)
-        if own_scale != scale:
-            raise UpsrError(f"datasets.train: its pairs are x{own_scale}, but scale is {scale}")
-        if self.dataset.channels != facts.channels:
-            raise UpsrError(f"datasets.train.channels: {self.dataset.channels}, but the network has {facts.channels}")
-        training.refuse_crops(size, self.run.device)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from upsr.arguments import ArgumentParser
-from upsr.compat import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
-from upsr.config import Options
-from upsr.config.components import UnknownTypeError, component_problems, resolve
-from upsr.config.load import read_options, refuse
-from upsr.config.problems import Problem, did_you_mean, problems_of
-from upsr.config.schema import Component, DatasetOptions
-from upsr.engine.distributed import Runtime, default_launcher, runtime
-from upsr.errors import UpsrError, told
-from upsr.methods.base import Method, Training
+import upsr.data
+import upsr.metrics  # noqa: F401  (both register their classes)
+from upsr.arguments import ArgumentParser, add_launcher
+from upsr.compat import DATASET_REGISTRY, REGISTRIES
+from upsr.config.components import UnknownTypeError, all_component_problems, components_in, resolve
+from upsr.config.load import option_problems, parse_options, read_options, refuse
+from upsr.config.methods import UnknownMethodError, find_method
+from upsr.config.problems import Problem
+from upsr.config.schema import CommonOptions
+from upsr.engine.distributed import Runtime, runtime
+from upsr.engine.feed import TrainingSet
+from upsr.errors import UpsrError, exiting
 from upsr.weights import named_weights
 
 Purpose = Literal["train", "test"]
@@ -30,13 +31,7 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """The arguments that train.py and test.py share."""
     result = ArgumentParser(description=description, epilog=epilog)
     result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
-    result.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm"],
-        default=default_launcher(),
-        help="how the processes were started: none (one process), pytorch (torchrun), slurm (srun); by default pytorch "
-        "under torchrun, else none",
-    )
+    add_launcher(result)
     result.add_argument(
         "--force_yml",
         nargs="+",
@@ -47,57 +42,46 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     return result
 
 
-def run_main(body: Callable[[Options, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> int:
-    """Check the options, join the processes, run ``body``; a user's mistake is one message and its exit code."""
-    is_main = True
-    try:
-        opt = checked_options(arguments.opt, arguments.force_yml, purpose)
-        timeout = datetime.timedelta(seconds=opt.distributed.timeout)
-        with runtime(arguments.launcher, opt.num_gpu, timeout) as run:
-            is_main = run.is_main
+@exiting
+def run_main(body: Callable[[CommonOptions, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> None:
+    """Check the options, join the processes, run ``body``; returns the exit code."""
+    opt = checked_options(arguments.opt, arguments.force_yml, purpose)
+    with runtime(arguments.launcher, opt.num_gpu, datetime.timedelta(seconds=opt.distributed.timeout)) as run:
+        try:
             body(opt, run)
-    except UpsrError as error:
-        if is_main or not error.together:
-            return told(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        except UpsrError as error:
+            if run.is_main or not error.together:
+                raise
+            raise SystemExit(error.exit_code) from None  # the main process prints it
 
 
-def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> Options:
+def checked_options(path: str, force_yml: Sequence[str], purpose: Purpose) -> CommonOptions:
     """Options of which every key, component and file has been checked, before anything is built.
 
     Raises:
         UpsrError: names everything that is wrong.
     """
     data = read_options(path, force_yml)
-    refuse(path, [*problems_of(Options, data), *component_problems_in(data), *_file_problems(data, purpose)])
-    return Options.model_validate(data)
+    refuse(path, [*option_problems(data), *component_problems_in(data), *_file_problems(data, purpose)])
+    return parse_options(data, path)
 
 
-def checked_model_options(path: str, force_yml: Sequence[str] = ()) -> Options:
+def checked_model_options(path: str, force_yml: Sequence[str] = ()) -> CommonOptions:
     """As :func:`checked_options` for restoring images that come from elsewhere: the file's datasets do not matter."""
     data = read_options(path, [*force_yml, "datasets={}"])
-    refuse(path, [*problems_of(Options, data), *component_problems_in(data)])
-    return Options.model_validate(data)
+    refuse(path, [*option_problems(data), *component_problems_in(data)])
+    return parse_options(data, path)
 
 
 def component_problems_in(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with the components of an option file, whatever else may be."""
-    model = data.get("model_type")
-    if isinstance(model, str):
-        yield from _model_problems(model)
-    for where in ("network_g", "network_aux"):
-        yield from _problems_at(ARCH_REGISTRY, Component, data.get(where), where)
+    """Everything that is wrong with the components of an option file, whatever else may be."""
+    try:
+        schema = find_method(data).options
+    except UnknownMethodError:
+        return  # a problem of the options' structure
+    yield from all_component_problems(REGISTRIES, schema, data)
     for phase, dataset in _entries(data, "datasets"):
-        yield from _problems_at(DATASET_REGISTRY, DatasetOptions, dataset, f"datasets.{phase}")
         yield from _problems_of_use(phase, dataset)
-    for name, metric in _entries(_section(data, "val"), "metrics"):
-        yield from _problems_at(METRIC_REGISTRY, Component, metric, f"val.metrics.{name}")
-    for key in ("pixel_opt", "perceptual_opt", "grid_opt"):
-        yield from _problems_at(LOSS_REGISTRY, Component, _section(data, "train").get(key), f"train.{key}")
 
 
 def _section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -110,17 +94,12 @@ def _entries(data: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
     return [(name, entry) for name, entry in _section(data, key).items() if entry is not None]
 
 
-def _problems_at(registry: Any, schema: type[Component], raw: Any, where: str) -> Iterator[Problem]:
-    if isinstance(raw, Mapping) and isinstance(raw.get("type"), str):
-        yield from component_problems(registry, schema.model_construct(**raw), where)
-
-
 def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
-    """A training set gives crops, which :class:`upsr.engine.feed.PairFeed` binds to the run's seed, a validation set images."""
+    """A training set gives crops, see :class:`upsr.engine.feed.TrainingSet`, a validation set images."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
         return
     try:
-        gives_crops = hasattr(resolve(DATASET_REGISTRY, raw["type"]), "bind")
+        gives_crops = issubclass(resolve(DATASET_REGISTRY, raw["type"]), TrainingSet)
     except UnknownTypeError:
         return  # is told already
     if phase == "train" and not gives_crops:
@@ -142,32 +121,18 @@ def names_a_file(key: str) -> bool:
     return key.startswith("dataroot") or key in ("meta_info", "index")
 
 
-def _network(raw: Any) -> Component | None:
-    """A network's section, as far as it names files."""
-    return (
-        Component.model_construct(**raw) if isinstance(raw, Mapping) and isinstance(raw.get("path", ""), str) else None
-    )
-
-
-def _model_problems(name: str) -> Iterator[Problem]:
-    """basicsr registers models of its own, which this engine cannot run."""
-    ours = [known for known, model in MODEL_REGISTRY if issubclass(model, (Method, Training))]
-    try:
-        if issubclass(resolve(MODEL_REGISTRY, name), (Method, Training)):
-            return
-        message = f"unknown model '{name}': it is no upsr.methods.Method or Training"
-    except UnknownTypeError as error:
-        message = str(error) if "." in name else f"unknown model '{name}'"
-    yield Problem("model_type", message + did_you_mean(name, ours))
-
-
 def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Problem]:
     """Files and folders that are named but absent, and sections that the purpose needs."""
-    paths = {key: value for key, value in _section(data, "path").items() if isinstance(value, str)}
-    networks = {key: _network(data.get(key)) for key in ("network_g", "network_aux")}
-    named = named_weights(paths, networks)
+    try:
+        found = find_method(data)
+    except UnknownMethodError:
+        return
+    networks = [
+        (key, raw.get("path")) for key, kind, raw in components_in(found.options, data) if kind.registry == "arch"
+    ]
+    named = named_weights(_section(data, "path"), found.method.weight_keys, networks)
     files: dict[str, Any] = {key: str(path) for key, path in named.items()}
-    files["path.resume_state"] = paths.get("resume_state")
+    files["path.resume_state"] = _section(data, "path").get("resume_state")
     sets = _entries(data, "datasets")
     if purpose == "test":
         if isinstance(data.get("datasets"), Mapping) and all(phase == "train" for phase, _ in sets):

@@ -1,10 +1,11 @@
-"""What the iterations between two log lines amount to."""
+"""Means over the iterations between two log lines."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,19 +28,21 @@ class Tally:
         self._iterations = 0
         self._counted: Counter[str] = Counter()
         self._losses: dict[str, Tensor] = {}
-        self._norms: list[float] = []
+        self._norms: dict[str, list[float]] = {}
         self._waited = 0.0
 
-    def add(self, losses: dict[str, Tensor], *, good: bool, grad_norm: float, waited: float) -> None:
-        """One iteration. Losses stay on the device; those of a skipped step are left out."""
-        self._iterations += 1
-        self._waited += waited
-        if not good:
-            return
-        self._norms.append(grad_norm)
+    def add(self, losses: Mapping[str, Tensor], norms: Mapping[str, float]) -> None:
+        """A good update. Losses stay on the device."""
+        for name, norm in norms.items():
+            self._norms.setdefault(name, []).append(norm)
         for name, value in losses.items():
             self._counted[name] += 1
             self._losses[name] = self._losses[name] + value if name in self._losses else value
+
+    def iterated(self, waited: float) -> None:
+        """An iteration has ended, in which ``waited`` seconds went by without data."""
+        self._iterations += 1
+        self._waited += waited
 
     def report(self, images_per_iteration: int) -> dict[str, float]:
         """Means over the iterations and processes, by tag; every process calls it and gets the same."""
@@ -49,13 +52,13 @@ class Tally:
         values: dict[str, float] = {}
         for name in own:
             total = torch.stack([part["losses"][name] for part in parts]).sum(dim=0)
-            if name == _BY_TIMESTEP:
+            if name.endswith(_BY_TIMESTEP):
                 sums, counts = total.tolist()
-                values |= {f"losses/t={t}": s / c for t, (s, c) in enumerate(zip(sums, counts, strict=True)) if c}
+                prefix = f"losses/{name.removesuffix(_BY_TIMESTEP)}t"
+                values |= {f"{prefix}={t}": s / c for t, (s, c) in enumerate(zip(sums, counts, strict=True)) if c}
             else:
                 values[f"losses/{name}"] = float(total) / (self._counted[name] * len(parts))
-        if self._norms:
-            values["grad_norm"] = math.fsum(self._norms) / len(self._norms)
+        values |= {name: math.fsum(norms) / len(norms) for name, norms in self._norms.items()}
         values["s_per_iter"] = seconds / self._iterations
         values["images_per_s"] = images_per_iteration * self._iterations / seconds
         values["data_wait_share"] = max(part["waited"] for part in parts) / seconds
@@ -64,7 +67,7 @@ class Tally:
         return values
 
     def restart_clock(self) -> None:
-        """What came since the last report was not training."""
+        """Leave out the time since the last report, which was not training."""
         self._started = time.perf_counter()
 
 

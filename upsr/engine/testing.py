@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upsr.atomic import atomic_write, writable_folder
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, build_metrics, build_validation_set, evaluate, save_image
 from upsr.engine.fitting import refuse_misfits
@@ -26,7 +26,7 @@ from upsr.weights import weight_files
 logger = logging.getLogger(__name__)
 
 
-def test(opt: Options, run: Runtime) -> list[Evaluation]:
+def test(opt: CommonOptions, run: Runtime) -> list[Evaluation]:
     """Restore and measure the validation sets of an option file.
 
     Images go to ``results/NAME/visualization/SET/``, metrics to ``results/NAME/SET/``. A folder of an earlier run is kept
@@ -76,7 +76,9 @@ def test(opt: Options, run: Runtime) -> list[Evaluation]:
     return results
 
 
-def _origin(opt: Options, run: Runtime, metrics: Mapping[str, Metric], missing: Mapping[str, str]) -> dict[str, Any]:
+def _origin(
+    opt: CommonOptions, run: Runtime, metrics: Mapping[str, Metric], missing: Mapping[str, str]
+) -> dict[str, Any]:
     """What a reader needs to know of the numbers."""
     return {
         "metrics": {name: metric.version for name, metric in metrics.items()},

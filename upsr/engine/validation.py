@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.config.problems import did_you_mean
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet, build_metrics, build_validation_set, evaluate, save_image
 from upsr.engine.fitting import refuse_misfits
@@ -39,7 +39,7 @@ class Validation:
         UpsrError: a set does not fit the model, a metric cannot be had, or ``logger.keep_best`` names what is not there.
     """
 
-    def __init__(self, opt: Options, run: Runtime, folder: Path, method: Method) -> None:
+    def __init__(self, opt: CommonOptions, run: Runtime, folder: Path, method: Method) -> None:
         self.opt, self.run, self.folder = opt, run, folder
         self.sets = []
         for phase, options in opt.validation_sets.items():
@@ -145,7 +145,7 @@ class Best:
         UpsrError: there is no such set or metric.
     """
 
-    def __init__(self, opt: Options, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, opt: CommonOptions, metrics: Mapping[str, Metric]) -> None:
         wanted = opt.logger.keep_best
         self.tag: str | None = None
         if wanted is None:

@@ -1,4 +1,4 @@
-"""Benchmark datasets: what they are, where they lie, and whether what lies there is them."""
+"""Benchmark datasets: descriptions, places, and checks of the files there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
-from upsr.config.schema import Component, FolderName, Section
+from upsr.config.schema import Component, DatasetComponent, FolderName, Section
 from upsr.data.backends import list_keys, without_suffix
 from upsr.data.datasets import ImageFolder, Sides
 from upsr.data.image_io import UnreadableImageError
@@ -24,6 +24,12 @@ from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue
 
 _SHOWN = 3
+
+
+class PreparerComponent(Component):
+    """A way to make the folder from a download."""
+
+    registry = "benchmark preparer"
 
 
 class LookAlike(Section):
@@ -35,7 +41,7 @@ class LookAlike(Section):
 
 
 class Expectation(Section):
-    """What the benchmark's files are known to be. Absent values are not known here, and not checked."""
+    """Known facts of a benchmark's files. Absent values are not known here, and not checked."""
 
     images: int = Field(ge=1, description="Number of LR images, or of pairs.")
     gt_size: tuple[int, int] | None = Field(None, description="(height, width) of every HR image.")
@@ -53,9 +59,11 @@ class Benchmark(Section):
     licence: str = Field(description="The terms that its publisher states.")
     scale: Literal[2, 4, 8] = 4
     folder: str | None = Field(None, description="Folder under datasets/; by default the name.")
-    files: Component = Field(description="Registered dataset; dataroot_* and meta_info are relative to the folder.")
+    files: DatasetComponent = Field(
+        description="Registered dataset; dataroot_* and meta_info are relative to the folder."
+    )
     expected: Expectation
-    prepare: Component | None = Field(None, description="Registered preparer for `upsr data prepare`.")
+    prepare: PreparerComponent | None = Field(None, description="Registered preparer for `upsr data prepare`.")
 
     def root(self, datasets: Path) -> Path:
         """Its folder under the folder of all datasets."""
@@ -74,7 +82,7 @@ class Benchmark(Section):
             key: str(root / value) if key.startswith("dataroot") or key == "meta_info" else value
             for key, value in self.files.arguments.items()
         }
-        component = Component(type=self.files.type, **arguments)
+        component = DatasetComponent(type=self.files.type, **arguments)
         refuse(f"datasets/{self.name}.yml", list(component_problems(DATASET_REGISTRY, component, "files")))
         return build(DATASET_REGISTRY, component)
 
@@ -84,7 +92,7 @@ BENCHMARKS = Catalogue("dataset", "datasets", Benchmark)
 
 @dataclass
 class Findings:
-    """What ``check`` found.
+    """Result of :func:`check`.
 
     Attributes:
         problems: why nothing can be measured on it, or why the numbers would mean nothing.
@@ -129,17 +137,17 @@ def check(benchmark: Benchmark, datasets: Path, *, decode: bool) -> Findings:
 
 
 def fingerprint(texts: Iterable[str]) -> str:
-    """sha256 of a set of texts, whatever their order."""
+    """sha256 of a set of texts, independent of their order."""
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
-    """sha256 of a decoded image, whatever its file's name and format."""
+    """sha256 of a decoded image, independent of its file's name and format."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 def _repeated_names(benchmark: Benchmark, datasets: Path, findings: Findings) -> None:
-    """Two images of one name: which belongs to the pair, or overwrites the other's result, is anyone's guess."""
+    """Refuses two images of one name: the pair would be ambiguous, and one result would overwrite the other."""
     root = benchmark.root(datasets)
     for key, value in benchmark.files.arguments.items():
         folder = root / str(value)

@@ -70,5 +70,5 @@ class Catalogue(Generic[Description]):
 
 
 def homes() -> list[Path]:
-    """Where description files may lie: the current folder, and the checkout that the package is part of."""
+    """Folders of description files: the current one, and the checkout that the package is part of."""
     return list(dict.fromkeys([Path.cwd(), Path(upsr.__file__).resolve().parents[1]]))

@@ -1,4 +1,4 @@
-"""What earlier evaluations have left in a folder, as far as everything that it came from is still as it was."""
+"""Results of earlier evaluations in a folder whose source files have not changed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Earlier:
 
 
 class _ChangedError(UpsrError):
-    """Why the values of a work are no longer those of its files."""
+    """The reason why the values of a work are no longer those of its files."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Finder:
     def find(
         self, rows: Sequence[Row], passed_over: Collection[str], said: Collection[tuple[str, str | None]]
     ) -> Earlier:
-        """What the journal has beside the rows of the running evaluation, those for whole sets among them.
+        """Results in the journal beside the rows of the running evaluation, those of whole sets included.
 
         Args:
             passed_over: works and methods that are dealt with already.

@@ -1,4 +1,4 @@
-"""Methods to compare: UPSR from an option file, published networks from their checkpoints, or a folder of finished images."""
+"""Entries of an evaluation: methods from option files or checkpoints, and folders of finished images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from upsr.archs import ncnn
-from upsr.archs.spandrel_arch import SpandrelSR
+from upsr.archs.spandrel import SpandrelSR
+from upsr.choices import RUNS_ROOT
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
-from upsr.config.load import read_yaml, refuse
+from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
+from upsr.config.methods import method_of
 from upsr.config.problems import problems_of
 from upsr.config.schema import Component, Section, TileOptions
 from upsr.data.backends import without_suffix
@@ -35,55 +37,59 @@ from upsr.methods.bicubic.method import Bicubic
 from upsr.methods.sr.method import SR
 from upsr.provenance import digest_of, file_digest
 from upsr.restoring import ModelRestorer, Restorer
-from upsr.weights import files_of, weight_files
+from upsr.weights import files_of, run_weights, unset_weights, weight_files
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
-_RUNS = Path("experiments")
-RUN_OPTIONS = "options.yml"
-"""In the folder of a training run."""
+_RUNS = Path(RUNS_ROOT)
 
 
 class MissingWeightsError(UpsrError):
-    """A method whose files are not here. The others can be evaluated."""
+    """The files of an entry are not here. The others can be evaluated."""
 
 
 class WrongWeightsError(UpsrError):
-    """A method whose files are here, but are not what its name promises. No number of it may be shown."""
+    """The files of an entry are not what its name promises. No number of it may be shown."""
+
+
+class EntryComponent(Component):
+    """A way to get restored images."""
+
+    registry = "entry"
 
 
 class ExpectedNetwork(Section):
-    """What is known of a method's network. Absent values are not known here, and not checked."""
+    """Known facts of a method's networks. Absent values are not known here, and not checked."""
 
     architecture: str | None = Field(None, description="spandrel's name of it.")
-    parameters: int | None = Field(None, description="Of the network that restores.")
-    aux_parameters: int | None = Field(None, description="Of the network beside it: g, or an autoencoder.")
+    parameters: int | None = Field(None, description="Of the network that restores, the first of the method's parts.")
+    aux_parameters: int | None = Field(None, description="Of all other parts, such as g or an autoencoder.")
     sha256: list[str] = Field(default_factory=list, description="Of each weight file, in order.")
 
 
-class MethodDescription(Section):
+class EntryDescription(Section):
     """A file ``options/methods/NAME.yml``."""
 
     name: str = Field(min_length=1, pattern=r"^[^/\\:]+$", description="By default the name of the file.")
     about: str = ""
     get: list[str] = Field(default_factory=list, description="Where to get the weights.")
     licence: str = ""
-    make: Component = Field(description="Registered method and its arguments.")
+    make: EntryComponent = Field(description="Registered method and its arguments.")
     expected: ExpectedNetwork = ExpectedNetwork()
 
 
-METHODS = Catalogue("method", "options/methods", MethodDescription)
+ENTRIES = Catalogue("method", "options/methods", EntryDescription)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant of an evaluation, ready to restore.
+    """One that is compared in an evaluation, ready to restore.
 
     Attributes:
         restorer: for a seed and the name and keys of a dataset. Raises MissingWeightsError where there are no images of it.
         scale: ``None`` for any.
         channels: of the images that it takes; ``None`` for any.
-        draws: whether the result depends on the seed.
+        draws: the result depends on the seed.
         weights: files it was made from.
         facts: architecture, parameters, options.
         reads: for the name and keys of a dataset, sha256 of the file that each image's result is read from, by key; empty where
@@ -99,7 +105,7 @@ class Entry:
     reads: Callable[[str, Sequence[str]], Mapping[str, str]] = lambda dataset, keys: {}
 
     def misfit(self, name: str, scale: int, channels: int) -> str | None:
-        """Why it cannot restore the images of a dataset, which is called ``name``."""
+        """The reason why it cannot restore the images of the dataset ``name``; ``None`` if it can."""
         if self.scale not in (None, scale):
             return f"x{self.scale}, but {name} is x{scale}"
         if self.channels not in (None, channels):
@@ -109,8 +115,8 @@ class Entry:
         return None
 
 
-def describe(name: str) -> MethodDescription:
-    """A method by its name in options/methods/, or that of a training run in experiments/; or from what a path leads to: a
+def describe(name: str) -> EntryDescription:
+    """An entry by its name in options/methods/, or that of a training run in experiments/; or by a path: of a
     description, an option file, a network's checkpoint, the folder of a training run, or a folder of finished images (with one
     folder for each dataset inside).
 
@@ -119,47 +125,43 @@ def describe(name: str) -> MethodDescription:
     """
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
-        if "model_type" in (data := read_yaml(path)) or "base" in data:
+        if {"method", "model_type", "base"} & read_yaml(path).keys():
             return _described(path.stem, "OptionFile", opt=name)
-        return METHODS.read(name)
+        return ENTRIES.read(name)
     if path.suffix in _CHECKPOINTS and not path.is_dir():
         if not path.is_file():
             raise UpsrError(f"{name}: no such checkpoint")
         return _described(path.stem, "Checkpoint", path=name)
-    if name in METHODS.names():
-        return METHODS.read(name)
+    if name in ENTRIES.names():
+        return ENTRIES.read(name)
     for folder in (path, _RUNS / path):
         if (folder / RUN_OPTIONS).is_file():
             return _of_run(folder)
     if path.is_dir():
         return _described(path.resolve().name, "FinishedImages", folder=name)
-    return METHODS.read(name)
+    return ENTRIES.read(name)
 
 
-def _described(name: str, kind: str, **arguments: Any) -> MethodDescription:
+def _described(name: str, kind: str, **arguments: Any) -> EntryDescription:
     """A description without a file of its own."""
     data = {"name": name, "make": {"type": kind, **arguments}}
-    refuse(f"--methods {name}", list(problems_of(MethodDescription, data)))
-    return MethodDescription.model_validate(data)
+    refuse(f"--methods {name}", list(problems_of(EntryDescription, data)))
+    return EntryDescription.model_validate(data)
 
 
-def _of_run(folder: Path) -> MethodDescription:
-    """The newest weights of a training run, in whichever format it writes them."""
-    latest = [path for suffix in (".safetensors", ".pth") for path in folder.glob(f"models/net_g_latest{suffix}")]
-    if not latest:
-        raise UpsrError(
-            f"{folder}: the run has no models/net_g_latest.safetensors yet; it comes with the first checkpoint"
-        )
-    weights = json.dumps(str(latest[0]), ensure_ascii=False)
-    own = [
-        f"path.pretrain_network_g={weights}",
-        "path.param_key_g=null",
-    ]  # the key is that of the weights it began with
+def _of_run(folder: Path) -> EntryDescription:
+    """The newest weights of a training run."""
+    opt = checked_model_options(str(folder / RUN_OPTIONS))
+    found = run_weights(folder, method_of(opt).method.weight_keys.values())
+    own = [f"path.{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in found.items()]
+    # Keys inside files are those of the weights that the run began with.
+    inside = [key.replace("pretrain_network", "param_key") for key in found]
+    own += [f"path.{key}=null" for key in inside if hasattr(opt.path, key)]
     return _described(folder.resolve().name, "OptionFile", opt=str(folder / RUN_OPTIONS), force_yml=own)
 
 
-def make_ready(description: MethodDescription, device: torch.device, tile: TileOptions | None) -> Entry:
-    """The method, with its weights, on a device.
+def make_ready(description: EntryDescription, device: torch.device, tile: TileOptions | None) -> Entry:
+    """The entry that is described, with its weights, on a device.
 
     Raises:
         MissingWeightsError: files are not here; the message says where to get them.
@@ -168,20 +170,20 @@ def make_ready(description: MethodDescription, device: torch.device, tile: TileO
     """
     refuse(description.name, list(component_problems(ENTRY_REGISTRY, description.make, "make")))
     try:
-        method: Entry = build(ENTRY_REGISTRY, description.make)(device, tile)
+        entry: Entry = build(ENTRY_REGISTRY, description.make)(device, tile)
     except MissingWeightsError as error:
         where = f"; get them from {description.get[0]}" if description.get else ""
         raise MissingWeightsError(f"{error}{where}") from None
-    _compare(description, method)
-    return method
+    _compare(description, entry)
+    return entry
 
 
-def origin(description: MethodDescription, method: Entry) -> dict[str, Any]:
-    """What a result of the method came from, for result files."""
+def origin(description: EntryDescription, entry: Entry) -> dict[str, Any]:
+    """Description, weight files and facts of an entry, for result files."""
     return {
         "make": description.make.model_dump(),
-        "weights": [{"file": str(path), "sha256": file_digest(path)} for path in method.weights],
-        **method.facts,
+        "weights": [{"file": str(path), "sha256": file_digest(path)} for path in entry.weights],
+        **entry.facts,
     }
 
 
@@ -192,10 +194,10 @@ def option_file(path: str) -> str:
 
 @ENTRY_REGISTRY.register()
 class OptionFile:
-    """A model of this project.
+    """A method from an option file.
 
     Args:
-        opt: option file that names the model and its weights; its datasets are not read.
+        opt: option file that names the method and its weights; its datasets are not read.
         force_yml: overrides, as on the command line.
     """
 
@@ -207,11 +209,9 @@ class OptionFile:
         """See :func:`make_ready`."""
         opt = checked_model_options(option_file(self.opt), self.force_yml)
         files = weight_files(opt)
+        unset = unset_weights(opt)
         if not opt.path.allow_random_weights:
-            needed = [] if "network_g.path" in files else ["path.pretrain_network_g"]
-            if opt.network_aux is not None and "network_aux.path" not in files:
-                needed.append("path.pretrain_network_aux")
-            absent = [f"{key}: not set" for key in needed if key not in files]
+            absent = [f"{key}: not set" for key in unset]
             absent += [f"{key}: {path}" for key, path in files.items() if not path.is_file()]
             if absent:
                 hint = (
@@ -225,8 +225,8 @@ class OptionFile:
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
-        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if _is_random(opt.path) else {}
-        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": _is_random(opt.path)}
+        facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if unset else {}
+        facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": bool(unset)}
         return of_model(method, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
 
 
@@ -257,7 +257,7 @@ class Checkpoint:
 
 @ENTRY_REGISTRY.register()
 class BicubicUpsampling:
-    """The yardstick.
+    """Bicubic interpolation, as a baseline.
 
     Args:
         scale: upscaling factor.
@@ -273,7 +273,7 @@ class BicubicUpsampling:
 
 @ENTRY_REGISTRY.register()
 class FinishedImages:
-    """Images that any other system has made, to be measured like the rest.
+    """Images that were restored elsewhere, to be measured like the rest.
 
     Args:
         folder: holds them, in one folder for each dataset, or as they are.
@@ -306,7 +306,7 @@ class FinishedImages:
         images, files = self._files(dataset, keys)
         digests = {}
         for key, file in files.items():
-            with contextlib.suppress(UnreadableImageError):  # said when it is its turn to be measured
+            with contextlib.suppress(UnreadableImageError):  # reported when it is measured
                 digests[key] = images.digest(file)
         return digests
 
@@ -347,11 +347,11 @@ def of_model(
 ) -> Entry:
     """The entry of a method; larger images than ``tile`` are restored in tiles."""
     method = method.to(device).eval()
-    networks = list(method.parts().values())
+    own, *others = [sum(p.numel() for p in network.parameters()) for network in method.parts().values()] or [0]
     described = {
         **(facts or {}),
-        "parameters": _count(networks[0] if networks else None),
-        "aux_parameters": _count(networks[1] if len(networks) > 1 else None),
+        "parameters": own,
+        "aux_parameters": sum(others),
         "tile": tile.model_dump() if tile else None,
     }
     return Entry(
@@ -365,7 +365,7 @@ def of_model(
 
 
 def _located(name: str) -> Path | None:
-    """The path of a file, or of one inside a package, which is not imported: ncnn's packages open a GPU when they are."""
+    """The path of a file, also inside a package. The package is not imported: ncnn's packages open a GPU then."""
     if not name.startswith(_IN_PACKAGE):
         return Path(name)
     package, _, file = name.removeprefix(_IN_PACKAGE).partition("/")
@@ -374,22 +374,14 @@ def _located(name: str) -> Path | None:
     return Path(folders[0]) / file if folders else None
 
 
-def _count(network: nn.Module | None) -> int:
-    return sum(p.numel() for p in network.parameters()) if network is not None else 0
-
-
-def _is_random(path: Any) -> bool:
-    return bool(path.allow_random_weights and not (path.pretrain_network_g and path.pretrain_network_aux))
-
-
-def _compare(description: MethodDescription, method: Entry) -> None:
+def _compare(description: EntryDescription, entry: Entry) -> None:
     """Refuse files that are not what the description says."""
     expected = description.expected
     for key in ("architecture", "parameters", "aux_parameters"):
-        want, have = getattr(expected, key), method.facts.get(key)
+        want, have = getattr(expected, key), entry.facts.get(key)
         if want is not None and want != have:
             raise WrongWeightsError(f"{key.replace('_', ' ')}: {have}, but {description.name} has {want}")
-    for path, want in zip(method.weights, expected.sha256, strict=False):
+    for path, want in zip(entry.weights, expected.sha256, strict=False):
         have = file_digest(path)
         if have != want:
             raise WrongWeightsError(f"{path}: sha256 {have[:16]}..., but {description.name} has {want[:16]}...")

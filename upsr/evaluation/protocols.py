@@ -14,7 +14,7 @@ from torch import Tensor
 from upsr.compat import METRIC_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
-from upsr.config.schema import Component, FolderName, Section
+from upsr.config.schema import FolderName, MetricComponent, Section
 from upsr.evaluation.catalogue import Catalogue
 from upsr.metrics import Metric, MetricUnavailableError, SetMetric
 from upsr.provenance import file_digest
@@ -43,8 +43,10 @@ class Protocol(Section):
     rounding: Literal["float", "uint8"] = Field(
         description="float: the restored image as computed, clamped; uint8: as an 8-bit PNG holds it."
     )
-    metrics: dict[MetricName, Component] = Field(description="Name in the tables: registered metric.")
-    set_metrics: dict[MetricName, Component] = Field(default_factory=dict, description="As metrics, of a whole set.")
+    metrics: dict[MetricName, MetricComponent] = Field(description="Name in the tables: registered metric.")
+    set_metrics: dict[MetricName, MetricComponent] = Field(
+        default_factory=dict, description="As metrics, of a whole set."
+    )
 
 
 PROTOCOLS = Catalogue("protocol", "options/protocols", Protocol)
@@ -87,7 +89,7 @@ class Instruments:
 def build_instruments(
     protocols: Sequence[Protocol], device: torch.device, only: Sequence[str] | None = None
 ) -> Instruments:
-    """The measures of some protocols; one that cannot be had is noted, and the others go on.
+    """The measures of some protocols; a missing one is noted, and the others are kept.
 
     Args:
         only: names of metrics to measure; by default all. A name that no protocol has is pyiqa's for one, and is measured with
@@ -101,7 +103,7 @@ def build_instruments(
         metrics = dict(protocol.metrics)
         if i == 0 and only is not None:
             known = {name for p in protocols for name in (*p.metrics, *p.set_metrics)}
-            metrics |= {name: Component(type="PyIQA", metric=name) for name in only if name not in known}
+            metrics |= {name: MetricComponent(type="PyIQA", metric=name) for name in only if name not in known}
         for kind, components in (("metrics", metrics), ("set_metrics", protocol.set_metrics)):
             for name, component in components.items():
                 if only is None or name in only:
@@ -110,7 +112,7 @@ def build_instruments(
 
 
 def _add(
-    instruments: Instruments, protocol: Protocol, kind: str, name: str, component: Component, device: torch.device
+    instruments: Instruments, protocol: Protocol, kind: str, name: str, component: MetricComponent, device: torch.device
 ) -> None:
     where = f"options/protocols/{protocol.name}.yml"
     refuse(where, list(component_problems(METRIC_REGISTRY, component, f"{kind}.{name}")))
@@ -136,7 +138,7 @@ def _add(
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Why two measures' numbers are not to be set side by side: what their records say differently.
+    """Differences between the records of two measures, for which their numbers are not comparable.
 
     Two versions of pyiqa count as one where the metric did not change between them. Of weight files the contents are
     compared, where both records name a file.
@@ -155,7 +157,7 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _generation(version: str) -> tuple[str, ...]:
-    """What two versions of a measure have in common if their numbers are the same."""
+    """The part of a version that numbers depend on."""
     match = re.fullmatch(r"pyiqa (\d+(?:\.\d+)*)\S* (\S+)", version)
     if not match or match[2] not in CHANGED_IN:
         return (version.split(" ")[0], version.rpartition(" ")[2])

@@ -1,4 +1,4 @@
-"""What an evaluation writes: a journal while it runs, then a table by image and a summary with its origin."""
+"""Files of an evaluation: a journal while it runs, then a table by image and a summary with its origin."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from upsr.atomic import atomic_write
+from upsr.choices import TableFormat
 from upsr.errors import UpsrError
 from upsr.evaluation.protocols import SEPARATOR
 from upsr.evaluation.statistics import describe_sample
 
 SUMMARY = "summary.json"
 COLUMNS = ("dataset", "image", "method", "seed", "protocol", "metric", "value", "work", "content")
-
-Format = Literal["csv", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Measured:
 
 
 class Journal:
-    """Finished images, one JSON line each, in one file for each process; and in ``works/`` what each work is.
+    """Finished images, one JSON line each, in one file for each process; and in ``works/`` a description of each work.
 
     A line that a kill has cut off does not count.
     """
@@ -110,12 +109,12 @@ class Journal:
             ) from None
 
     def describe(self, work: str, record: Mapping[str, Any]) -> None:
-        """Note what a work is, for evaluations to come."""
+        """Keep the description of a work for later evaluations."""
         with atomic_write(self.folder / "works" / f"{work}.json") as path:
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def works(self) -> dict[str, dict[str, Any]]:
-        """What each work is, the last described first."""
+        """Descriptions of the works by id, the last described first."""
         found = {}
         for path in sorted((self.folder / "works").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True):
             with contextlib.suppress(ValueError):  # a damaged one says nothing
@@ -129,7 +128,7 @@ class Journal:
             self._file = None
 
 
-def write_rows(folder: Path, rows: Sequence[Row], form: Format) -> Path:
+def write_rows(folder: Path, rows: Sequence[Row], form: TableFormat) -> Path:
     """``images.csv`` or ``images.parquet``."""
     path = folder / f"images.{form}"
     with atomic_write(path) as temporary:
@@ -213,7 +212,7 @@ def rows_of(
 
 
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One entry for each dataset, method, protocol and metric: mean over images and seeds, and how sure it is."""
+    """One entry for each dataset, method, protocol and metric: mean over images and seeds, with its interval."""
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.dataset, row.method, row.protocol, row.metric].append(row)

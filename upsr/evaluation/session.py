@@ -1,4 +1,4 @@
-"""One evaluation: every method on every dataset with every seed, by every protocol; what is finished is not done again."""
+"""One evaluation: every entry on every dataset with every seed, by every protocol. Finished images are not done again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from upsr.atomic import sweep, writable_folder
-from upsr.config.schema import TileOptions
 from upsr.data.image_io import to_uint8, write_png
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, evaluate
@@ -26,21 +25,20 @@ from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
 from upsr.evaluation import latent_diffusion  # noqa: F401  (registers a method)
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.contents import digest_of_file
 from upsr.evaluation.earlier import Earlier, Finder
 from upsr.evaluation.entries import (
     Entry,
-    MethodDescription,
+    EntryDescription,
     MissingWeightsError,
     WrongWeightsError,
     describe,
     make_ready,
     origin,
 )
+from upsr.evaluation.plan import Plan, Unavailable
 from upsr.evaluation.protocols import PROTOCOLS, Instruments, build_instruments
 from upsr.evaluation.results import (
     SUMMARY,
-    Format,
     Journal,
     Measured,
     Row,
@@ -50,7 +48,19 @@ from upsr.evaluation.results import (
     write_summary,
 )
 from upsr.evaluation.statistics import INTERVAL
-from upsr.evaluation.work import WHOLE_SET, OpenSet, Work, content_of_set, finished, made_of, open_set, pictures_of
+from upsr.evaluation.work import (
+    WHOLE_SET,
+    OpenSet,
+    Work,
+    content_of_set,
+    digest_of_file,
+    finished,
+    made_of,
+    map_of,
+    maps_of,
+    open_set,
+    pictures_of,
+)
 from upsr.methods.base import Seen
 from upsr.metrics import MetricUnavailableError, SetMetric
 from upsr.metrics.iqa import metric_weights_folder
@@ -59,62 +69,6 @@ from upsr.provenance import machine, versions
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to evaluate.
-
-    Attributes:
-        datasets, methods, protocols: names or paths of descriptions; methods see :func:`upsr.evaluation.entries.describe`.
-        seeds: each method that draws noise restores every image once with each.
-        folder: of the results.
-        datasets_root: folder that holds the datasets.
-        pairs: datasets by method, to leave the others out; ``None`` for every method on every dataset.
-        metrics: names of those to measure; ``None`` for all of the protocols.
-        max_images: only the first images of each set.
-        tile: how large images are cut; ``None`` for what a method's options say.
-        save_images: write the restored images; set metrics and the report need them.
-        with_earlier: show also what earlier evaluations have left in the folder, as far as its files are as they were.
-        form: of the table by image.
-        metric_weights: local folder of pyiqa's weights.
-    """
-
-    datasets: tuple[str, ...]
-    methods: tuple[str, ...]
-    protocols: tuple[str, ...]
-    folder: Path
-    seeds: tuple[int, ...] = (0,)
-    datasets_root: Path = Path("datasets")
-    pairs: Mapping[str, Collection[str]] | None = None
-    metrics: tuple[str, ...] | None = None
-    max_images: int | None = None
-    batch_size: int = 1
-    num_workers: int = 0
-    tile: TileOptions | None = None
-    save_images: bool = True
-    with_earlier: bool = True
-    form: Format = "csv"
-    metric_weights: Path | None = None
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """Why there are no numbers of a method, on one dataset or (``None``) on any.
-
-    Attributes:
-        status: ``missing``: something is not here; ``wrong``: it is, but is not what its name promises.
-    """
-
-    method: str
-    dataset: str | None
-    status: str
-    reason: str
-
-    @classmethod
-    def because(cls, method: str, dataset: str | None, error: UpsrError) -> Unavailable:
-        """Of what ``make_ready`` or a method's restorer has raised."""
-        return cls(method, dataset, "wrong" if isinstance(error, WrongWeightsError) else "missing", str(error))
 
 
 def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
@@ -146,7 +100,7 @@ def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
 
     worker = _Worker(plan, run, instruments, {protocol.name: protocol.model_dump() for protocol in protocols})
     for given, description in descriptions:
-        worker.evaluate_method(given, description, sets)
+        worker.evaluate_entry(given, description, sets)
     worker.journal.close()
     run.barrier()
     earlier = run.from_main(worker.earlier(sets) if run.is_main and plan.with_earlier else Earlier())
@@ -163,7 +117,7 @@ def run_evaluation(plan: Plan, run: Runtime) -> dict[str, Any]:
 
 
 class _Worker:
-    """Goes through methods, seeds and datasets, and collects what comes out."""
+    """Evaluates entries on datasets with seeds, and collects the results."""
 
     def __init__(self, plan: Plan, run: Runtime, instruments: Instruments, protocols: dict[str, Any]) -> None:
         self.plan, self.run, self.instruments, self.protocols = plan, run, instruments, protocols
@@ -181,33 +135,33 @@ class _Worker:
         self.unavailable: list[Unavailable] = []
         self.left_out: dict[str, list[str]] = {}
 
-    def evaluate_method(self, given: str, description: MethodDescription, sets: Sequence[OpenSet]) -> None:
-        """On all sets, with all seeds."""
+    def evaluate_entry(self, given: str, description: EntryDescription, sets: Sequence[OpenSet]) -> None:
+        """Evaluate an entry on all sets, with all seeds."""
         name = description.name
         try:
-            method = make_ready(description, self.run.device, self.plan.tile)
+            entry = make_ready(description, self.run.device, self.plan.tile)
         except (MissingWeightsError, WrongWeightsError) as error:
             self._cannot(name, None, error)
             return
-        self.methods[name], self.reads[name] = origin(description, method), method.reads
+        self.methods[name], self.reads[name] = origin(description, entry), entry.reads
         for data in sets:
             if self.plan.pairs is not None and data.name not in self.plan.pairs[name]:
                 continue
             try:
-                if misfit := method.misfit(data.name, data.description.scale, data.channels):
+                if misfit := entry.misfit(data.name, data.description.scale, data.channels):
                     raise MissingWeightsError(misfit)
-                for seed in self.plan.seeds if method.draws else (0,):
+                for seed in self.plan.seeds if entry.draws else (0,):
                     work = Work.of(
                         method=name, given=given, tile=self.plan.tile, origin=self.methods[name], data=data, seed=seed,
-                        draws=method.draws, measures=self.instruments.records, protocols=self.protocols,
+                        draws=entry.draws, measures=self.instruments.records, protocols=self.protocols,
                     )  # fmt: skip
-                    self._evaluate(work, method, data)
+                    self._evaluate(work, entry, data)
             except (MissingWeightsError, WrongWeightsError) as error:
                 self._cannot(name, data.name, error)
 
-    def _evaluate(self, work: Work, method: Entry, data: OpenSet) -> None:
-        made = made_of(data, method.reads)
-        restorer = method.restorer(work.seed, data.name, data.keys)
+    def _evaluate(self, work: Work, entry: Entry, data: OpenSet) -> None:
+        made = made_of(data, entry.reads)
+        restorer = entry.restorer(work.seed, data.name, data.keys)
         pictures = self.pictures(work.method, work.seed, data.name)
         images: dict[str, dict[str, float]] = {}
         if self.run.is_main:
@@ -243,7 +197,7 @@ class _Worker:
         self._measure_set(work, data, made, sorted(images))
 
     def _note_left_out(self, work: Work, data: OpenSet, images: Collection[str], result: Evaluation) -> None:
-        """Remember why images are left out, and remove what earlier files have left in their places.
+        """Note why images are left out, and remove earlier results of them.
 
         Raises:
             WrongWeightsError: all are left out.
@@ -251,7 +205,7 @@ class _Worker:
         if self.run.is_main:
             for key in set(data.keys) - set(images):
                 (self.pictures(work.method, work.seed, data.name) / f"{key}.png").unlink(missing_ok=True)
-                self.map(work.method, data.name, key).unlink(missing_ok=True)
+                self._remove_maps(work.method, data.name, key)
         messages = self.left_out.setdefault(data.name, [])
         messages += [message for message in result.unreadable if message not in messages]
         messages += [f"{work.method}: {message}" for message in result.failed]
@@ -266,8 +220,8 @@ class _Worker:
         if self.run.is_main:
             pictures = self.pictures(work.method, work.seed, data.name)
             content = content_of_set(data, made, pictures, keys)
-            entries = self.known.get(work.id, {}).get(WHOLE_SET, [])
-            values = next((dict(entry.values) for entry in entries if entry.content == content), {})
+            kept = self.known.get(work.id, {}).get(WHOLE_SET, [])
+            values = next((dict(item.values) for item in kept if item.content == content), {})
             absent = self.instruments.set_metrics.keys() - values.keys()
             for measure in absent:
                 try:
@@ -280,7 +234,7 @@ class _Worker:
         self.set_rows += rows_of(work.id, data.name, work.method, work.seed, found)
 
     def _value_of_set(self, metric: SetMetric, data: OpenSet, pictures: Path, keys: Sequence[str]) -> float:
-        """Of the pictures of these images alone: others may lie beside them."""
+        """Value of the pictures of these images alone: others may lie beside them."""
         if not self.plan.save_images:
             raise MetricUnavailableError("it needs the restored images; leave out --no_images")
         reference = Path(data.data.dataset.sides()["gt"][0].root)
@@ -298,25 +252,25 @@ class _Worker:
         """Folder of restored images."""
         return pictures_of(self.plan.folder, method, seed, dataset)
 
-    def map(self, method: str, dataset: str, key: str) -> Path:
-        """The uncertainty of an image."""
-        return self.plan.folder / "uncertainty" / method / dataset / f"{key}.png"
-
     def _keep_picture(self, path: Path, image: Tensor) -> None:
-        """Write it, or see to it that none of earlier files stays in its place."""
+        """Write a restored image, or remove an earlier one."""
         if self.plan.save_images:
             write_png(path, to_uint8(image))
         else:
             path.unlink(missing_ok=True)
 
     def _keep_map(self, method: str, dataset: str, key: str, seen: Sequence[Seen]) -> None:
-        """Write the uncertainty of a method that has one, as a grey picture on which psi_max is white."""
-        path = self.map(method, dataset, key)
-        maps = [item.image for item in seen if item.kind == "map"]
-        if maps and self.plan.save_images:
-            write_png(path, to_uint8(maps[0].mean(dim=0, keepdim=True)))
+        """Write the first map that a method shows, as a grey picture."""
+        found = next((item for item in seen if item.kind == "map"), None)
+        if found is not None and self.plan.save_images:
+            path = map_of(self.plan.folder, found.name, method, dataset, key)
+            write_png(path, to_uint8(found.image.mean(dim=0, keepdim=True)))
         else:
-            path.unlink(missing_ok=True)
+            self._remove_maps(method, dataset, key)
+
+    def _remove_maps(self, method: str, dataset: str, key: str) -> None:
+        for path in maps_of(self.plan.folder, method, dataset, key).values():
+            path.unlink()
 
     def _cannot(self, method: str, dataset: str | None, error: UpsrError) -> None:
         item = Unavailable.because(method, dataset, error)
@@ -324,7 +278,7 @@ class _Worker:
         logger.warning("%s%s: %s: %s", method, f" on {dataset}" if dataset else "", item.status, error)
 
     def earlier(self, sets: Sequence[OpenSet]) -> Earlier:
-        """What the folder holds beside what was evaluated now."""
+        """Results in the folder beside those of this evaluation."""
         finder = Finder(
             self.journal,
             self.pictures,
@@ -342,7 +296,7 @@ class _Worker:
         return found
 
     def summary(self, sets: Sequence[OpenSet], earlier: Earlier) -> dict[str, Any]:
-        """Everything that is known of the numbers."""
+        """Means and all facts that the numbers depend on."""
         for (method, dataset), reason in earlier.not_shown.items():
             self._cannot(
                 method, dataset, MissingWeightsError(f"measured earlier, not shown: {reason}; evaluate it again")

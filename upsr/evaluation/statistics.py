@@ -1,4 +1,4 @@
-"""How sure a mean is, and whether two methods differ."""
+"""Confidence intervals of means, and paired comparisons of two entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upsr.errors import UpsrError
 _CONFIDENCE = 0.95
 
 INTERVAL = "95 % t interval of the mean over the images"
-"""What :func:`interval` gives, for summaries and pages."""
+"""Name of :func:`interval` in summaries and pages."""
 
 BySeed = Mapping[int, Mapping[str, float]]
 """Values by seed and image."""
@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same images; a difference is the second minus the first.
+    """Two entries on the same images; a difference is the second minus the first.
 
     Attributes:
         images: that both have.
@@ -60,6 +60,11 @@ class Comparison:
     wins: float
     p_value: float
 
+    @property
+    def decided(self) -> bool:
+        """The interval leaves out 0."""
+        return self.low is not None and self.high is not None and self.low * self.high > 0
+
 
 def describe_sample(values: BySeed) -> Sample:
     """Mean, interval and spread over seeds."""
@@ -71,7 +76,7 @@ def describe_sample(values: BySeed) -> Sample:
 
 
 def compare(first: BySeed, second: BySeed) -> Comparison:
-    """Two methods, image by image; several seeds of an image are averaged first.
+    """Two entries, image by image; several seeds of an image are averaged first.
 
     Raises:
         UpsrError: they have no image in common.

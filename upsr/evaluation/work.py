@@ -1,4 +1,8 @@
-"""A work is one method on one dataset with one seed, measured in one way; values are kept under it and found again."""
+"""A work is one entry on one dataset with one seed, measured in one way; values are kept under it and found again.
+
+Values are also kept under digests of the files that they come from, so that none is shown of a file that has changed since. Sizes
+and times of files would be cheaper, but ``cp -p`` keeps both.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from upsr.config.schema import TileOptions
+from upsr.data.datasets import Sides
+from upsr.data.image_io import UnreadableImageError
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import ValidationSet
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS, Benchmark, Findings, check
-from upsr.evaluation.contents import contents, digest_of_file
 from upsr.evaluation.results import Measured
-from upsr.provenance import digest_of
+from upsr.provenance import digest_of, file_digest
 
 _DIGITS = 16
 
 WHOLE_SET = "the whole set/"
-"""In place of an image's name, for what is measured of all at once; no image's name ends so."""
+"""Key of the values of a whole set, in place of an image's name; no image's name ends so."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,11 @@ class OpenSet:
 
     @property
     def name(self) -> str:
-        """Of the dataset."""
+        """Name of the dataset."""
         return self.description.name
 
     def identity(self) -> dict[str, Any]:
-        """What results depend on beside the contents of the files."""
+        """The facts that results depend on beside the contents of the files."""
         return {
             "name": self.name,
             "scale": self.description.scale,
@@ -58,7 +63,7 @@ class OpenSet:
         }
 
     def facts(self) -> dict[str, Any]:
-        """For the summary."""
+        """Facts for the summary."""
         return {
             "about": self.description.about,
             "licence": self.description.licence,
@@ -101,7 +106,7 @@ def open_set(
 
 @dataclass(frozen=True)
 class Work:
-    """What was or is to be done.
+    """One entry on one dataset with one seed.
 
     Attributes:
         method, given, tile: name of the method, what it was described by, and how it cuts large images unless it says so itself.
@@ -150,7 +155,7 @@ class Work:
 
     @property
     def id(self) -> str:
-        """Under which its values are kept."""
+        """Key of its values in the journal."""
         return digest_of(self.identity)[:_DIGITS]
 
 
@@ -205,6 +210,43 @@ def content_of_set(data: OpenSet, made: Mapping[str, str], pictures: Path, keys:
     return digest_of([data.findings.facts["names_sha256"], files])[:_DIGITS]
 
 
+def map_of(folder: Path, name: str, method: str, dataset: str, key: str) -> Path:
+    """File of a map, such as the uncertainty of an image, in the folder of an evaluation."""
+    return folder / name / method / dataset / f"{key}.png"
+
+
+def maps_of(folder: Path, method: str, dataset: str, key: str) -> dict[str, Path]:
+    """The maps of an image that are there, by name."""
+    places = {place.name: map_of(folder, place.name, method, dataset, key) for place in folder.iterdir()}
+    return {name: path for name, path in sorted(places.items()) if path.is_file()}
+
+
 def pictures_of(folder: Path, method: str, seed: int, dataset: str) -> Path:
     """Folder of restored images, in the folder of an evaluation."""
     return folder / "images" / method / f"seed_{seed}" / dataset
+
+
+def contents(sides: Sides, names: Sequence[str]) -> dict[str, str]:
+    """Digest of the files of a dataset's first items, by name; one with a file that cannot be read has none.
+
+    Args:
+        names: of the items, in their order.
+    """
+    found = {name: content_of(sides, i) for i, name in enumerate(names)}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def content_of(sides: Sides, index: int) -> str | None:
+    """Digest of the files of one item; ``None`` where one cannot be read, which an evaluation says when it is its turn."""
+    try:
+        return digest_of({kind: images.digest(keys[index]) for kind, (images, keys) in sides.items()})[:_DIGITS]
+    except UnreadableImageError:
+        return None
+
+
+def digest_of_file(path: Path) -> str | None:
+    """sha256 of a file, ``None`` where there is none."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return None

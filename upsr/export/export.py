@@ -16,18 +16,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from upsr.atomic import writable_folder
+from upsr.choices import ExportFormat
 from upsr.errors import UpsrError
 from upsr.methods.upsr.method import UPSR
 from upsr.provenance import file_digest, versions, weights_digest
-
-Format = Literal["onnx", "torch", "aoti"]
-FORMATS: tuple[Format, ...] = ("onnx", "torch", "aoti")
 
 OPSET = 20
 TOLERANCE = 1e-3
@@ -43,7 +41,7 @@ _SORTING_DRAWS = 8
 there on, so the image, is another one: torch's own too, if the input changes in its last digit. A graph that is right agrees
 on inputs without such a place; a wrong one never does. So each sample of a batch has this many draws to agree."""
 
-_SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".aoti.pt2"}
+_SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".aoti.pt2"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class ExportedFile:
     """
 
     name: str
-    format: Format
+    format: ExportFormat
     sha256: str
     smallest_side: int
     differences: list[Difference] = field(default_factory=list)
@@ -149,7 +147,7 @@ def export_model(
     model: UPSR,
     folder: str | Path,
     *,
-    formats: Sequence[Format] = ("onnx",),
+    formats: Sequence[ExportFormat] = ("onnx",),
     size: tuple[int, int] | None = None,
     check: bool = True,
     source: str = "",
@@ -216,7 +214,7 @@ def restoring(model: UPSR) -> dict[str, Any]:
     }
 
 
-def require(formats: Sequence[Format], check: bool) -> None:
+def require(formats: Sequence[ExportFormat], check: bool) -> None:
     """Find what the formats need before any work is done.
 
     Raises:
@@ -354,7 +352,7 @@ def _least_multiples(program: torch.export.ExportedProgram, multiple: int) -> tu
 def _write(
     part: _Part,
     traced: _Traced,
-    form: Format,
+    form: ExportFormat,
     folder: Path,
     multiple: int,
     size: tuple[int, int] | None,

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from upsr.atomic import atomic_write
+from upsr.choices import QUALITY
 from upsr.errors import UpsrError
 from upsr.images import jpeg, png, tiff, webp_gif
 from upsr.images.metadata import photoshop_of_iptc
@@ -104,7 +105,7 @@ _ENCODINGS = {
 _TYPES: dict[str, np.dtype[Any]] = {"uchar": np.dtype(np.uint8), "ushort": np.dtype(np.uint16)}
 
 
-def write_photo(path: Path, photo: Photo, *, quality: int = 95) -> tuple[str, ...]:
+def write_photo(path: Path, photo: Photo, *, quality: int = QUALITY) -> tuple[str, ...]:
     """Write a photo in the format of the suffix of ``path``; a failure leaves no file.
 
     The same photo gives the same bytes.

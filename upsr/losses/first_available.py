@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from upsr.compat import LOSS_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
-from upsr.config.schema import Component
+from upsr.config.schema import LossComponent
 from upsr.errors import UpsrError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class FirstAvailableLoss(nn.Module):
         UpsrError: none can be had.
     """
 
-    def __init__(self, losses: list[Component]) -> None:
+    def __init__(self, losses: list[LossComponent]) -> None:
         super().__init__()
         where = "train.perceptual_opt.losses"
         refuse(where, [p for i, loss in enumerate(losses) for p in component_problems(LOSS_REGISTRY, loss, f"[{i}]")])

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.config.schema import OptimizerOptions, Options
+from upsr.accelerate import accelerated
+from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.tiling.tiles import TilePlan
 
-Batch = Mapping[str, Tensor]
-"""What a training step sees, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
+Batch = MutableMapping[str, Tensor]
+"""Input of a training step, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,24 @@ class Method(nn.Module, ABC):
     """Networks and what they do together to restore an image; knows neither losses nor optimisers.
 
     Attributes:
+        Options: structure of the method's option files.
         facts: see :class:`Facts`.
+        maps: names of the maps that :meth:`restore` shows.
         weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
     """
 
+    Options: ClassVar[type[CommonOptions]] = CommonOptions
     facts: Facts
+    maps: ClassVar[Sequence[str]] = ()
     weight_keys: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: Any, *, training: bool = False) -> Self:
         """Build the networks and load the weights that the options name.
 
         Args:
+            opt: checked options of the structure ``Options``.
             training: what is about to be trained may start from random weights.
 
         Raises:
@@ -187,7 +193,8 @@ class Player:
     """One thing with an optimiser.
 
     Attributes:
-        network: its parameters that require gradients are trained, averaged and saved; nothing else of it.
+        network: its parameters that require gradients are trained, averaged and saved, its buffers are saved with them; its
+            other parameters are frozen and not saved.
         optim: rate and moments.
         averaged: validate and ship the average of the parameters over the iterations.
     """
@@ -195,6 +202,33 @@ class Player:
     network: nn.Module
     optim: OptimizerOptions
     averaged: bool = True
+
+
+class Feed(Protocol):
+    """Makes batches, on the device, of the items that a training set reads."""
+
+    def bind(self, dataset: Any, device: torch.device) -> None:
+        """Tie the dataset's draws to the run.
+
+        Raises:
+            UpsrError: the set does not fit the training.
+        """
+
+    def batch(self, raw: Mapping[str, Any], iteration: int, slots: Sequence[int]) -> tuple[Batch, list[str]]:
+        """A batch and the files its samples come from; a function of the arguments and :meth:`state_dict`.
+
+        Args:
+            raw: the items' tensors, stacked, on the device; ``key`` names the items.
+            slots: the samples' places in the global batch.
+        """
+
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """Content of a checkpoint, by slot."""
+
+    def load_state_dict(
+        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
+    ) -> int:
+        """Take over what a checkpoint has of ``slots``; returns the number of samples that do not fit and are left out."""
 
 
 class Training(nn.Module, ABC):
@@ -212,7 +246,7 @@ class Training(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: Any) -> Self:
         """The method with its weights, the losses and the players.
 
         Raises:
@@ -225,12 +259,21 @@ class Training(nn.Module, ABC):
 
         Args:
             player: a key of ``players``.
-            generators: one for each sample; the only source of randomness.
+            batch: the same mapping for every player: tensors added to it, detached, reach the players after this one.
+            generators: one for each sample; the only source of randomness. Every player draws on where the last one ended.
 
         Returns:
             Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate. Phases with timesteps add
             ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
         """
+
+    def feed(self, opt: CommonOptions) -> Feed | None:
+        """The maker of its batches; ``None`` for degraded pairs."""
+        return None
+
+    def convolutional(self) -> Sequence[nn.Module]:
+        """Modules that ``train.channels_last`` concerns."""
+        return [player.network for player in self.players.values()]
 
     def refuse_crops(self, size: int, device: torch.device) -> None:
         """Raise UpsrError if the losses cannot be computed of ground truths of ``size`` x ``size``."""
@@ -246,7 +289,7 @@ class Frozen(nn.Module):
 
     def __init__(self, network: nn.Module, training_dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = accelerated(network.requires_grad_(False).eval())
         self.training_dtype = training_dtype
         self._dtype = training_dtype
 

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 import upsr.archs
 import upsr.losses  # noqa: F401  (registers the losses)
 from upsr.archs.weights import load_network_weights
-from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
-from upsr.config.components import build, resolve
-from upsr.config.schema import Component, Options, TrainOptions
+from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY
+from upsr.config.components import build
+from upsr.config.methods import find_method, method_names, method_of
+from upsr.config.schema import CommonOptions, Component
 from upsr.errors import UpsrError
 from upsr.methods.base import Method, Training
+from upsr.methods.options import NetworkOptions
 from upsr.rng import derive_seed, numpy_generator, torch_generator
-from upsr.weights import Part, find_weights
+from upsr.weights import find_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,52 +35,45 @@ def autocast_dtype(name: str) -> torch.dtype | None:
     return _AUTOCAST[name]
 
 
-def build_method(opt: Options) -> Method:
+def build_method(opt: CommonOptions) -> Method:
     """The method an option file names, with its weights, for restoring."""
     with _seeded(opt):
-        method = method_class(opt.model_type).from_options(opt)
+        method: Method = method_of(opt).method.from_options(opt)
     # Maps have channels last while restoring; weights that do not would be converted at every call.
     return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_training(opt: Options) -> Training:
-    """The phase of training an option file names, with its method."""
+def build_training(opt: CommonOptions) -> Training:
+    """The phase of training an option file names, with its method.
+
+    Raises:
+        UpsrError: the method has none.
+    """
+    found = method_of(opt)
+    if found.training is None:
+        raise UpsrError(f"method: {found.name} has no training")
     with _seeded(opt):
-        return _training_class(opt).from_options(opt)
+        training: Training = found.training.from_options(opt)
+        return training
 
 
 @contextmanager
-def _seeded(opt: Options) -> Iterator[None]:
+def _seeded(opt: CommonOptions) -> Iterator[None]:
     """Weights that are not loaded come from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(opt.manual_seed, "init"))
         yield
 
 
-def method_class(name: str) -> type[Method]:
-    """The method that a name in an option file means."""
-    found = resolve(MODEL_REGISTRY, name)
-    method: type[Method] = found if issubclass(found, Method) else found.METHOD
-    return method
-
-
 def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
     """Options of the published model that a weight file holds, see :meth:`Method.assumed`; ``None`` if no method knows it."""
-    methods = {known.METHOD: None for _, known in MODEL_REGISTRY if hasattr(known, "METHOD")}
+    methods = (find_method({"method": name}).method for name in method_names())
     found = (method.assumed(path, tensors, beside) for method in methods)
     return next((data for data in found if data is not None), None)
 
 
-def _training_class(opt: Options) -> type[Training]:
-    found = resolve(MODEL_REGISTRY, opt.model_type)
-    if not issubclass(found, Training):
-        raise UpsrError(f"model_type: {opt.model_type} has no training")
-    training: type[Training] = found
-    return training
-
-
-def train_options(opt: Options) -> TrainOptions:
-    """The section ``train``.
+def train_options(opt: CommonOptions) -> Any:
+    """The section ``train``, in the method's own structure.
 
     Raises:
         UpsrError: it is missing.
@@ -104,25 +99,37 @@ def build_network(component: Component, key: str, *, scale: int, contract: type[
     return network
 
 
-def load_or_refuse(
-    network: nn.Module, path: str | None, part: Part, *, key: str, param_key: str | None, strict: bool, optional: bool
-) -> None:
-    """Fill a network from a weight file, or say why it stays random.
+def load_weights(network: nn.Module, opt: NetworkOptions, section: str, part: str, *, optional: bool = False) -> None:
+    """Fill a network from the file that the options name, or say why it stays random.
+
+    The file is ``path.pretrain_SECTION``; ``path.param_key_`` and ``path.strict_load_`` with the section's ending say how it is
+    read. A network that carries its weights needs none.
 
     Args:
-        path: the file, or the name of shipped weights.
-        part: what of shipped weights the network is.
-        key: the option key that names the file.
-        optional: the run makes sense without weights (a network about to be trained, or random weights allowed).
+        section: of the options that describes the network: ``network_g``.
+        part: name of the network among the method's parts, for weights that ship with the package.
+        optional: the network is about to be trained.
+
+    Raises:
+        UpsrError: no file is named and none may be missing, or it does not fit.
     """
-    if path is not None:
-        used = load_network_weights(network, find_weights(path, part), param_key=param_key, strict=strict)
-        logger.info("%s: loaded '%s' of %s", key, used, path)
-    elif optional:
-        logger.warning("%s is not set: %s starts from random weights", key, type(network).__name__)
+    if getattr(network, "carries_weights", False):
+        return
+    key, ending = f"pretrain_{section}", section.removeprefix("network_")
+    name = getattr(opt.path, key)
+    if name is not None:
+        used = load_network_weights(
+            network,
+            find_weights(name, part),
+            param_key=getattr(opt.path, f"param_key_{ending}", None),
+            strict=getattr(opt.path, f"strict_load_{ending}", True),
+        )
+        logger.info("path.%s: loaded '%s' of %s", key, used, name)
+    elif optional or opt.path.allow_random_weights:
+        logger.warning("path.%s is not set: %s starts from random weights", key, type(network).__name__)
     else:
         raise UpsrError(
-            f"{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
+            f"path.{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
             "or set path.allow_random_weights: true for a dry run"
         )
 
@@ -202,7 +209,7 @@ def _shifted(shift: int, generators: Sequence[torch.Generator], *images: Tensor)
     ]
 
 
-def build_losses(opt: Options) -> Losses:
+def build_losses(opt: NetworkOptions) -> Losses:
     """The losses of ``train``."""
     train = train_options(opt)
     return Losses(train.pixel_opt, train.perceptual_opt, train.perceptual_shift, train.grid_opt)

@@ -1,4 +1,4 @@
-"""What evaluation asks of a metric."""
+"""Protocols of metrics."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from upsr.errors import UpsrError
 
 
 class MetricUnavailableError(UpsrError):
-    """A metric that cannot be measured here, or not on this image; others can. It is reported as missing, never as 0."""
+    """A metric cannot be measured here, or not on this image. It is reported as missing, never as 0."""
 
 
 class Metric(Protocol):
     """A number for one restored image.
 
     Attributes:
-        needs_reference: whether the ground truth is needed; sets without one are then reported as not measured.
+        needs_reference: the ground truth is needed; sets without one are reported as not measured.
         higher_is_better: direction.
         version: package, its version and its name for the metric: numbers of different versions are not comparable unasked.
     """
@@ -41,6 +42,14 @@ class Metric(Protocol):
             MetricUnavailableError: this image cannot be measured, being too small, for instance.
         """
         ...
+
+
+class Formula:
+    """A metric without weights."""
+
+    def to(self, device: torch.device) -> Self:
+        """Unchanged."""
+        return self
 
 
 class SetMetric(Protocol):

@@ -7,15 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from upsr.compat import METRIC_REGISTRY
 from upsr.errors import UpsrError
-from upsr.metrics.base import MetricUnavailableError
+from upsr.metrics.base import Formula, MetricUnavailableError
 
 
-class FullReference(ABC):
+class FullReference(Formula, ABC):
     """A metric of a restored image against its ground truth.
 
     Args:
@@ -33,12 +32,8 @@ class FullReference(ABC):
 
     @property
     def version(self) -> str:
-        """Whose measure it is."""
+        """Package, version and name."""
         return f"basicsr {importlib.metadata.version('basicsr')} {type(self).__name__.lower()}"
-
-    def to(self, device: torch.device) -> FullReference:
-        """Unchanged: there are no weights."""
-        return self
 
     def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
         """The value for (1, C, H, W) images in [0, 1].

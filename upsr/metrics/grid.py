@@ -1,4 +1,4 @@
-"""How much of a restored image is the grid that pixel shuffles leave behind."""
+"""Strength of the grid that pixel shuffles leave in a restored image."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from upsr.compat import METRIC_REGISTRY
-from upsr.metrics.base import MetricUnavailableError
+from upsr.metrics.base import Formula, MetricUnavailableError
 
 _SMALLEST = 64
 _NEAR, _FAR = 3, 8
-"""Bins from a grid's frequency that its neighbourhood begins and ends at: a Hann window spreads a line over two."""
+"""Bins between a grid's frequency and both ends of its neighbourhood: a Hann window spreads a line over two."""
 
 
 @METRIC_REGISTRY.register()
-class Grid:
+class Grid(Formula):
     """Power at the frequencies of periods 2 and 4 over that of the frequencies around them, in dB; the largest of all.
 
     A network that ends in a pixel shuffle by 4 can add a pattern of these periods, which shows in flat areas and which strided
-    backbones such as LPIPS's hardly see. A photo has no reason to have a line there: about 10 dB come by chance.
+    backbones such as LPIPS's hardly measure. A photo has no reason to have a line there: about 10 dB come by chance.
     """
 
     needs_reference = False
@@ -30,12 +30,8 @@ class Grid:
 
     @property
     def version(self) -> str:
-        """Whose measure it is."""
+        """Package, version and name."""
         return f"upsr {importlib.metadata.version('upsr')} grid"
-
-    def to(self, device: torch.device) -> Grid:
-        """Unchanged: there are no weights."""
-        return self
 
     def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
         """The value for a (1, C, H, W) image in [0, 1].
@@ -49,7 +45,7 @@ class Grid:
         grey = sr[0, :, :height, :width].double().mean(dim=0)
         window = torch.outer(*(torch.hann_window(n, periodic=False).to(grey) for n in (height, width)))
         power = torch.fft.fft2((grey - grey.mean()) * window).abs().square()
-        floor = float(window.square().sum()) / (12 * 255**2)  # of rounding to 8 bit: what is below it is not seen
+        floor = float(window.square().sum()) / (12 * 255**2)  # power of the rounding to 8 bit
         ratios = [
             _line_over_neighbours(power, row, column, floor)
             for row, column in itertools.product(

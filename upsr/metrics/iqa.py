@@ -54,9 +54,9 @@ def create_pyiqa(metric: str, **arguments: Any) -> Any:
     if metric not in pyiqa.list_models():
         raise UpsrError(f"pyiqa knows no metric '{metric}' (pyiqa.list_models() names them)")
     try:
-        with contextlib.redirect_stdout(io.StringIO()), _no_patience_without_network():
+        with contextlib.redirect_stdout(io.StringIO()), _offline_without_network():
             return pyiqa.create_metric(metric, device=torch.device("cpu"), **arguments)
-    except Exception as error:  # downloads fail in as many ways as there are hubs
+    except Exception as error:  # every hub raises its own errors
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise MetricUnavailableError(
             f"the metric {metric} could not be set up ({reason}); where its weights cannot be fetched, "
@@ -65,8 +65,8 @@ def create_pyiqa(metric: str, **arguments: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _no_patience_without_network() -> Iterator[None]:
-    """huggingface_hub tries a hub that cannot be reached for most of a minute, for each file; unless it is told."""
+def _offline_without_network() -> Iterator[None]:
+    """Sets huggingface_hub offline if its hub cannot be reached: it would retry each file for most of a minute."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -127,7 +127,7 @@ class PyIQA:
 
     @property
     def version(self) -> str:
-        """Whose measure it is."""
+        """Package, version and name."""
         return f"pyiqa {importlib.metadata.version('pyiqa')} {self.name}"
 
     def to(self, device: torch.device) -> PyIQA:
@@ -148,7 +148,7 @@ class PyIQA:
             value = float(self._metric(*(x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x for x in images)))
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # images that are flat, small or grey fail in as many ways as there are metrics
+        except Exception as error:  # every metric raises its own errors for flat, small or grey images
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise MetricUnavailableError(f"{self.name} is not defined for this image ({reason})") from None
         if not math.isfinite(value):
@@ -196,7 +196,7 @@ class FID:
 
     @property
     def version(self) -> str:
-        """Whose measure it is."""
+        """Package, version and name."""
         return f"pyiqa {importlib.metadata.version('pyiqa')} fid"
 
     def __call__(self, restored: Path, reference: Path) -> float:

@@ -26,7 +26,7 @@ class LPIPS:
             ``upsr evaluate --metric_weights`` names) and else fetched, see :func:`upsr.archs.lpips_network.lpips_network`.
 
     Raises:
-        MetricUnavailableError: the backbone cannot be had.
+        MetricUnavailableError: the backbone's weights are not available.
         UpsrError: the file does not fit.
     """
 
@@ -44,7 +44,7 @@ class LPIPS:
 
     @property
     def version(self) -> str:
-        """Whose measure it is; the last word is a digest of all weights."""
+        """Package, version, backbone, and a digest of all weights."""
         return f"lpips {importlib.metadata.version('lpips')} {self.net} {self._digest}"
 
     def to(self, device: torch.device) -> LPIPS:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from upsr.atomic import atomic_write
+from upsr.choices import MAX_MEGAPIXELS, QUALITY
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
@@ -22,8 +23,10 @@ from upsr.images.writing import check_writable, suffix_for, write_photo
 from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
 from upsr.photos.sources import irregular
+from upsr.pipeline.images import shown_frame
 from upsr.pipeline.memory import free_memory
-from upsr.pipeline.pipeline import Settings, UPSRPipeline, shown_frame
+from upsr.pipeline.pipeline import UPSRPipeline
+from upsr.pipeline.settings import Settings
 from upsr.provenance import digest_of, file_digest
 from upsr.tiling.peers import Peers
 from upsr.tiling.tiles import Progress
@@ -50,8 +53,8 @@ class Handling:
         stream_suffix: names the format of standard output; ``None`` for that of the photo.
     """
 
-    quality: int = 95
-    max_pixels: int = 100_000_000
+    quality: int = QUALITY
+    max_pixels: int = MAX_MEGAPIXELS * 10**6
     skip_existing: bool = False
     resume: bool = False
     save_uncertainty: bool = False

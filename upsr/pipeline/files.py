@@ -13,17 +13,17 @@ import upsr
 from upsr.archs import SpandrelSR, ncnn
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.atomic import atomic_write
-from upsr.compat import ARCH_REGISTRY
-from upsr.config.components import component_problems
-from upsr.config.load import parse_options, read_with_base, refuse
-from upsr.config.schema import Options
+from upsr.compat import REGISTRIES
+from upsr.config.components import all_component_problems
+from upsr.config.load import RUN_OPTIONS, parse_options, read_options, refuse
+from upsr.config.methods import Found, UnknownMethodError, find_method
+from upsr.config.schema import CommonOptions
 from upsr.errors import UpsrError
 from upsr.methods.base import Method
-from upsr.methods.build import assumed_options, build_method, method_class
-from upsr.weights import shipped_folder, shipped_names
+from upsr.methods.build import assumed_options, build_method
+from upsr.weights import run_weights, shipped_folder, shipped_names
 
 CONFIG = "config.json"
-SECTIONS = ("model_type", "scale", "network_g", "network_aux", "diffusion", "uncertainty")
 
 Loaded = tuple[Method, dict[str, Any]]
 """A method for restoring, and the config that describes it."""
@@ -41,7 +41,7 @@ def load_model(source: str | Path, g: str | Path | None = None, *, hub: dict[str
     if path.is_dir():
         return _of_folder(path)
     if path.suffix in (".yml", ".yaml"):
-        return _of_options(read_with_base(path), path, {})
+        return _of_options(read_options(path), path, {})
     return _of_folder(_from_hub(str(source), hub or {}))
 
 
@@ -71,9 +71,10 @@ def _section_of(method: Method | type[Method], part: str) -> str:
     return method.weight_keys[part].removeprefix("pretrain_")
 
 
-def config_of(opt: Options) -> dict[str, Any]:
+def config_of(opt: CommonOptions) -> dict[str, Any]:
     """What a pipeline's config says: the sections that describe the model, defaults included, and no path."""
-    return _config({key: opt.model_dump(mode="json", include=set(SECTIONS))[key] for key in SECTIONS})
+    sections = opt.model_dump(mode="json")
+    return _config({key: sections[key] for key in opt.of_method() if key in sections})
 
 
 def _config(sections: dict[str, Any]) -> dict[str, Any]:
@@ -83,48 +84,49 @@ def _config(sections: dict[str, Any]) -> dict[str, Any]:
 def _of_folder(folder: Path) -> Loaded:
     if (folder / CONFIG).is_file():
         return _of_saved(folder)
-    if (folder / "options.yml").is_file():
-        return _of_run(folder, _latest(folder))
+    if (folder / RUN_OPTIONS).is_file():
+        data = read_options(folder / RUN_OPTIONS)
+        keys = _found(data, folder / RUN_OPTIONS).method.weight_keys.values()
+        return _of_run(folder, run_weights(folder, keys))
     raise UpsrError(
-        f"{folder}: neither a saved pipeline ({CONFIG}) nor the folder of a training run (options.yml); "
+        f"{folder}: neither a saved pipeline ({CONFIG}) nor the folder of a training run ({RUN_OPTIONS}); "
         "name one of them, an option file, or a weight file"
     )
 
 
 def _of_saved(folder: Path) -> Loaded:
-    data = _read_config(folder / CONFIG)
-    method = method_class(str(data.get("model_type")))
+    source = folder / CONFIG
+    data = _read_config(source)
     paths = {}
+    method = _found(data, source).method
     for part, key in method.weight_keys.items():
         section = data.get(_section_of(method, part))
         if isinstance(section, dict) and section.get("path") == file_of(part):
             section["path"] = str(folder / file_of(part))
         else:
             paths[key] = str(folder / file_of(part))
-    return _of_options(data, folder / CONFIG, paths)
+    return _of_options(data, source, paths)
 
 
-def _of_run(folder: Path, weights: Path) -> Loaded:
-    options = folder / "options.yml"
-    return _of_options(read_with_base(options), options, {"pretrain_network_g": str(weights)})
+def _found(data: dict[str, Any], source: Path) -> Found:
+    try:
+        return find_method(data)
+    except UnknownMethodError as error:
+        raise UpsrError(f"{source}: {error.key}: {error}") from None
 
 
-def _latest(folder: Path) -> Path:
-    """The last weights of a training run, in whichever format it wrote."""
-    files = [folder / "models" / f"net_g_latest{suffix}" for suffix in (".safetensors", ".pth")]
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise UpsrError(f"{folder}: this run has written no weights yet ({files[0]}); wait for its first checkpoint")
-    return found
+def _of_run(folder: Path, weights: dict[str, Path]) -> Loaded:
+    options = folder / RUN_OPTIONS
+    return _of_options(read_options(options), options, {key: str(path) for key, path in weights.items()})
 
 
 def _of_weight_file(path: Path, g: str | Path | None) -> Loaded:
     """A weight file alone says little about its network: it is found by where the file lies and by the names inside."""
     run = path.absolute().parent.parent
-    if path.absolute().parent.name == "models" and (run / "options.yml").is_file():
+    if path.absolute().parent.name == "models" and (run / RUN_OPTIONS).is_file():
         if g is not None:
-            raise UpsrError(f"--g, g=: {g} would not be read, as {run / 'options.yml'} names the g of {path}")
-        return _of_run(run, path)
+            raise UpsrError(f"--g, g=: {g} would not be read, as {run / RUN_OPTIONS} names the g of {path}")
+        return _of_run(run, {"pretrain_network_g": path})
     tensors = [] if path.suffix == ncnn.SUFFIX else list(select_weights(read_weight_file(path), None, path)[1])
     data = assumed_options(path, tensors, None if g is None else Path(g))
     if data is None:
@@ -147,11 +149,12 @@ def _of_spandrel(path: Path) -> Loaded:
             "its run, its saved pipeline or its option file"
         ) from None
     network = {"type": SpandrelSR.__name__, "path": str(path.absolute())}
-    return _of_options({"model_type": "AuxiliarySRModel", "scale": scale, "network_g": network}, path, {})
+    return _of_options({"method": "sr", "scale": scale, "network_g": network}, path, {})
 
 
 def _of_options(data: dict[str, Any], source: Path, paths: dict[str, str]) -> Loaded:
-    kept = {key: data[key] for key in SECTIONS if key in data}
+    schema = _found(data, source).options
+    kept = {key: data[key] for key in schema.of_method() if key in data}
     # Weights that were named by the run's options stay named, and those of this source go before them; the keys inside
     # files go with the files.
     keys = {f"param_key_{path.removeprefix('pretrain_network_')}" for path in paths}
@@ -160,11 +163,9 @@ def _of_options(data: dict[str, Any], source: Path, paths: dict[str, str]) -> Lo
         for key, value in (data.get("path") or {}).items()
         if key.startswith(("pretrain_", "param_key")) and key not in keys
     }
-    opt = parse_options({**kept, "name": "pipeline", "datasets": {}, "path": {**named, **paths}}, str(source))
-    problems = list(component_problems(ARCH_REGISTRY, opt.network_g, "network_g"))
-    if opt.network_aux is not None:
-        problems += component_problems(ARCH_REGISTRY, opt.network_aux, "network_aux")
-    refuse(str(source), problems)
+    described = {**kept, "name": "pipeline", "datasets": {}, "path": {**named, **paths}}
+    opt = parse_options(described, str(source))
+    refuse(str(source), list(all_component_problems(REGISTRIES, schema, described)))
     return build_method(opt).eval(), config_of(opt)
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from upsr.accelerate.processor import cpu_capabilities
+from upsr.choices import DTYPES
 from upsr.errors import UpsrError
-from upsr.processor import cpu_capabilities
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int8": torch.int8,
-    "float8": torch.float8_e4m3fn,
+_DTYPES: dict[str, torch.dtype] = {
+    name: torch.float8_e4m3fn if name == "float8" else getattr(torch, name) for name in DTYPES
 }
 
 
@@ -42,9 +39,9 @@ def dtype_for(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
-    if dtype in DTYPES:
-        return DTYPES[dtype]
-    if dtype in DTYPES.values():
+    if dtype in _DTYPES:
+        return _DTYPES[dtype]
+    if dtype in _DTYPES.values():
         return dtype  # type: ignore[return-value]
     raise UpsrError(f"dtype is '{dtype}'; there are auto, {', '.join(DTYPES)}")
 

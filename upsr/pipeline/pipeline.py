@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 from typing_extensions import Self
 
-from upsr.accelerate.compiled import MODES, compiled
+from upsr.accelerate.compiled import Compiled
 from upsr.atomic import writable_folder
+from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS
 from upsr.config.schema import TileOptions
-from upsr.errors import UnsoundResultError, UpsrError
-from upsr.images.photo import Frame, Photo
-from upsr.images.pillow import frame_of
-from upsr.images.reading import read_photo
-from upsr.images.samples import UnclearSamplesError
+from upsr.errors import UpsrError
+from upsr.images.photo import Photo
 from upsr.methods.base import Knob, Method, Seen, Watch
-from upsr.photos.tensors import alpha_of, to_colour, to_frame
 from upsr.pipeline.files import load_model, save_model
+from upsr.pipeline.frames import to_colour, to_frame
 from upsr.pipeline.hardware import dtype_for, usable_device
+from upsr.pipeline.images import (
+    ImageLike,
+    OutputType,
+    check_sound,
+    items_of,
+    output_of,
+    photo_of,
+    resized,
+    resized_alpha,
+    shown_frame,
+)
 from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
+from upsr.pipeline.settings import Settings, UPSROutput
 from upsr.provenance import weights_digest
 from upsr.restoring.colour import COLOUR_FIXES
 from upsr.restoring.restore import restore_planned
@@ -38,65 +42,9 @@ from upsr.tiling.peers import Peers
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import Progress, TilePlan
 
-ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor | Photo
-OutputType = Literal["pil", "np", "pt"]
-
-MAX_PIXELS = 100_000_000
 _LEAST_TILE = 8
 _COMPILED = "denoiser"
 """The part that is called once for each step."""
-_SHOWS_SOMETHING, _SHOWS_NOTHING = 32 / 255, 1 / 255
-"""Differences between the largest and the smallest value of a photo, and of its result."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How photos are upscaled.
-
-    Attributes:
-        seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a method without noise.
-        outscale: size of the result over that of the photo; ``None`` for the method's scale.
-        size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
-        tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
-        tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
-        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.restoring.colour`.
-        knobs: settings of the method by name, see :meth:`upsr.methods.base.Method.knobs`; ``None`` for its own value.
-    """
-
-    seed: int = 0
-    outscale: float | None = None
-    size: tuple[int | None, int | None] | None = None
-    tile: int | Literal["auto"] | None = "auto"
-    tiles_at_once: int = 1
-    colour_fix: str = "none"
-    knobs: Mapping[str, float | None] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, **given: Any) -> Settings:
-        """Settings from keywords of which some may be knobs: ``Settings.of(seed=1, steps=2)``."""
-        own: dict[str, Any] = {field.name: given.pop(field.name) for field in fields(cls) if field.name in given}
-        return cls(**{"knobs": given, **own})
-
-
-@dataclass(frozen=True)
-class UPSROutput:
-    """What a pipeline gives, one entry for each image; animations keep their frames in lists.
-
-    Attributes:
-        images: the results.
-        maps: maps over the image by name, grey, at the method's scale: UPSR's ``uncertainty`` (psi over psi_max, 1 and more is
-            white) and ``weight`` of the noise. ``output.uncertainty`` is the list of one map; ``None`` where there is none.
-        intermediates: the pictures on the way by name, at the method's scale: g(y), x_T and the estimate of each step.
-    """
-
-    images: list[Any]
-    maps: list[dict[str, Any]] | None = None
-    intermediates: list[dict[str, Any]] | None = None
-
-    def __getattr__(self, name: str) -> list[Any] | None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return [found[name] for found in self.maps] if self.maps and name in self.maps[0] else None
 
 
 class UPSRPipeline:
@@ -123,8 +71,8 @@ class UPSRPipeline:
         dtype: torch.dtype | str = "auto",
         compile: str = "none",
     ) -> None:
-        if compile not in ("none", *MODES):
-            raise UpsrError(f"compile is '{compile}'; there are none, {', '.join(MODES)}")
+        if compile not in COMPILE_MODES:
+            raise UpsrError(f"compile is '{compile}'; there are {', '.join(COMPILE_MODES)}")
         if compile != "none" and _COMPILED not in method.parts():
             raise UpsrError(f"compile: is for a part '{_COMPILED}', and this method has none")
         self.config = config
@@ -135,7 +83,7 @@ class UPSRPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path = "tiny",
+        source: str | Path = DEFAULT_WEIGHTS,
         *,
         g: str | Path | None = None,
         device: torch.device | str = "auto",
@@ -154,7 +102,7 @@ class UPSRPipeline:
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
             compile: "default", "reduce-overhead" or "max-autotune" of ``torch.compile`` for the denoiser; starting takes up to
-                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.compiled`).
+                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.Compiled`).
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
@@ -211,7 +159,7 @@ class UPSRPipeline:
             working = self.method.for_inference(self.dtype)
         if self.compile != "none":
             part: Any = working.parts()[_COMPILED]
-            working = working.replaced(_COMPILED, compiled(part, mode=self.compile))
+            working = working.replaced(_COMPILED, Compiled(part, mode=self.compile))
         return working
 
     def __repr__(self) -> str:
@@ -235,6 +183,11 @@ class UPSRPipeline:
     def draws(self) -> bool:
         """Results depend on the seed."""
         return self.method.facts.draws
+
+    @property
+    def maps(self) -> Sequence[str]:
+        """Names of the maps that a restoration shows."""
+        return self.method.maps
 
     def knobs(self) -> Mapping[str, Knob]:
         """The method's settings, by name."""
@@ -264,13 +217,13 @@ class UPSRPipeline:
             UpsrError: an image cannot be read, or a setting is out of its range.
         """
         chosen = Settings.of(**settings)
-        convert = _OUTPUTS[output_type] if output_type in _OUTPUTS else _refuse_output(output_type)
+        convert = output_of(output_type)
         images: list[Any] = []
         shown: dict[str, list[dict[str, Any]]] = {"map": [], "image": []}
-        for item in _items(image):
+        for item in items_of(image):
             seen: list[Seen] = []
             watch = seen.append if return_intermediates else None
-            large = self.upscale(_photo_of(item), chosen, progress=progress, watch=watch)
+            large = self.upscale(photo_of(item), chosen, progress=progress, watch=watch)
             frames = [convert(frame) for frame in large.frames]
             images.append(frames if len(frames) > 1 else frames[0])
             for kind, found in shown.items():
@@ -282,7 +235,7 @@ class UPSRPipeline:
     def upscale(
         self,
         photo: Photo,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         *,
         progress: Progress | None = None,
         watch: Watch | None = None,
@@ -297,7 +250,7 @@ class UPSRPipeline:
             watch: sees the intermediate results of the first frame.
             peers: processes that share the tiles; all of them call this with the same photo and get the same result.
         """
-        settings = self.settled(settings)
+        settings = self.settled(settings or Settings())
         method = self._working.adjusted(**settings.knobs)
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
@@ -321,8 +274,8 @@ class UPSRPipeline:
             image = restore_planned(method, batch, plan, seed=settings.seed, names=names, watch=show)
             image = image.flatten(0, 1)[None]
             image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
-            _check_sound(image, lq)
-            frames.append(to_frame(resized(image, size)[0], _resized_alpha(frame, size), frame))
+            check_sound(image, lq)
+            frames.append(to_frame(resized(image, size)[0], resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
 
     def settled(self, settings: Settings, processes: int = 1) -> Settings:
@@ -378,94 +331,3 @@ class UPSRPipeline:
 
     def _scratch_room(self) -> int:
         return SCRATCH_ROOM if self.device.type == "cpu" else free_memory(self.device) // 4
-
-
-def _check_sound(image: Tensor, lq: Tensor) -> None:
-    """Refuse a result that is not finite, or of one value and made of a photo with more: the weights are wrong, or their type."""
-    shown = float(torch.sub(*image.aminmax()))  # NaN where any value is
-    if math.isnan(shown):
-        raise UnsoundResultError("the result is not finite; give other weights, or compute in float32")
-    if float(lq.max() - lq.min()) >= _SHOWS_SOMETHING and abs(shown) < _SHOWS_NOTHING:
-        raise UnsoundResultError("the result would be of one colour, which the photo is not; give other weights")
-
-
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, H, W) in [0, 1] at another size (height, width), bicubic with antialiasing."""
-    if image.shape[-2:] == size:
-        return image
-    planes = [
-        F.interpolate(image[:, c : c + 1], size=size, mode="bicubic", antialias=True, align_corners=False)
-        for c in range(image.shape[1])
-    ]
-    return torch.cat(planes, dim=1).clamp_(0, 1)
-
-
-def _resized_alpha(frame: Frame, size: tuple[int, int]) -> Tensor | None:
-    alpha = alpha_of(frame)
-    return None if alpha is None else resized(alpha[None], size)[0]
-
-
-def shown_frame(seen: Seen) -> Frame:
-    """An intermediate result, (1, C, H, W), as 8-bit pixels; maps are grey, by the mean of their channels."""
-    image, channels = seen.image[0], 3
-    if seen.kind == "map":
-        image, channels = image.mean(dim=0, keepdim=True), 1
-    return to_frame(image.expand(3, -1, -1), None, np.zeros((1, 1, channels), np.uint8))
-
-
-def _items(image: ImageLike | Sequence[ImageLike]) -> Iterable[ImageLike]:
-    if isinstance(image, Tensor) and image.dim() == 4:
-        return list(image)
-    return image if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]
-
-
-def _photo_of(image: ImageLike) -> Photo:
-    """The photo that a path, a PIL image, an array or a tensor is."""
-    if isinstance(image, (str, Path)):
-        return read_photo(Path(image), str(image), max_pixels=MAX_PIXELS)
-    if isinstance(image, Image.Image):
-        try:
-            return Photo((frame_of(image),), image.format or "PNG")
-        except UnclearSamplesError as error:
-            raise UpsrError(f"an image has {error}; give 8 or 16 bits, or floats in [0, 1]") from None
-    if isinstance(image, Photo):
-        return image
-    if isinstance(image, Tensor):
-        image = image.detach().float().cpu().permute(1, 2, 0).numpy() if image.dim() == 3 else image.numpy()
-    if not isinstance(image, np.ndarray):
-        raise UpsrError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
-    return Photo((_of_array(image),), "PNG")
-
-
-def _of_array(pixels: NDArray[Any]) -> Frame:
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.ndim != 3 or not 1 <= pixels.shape[-1] <= 4 or 0 in pixels.shape:
-        raise UpsrError(
-            f"an image has the shape (H, W, 1 to 4) as an array or (1 to 4, H, W) as a tensor, not {pixels.shape}"
-        )
-    if pixels.dtype in (np.uint8, np.uint16):
-        return pixels
-    if pixels.dtype.kind != "f" or not np.isfinite(pixels).all() or pixels.min() < -0.01 or pixels.max() > 1.01:
-        raise UpsrError(f"an image of {pixels.dtype} is in [0, 1] and finite, or give uint8 or uint16")
-    # 16 bits are finer than any result; every entry of a photo is then of one kind.
-    return np.rint(pixels.clip(0, 1) * 65535).astype(np.uint16)
-
-
-def _to_pil(frame: Frame) -> Image.Image:
-    eight = frame if frame.dtype == np.uint8 else np.rint(frame / 257).astype(np.uint8)
-    return Image.fromarray(eight[..., 0] if eight.shape[-1] == 1 else eight)
-
-
-def _to_numpy(frame: Frame) -> NDArray[np.float32]:
-    return frame.astype(np.float32) / np.float32(np.iinfo(frame.dtype).max)
-
-
-_OUTPUTS = {
-    "pil": _to_pil,
-    "np": _to_numpy,
-    "pt": lambda frame: torch.from_numpy(_to_numpy(frame)).permute(2, 0, 1).contiguous(),
-}
-
-
-def _refuse_output(name: str) -> Any:
-    raise UpsrError(f"output_type is '{name}'; there are {', '.join(_OUTPUTS)}")

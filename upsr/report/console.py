@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from upsr.report.means import Means, by_reason, tables_of_means
+from upsr.report.numbers import Means, by_reason, tables_of_means
 
 _FRAME = 3
 """Characters that a column adds to its text."""

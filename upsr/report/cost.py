@@ -1,9 +1,10 @@
-"""What methods cost on this machine: parameters, seconds, memory. Weights do not matter to it, so none are needed."""
+"""Cost of methods on this machine: parameters, seconds, memory. Weights are random, since cost does not depend on them."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable
@@ -14,33 +15,28 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from upsr.config.schema import Options, Section
-from upsr.data import PairPool, RealESRGANDegradation
+from upsr.config.methods import method_of
+from upsr.config.schema import CommonOptions, Section
 from upsr.data.kernels import draw_kernels
 from upsr.engine.distributed import Runtime
+from upsr.engine.feed import DegradedPairs, micro_batch
 from upsr.engine.setup import checked_model_options, configure_backends
-from upsr.engine.updater import Updater
+from upsr.engine.step import TrainingStep
 from upsr.errors import UpsrError
-from upsr.evaluation.entries import Entry, MethodDescription, make_ready, option_file
+from upsr.evaluation.entries import Entry, EntryDescription, make_ready, option_file
 from upsr.methods import build_training
-from upsr.methods.build import autocast_dtype
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
 
-_RANDOM_WEIGHTS = (
-    "path.allow_random_weights=true",
-    "path.pretrain_network_g=null",
-    "path.pretrain_network_aux=null",
-)
 _MILLION = 1e6
 
 
 class NotMeasuredError(Exception):
-    """Why there is no number."""
+    """The reason for a missing number."""
 
 
 class Setting(Section):
-    """What is restored or trained on at once."""
+    """Size of the input that is timed."""
 
     batch: int = Field(1, ge=1, description="Number of LR images.")
     size: int = Field(64, ge=1, description="Side of an LR image.")
@@ -60,7 +56,7 @@ class CostMeter:
     batch: int | None = None
     _known: dict[tuple[str, str, Setting], dict[str, float]] = field(default_factory=dict)
 
-    def measure(self, method: MethodDescription, cost: str, setting: Setting) -> float:
+    def measure(self, method: EntryDescription, cost: str, setting: Setting) -> float:
         """A cost, by its name in :data:`COSTS`.
 
         Raises:
@@ -80,13 +76,13 @@ class CostMeter:
         return Setting(batch=self.batch or setting.batch, size=setting.size)
 
 
-def _parameters(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+def _parameters(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     facts = _network(method, torch.device("cpu")).facts
     own, aux = facts["parameters"] / _MILLION, facts["aux_parameters"] / _MILLION
     return {"parameters_m": own, "aux_parameters_m": aux, "all_parameters_m": own + aux}
 
 
-def _inference(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+def _inference(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     configure_backends(meter.device)
     restorer = _network(method, meter.device).restorer(0, "random", [])
     lq = torch.rand(setting.batch, 3, setting.size, setting.size, generator=torch_generator("cost")).to(meter.device)
@@ -97,7 +93,7 @@ def _inference(method: MethodDescription, meter: CostMeter, setting: Setting) ->
     return result if peak is None else {**result, "memory_gib": peak}
 
 
-def _training(method: MethodDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
+def _training(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     if not _is_ours(method):
         raise NotMeasuredError("its training is not part of this project")
     with tempfile.TemporaryDirectory() as folder, _building():
@@ -109,7 +105,7 @@ def _training(method: MethodDescription, meter: CostMeter, setting: Setting) -> 
     return result if peak is None else {**result, "train_memory_gib": peak}
 
 
-COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, float]]] = {
+COSTS: dict[str, Callable[[EntryDescription, CostMeter, Setting], dict[str, float]]] = {
     "parameters_m": _parameters,
     "aux_parameters_m": _parameters,
     "all_parameters_m": _parameters,
@@ -118,44 +114,43 @@ COSTS: dict[str, Callable[[MethodDescription, CostMeter, Setting], dict[str, flo
     "train_s": _training,
     "train_memory_gib": _training,
 }
-"""What can be measured, and what measures it."""
+"""Costs by name, each with the function that measures it."""
 
 
-def _training_step(opt: Options, device: torch.device, setting: Setting) -> Callable[[], None]:
-    """One iteration but for decoding: degradation, pair pool, g, denoiser, losses, optimiser, average."""
+def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -> Callable[[], None]:
+    """One iteration without decoding: degradation, pair pool, the method's own forward and backward passes, update, average."""
     if opt.train is None:
         raise NotMeasuredError("its option file has no section train")
+    settings = opt.train.model_copy(update={"accumulate": 1})
     training = build_training(opt).to(device).train()
-    updater = Updater(training.players["g"].network, opt.train, Runtime(device))
-    degradation, pool = RealESRGANDegradation(opt.degradation, opt.scale), PairPool(opt.pair_pool.pairs_per_slot)
+    if training.feed(opt) is not None:
+        raise NotMeasuredError("it is not trained on degraded pairs")
+    step, feed = TrainingStep(training, settings, Runtime(device), seed=opt.manual_seed), DegradedPairs(opt, training)
     slots = range(setting.batch)
-    side = setting.size * opt.scale
-    gt = torch.rand(setting.batch, 3, side, side, generator=torch_generator("cost")).to(device)
-    kernels = torch.stack([draw_kernels(opt.degradation, "cost", slot) for slot in slots]).to(device)
-    dtype = autocast_dtype(opt.train.amp)
-    iteration = 0
+    side, channels = setting.size * opt.scale, training.method.facts.channels
+    raw = {
+        "gt": torch.randint(256, (setting.batch, channels, side, side), generator=torch_generator("cost"))
+        .byte()
+        .to(device),
+        "kernels": torch.stack([draw_kernels(opt.degradation, "cost", slot) for slot in slots]).to(device),
+        "key": ["random"] * setting.batch,
+    }
+    iterations = itertools.count()
 
-    def step() -> None:
-        nonlocal iteration
-        keys = ("cost", iteration)
-        lq = degradation(gt, kernels, slots=slots, keys=keys)
-        lq, target, _ = pool.exchange(lq, gt, ["random"] * setting.batch, slots=slots, keys=keys)
-        generators = [torch_generator(*keys, slot, device=device) for slot in slots]
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = training("g", {"lq": lq, "gt": target}, generators)["total"]
-        updater.backward(loss)
-        updater.step(iteration, loss.detach())
-        iteration += 1
+    def iterate() -> None:
+        iteration = next(iterations)
+        micro = micro_batch(feed, raw, seed=opt.manual_seed, iteration=iteration, slots=slots, device=device)
+        step(iteration, [micro], meanwhile=lambda: None)
 
-    return step
+    return iterate
 
 
-def _is_ours(method: MethodDescription) -> bool:
+def _is_ours(method: EntryDescription) -> bool:
     return method.make.type == "OptionFile"
 
 
-def _network(method: MethodDescription, device: torch.device) -> Entry:
-    """The method; one of this project gets random weights."""
+def _network(method: EntryDescription, device: torch.device) -> Entry:
+    """The entry; a method of this project gets random weights."""
     if _is_ours(method):
         make = method.make.model_copy(update={"force_yml": _changes(method)})
         method = method.model_copy(update={"make": make})
@@ -169,16 +164,20 @@ def _network(method: MethodDescription, device: torch.device) -> Entry:
     return ready
 
 
-def _changes(method: MethodDescription) -> list[str]:
-    """What to change in its option file."""
-    return [*method.make.arguments.get("force_yml", []), *_RANDOM_WEIGHTS]
+def _changes(method: EntryDescription) -> list[str]:
+    """Overrides of its option file that leave the weights random."""
+    given = method.make.arguments.get("force_yml", [])
+    keys = method_of(
+        checked_model_options(option_file(method.make.arguments["opt"]), given)
+    ).method.weight_keys.values()
+    return [*given, "path.allow_random_weights=true", *(f"path.{key}=null" for key in keys)]
 
 
-def _options(method: MethodDescription, folder: Path) -> Options:
-    """Options of a training from random weights, LPIPS's backbone among them: it takes as long as with the trained one."""
+def _options(method: EntryDescription, folder: Path) -> CommonOptions:
+    """Options of a training from random weights, those of LPIPS's backbone included."""
     path, changes = option_file(method.make.arguments["opt"]), _changes(method)
     opt = checked_model_options(path, changes)
-    if opt.train is None or opt.train.perceptual_opt is None:
+    if getattr(opt.train, "perceptual_opt", None) is None:
         return opt
     import torchvision
 
@@ -189,7 +188,7 @@ def _options(method: MethodDescription, folder: Path) -> Options:
 
 @contextlib.contextmanager
 def _building() -> Any:
-    """Without the warnings of models that start from random weights, which is what they are to do here."""
+    """Suppresses the warnings of networks that start from random weights."""
     logger = logging.getLogger("upsr")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The figures of the UPSR paper on the data and with the weights that are here."""
+"""Figures of the UPSR paper, drawn from the data and weights that are here."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from upsr.atomic import atomic_write
-from upsr.data.image_io import decode_image, to_tensor
+from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import METHODS, make_ready, option_file
+from upsr.evaluation.entries import ENTRIES, make_ready, option_file
+from upsr.heat import heat
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 
 _PREFERRED = ("ImageNet-Test", "Val_SR", "Set14")
@@ -29,12 +30,12 @@ _CURVE_BINS = np.linspace(0.01, 0.16, 16)
 
 
 class FigureUnavailableError(Exception):
-    """Why a figure cannot be drawn here."""
+    """A figure cannot be drawn here; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What figures are drawn from.
+    """Data and weights for the figures.
 
     Attributes:
         datasets_root: folder of the datasets; the figures use the first that is here of ImageNet-Test, Val_SR, Set14.
@@ -63,8 +64,8 @@ class Material:
         return (dataset[i] for i in range(len(dataset))[: self.max_images])
 
     def model(self) -> Any:
-        """The UPSR model."""
-        description = METHODS.read(self.method)
+        """The method, which has an uncertainty."""
+        description = ENTRIES.read(self.method)
         try:
             restorer: Any = make_ready(description, self.device, None).restorer(0, "", [])
         except UpsrError as error:
@@ -75,7 +76,7 @@ class Material:
 
 
 def residual_distribution(path: Path, material: Material) -> None:
-    """Figure 2: (a) how |y - x| is distributed; (b) fidelity and gradients of restored images as functions of it."""
+    """Figure 2: (a) distribution of |y - x|; (b) fidelity and gradients of restored images as functions of it."""
     name, dataset = material.dataset()
     axes, finish = _panels(2, height=3.4)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
@@ -100,16 +101,16 @@ def residual_maps(path: Path, material: Material) -> None:
         path,
         material,
         ["y", "|x - y|", "|g(y) - y|"],
-        lambda y, x, cond: [y, _heat((x - y).abs()), _heat(2 * cond.psi)],
+        lambda y, x, cond: [_shown(y), _heat((x - y).abs()), _heat(2 * cond.psi)],
     )
 
 
 def noise_weights(path: Path, material: Material) -> None:
     """Figure 5: the uncertainty and the weight of the noise, with the weighted noise."""
 
-    def row(y: Tensor, x: Tensor, cond: Any) -> list[NDArray[np.float32]]:
+    def row(y: Tensor, x: Tensor, cond: Any) -> list[NDArray[np.uint8]]:
         noise = cond.weight * torch.randn(cond.weight.shape, generator=torch.Generator().manual_seed(0)).to(cond.weight)
-        return [y, _heat(cond.psi, 0.1), _heat(cond.weight, 1.0), (y + 0.2 * noise).clamp(0, 1)]
+        return [_shown(y), _heat(cond.psi, 0.1), _heat(cond.weight, 1.0), _shown(y + 0.2 * noise)]
 
     _maps(path, material, ["y", "uncertainty", "weight (dark: little noise)", "weighted noise, scaled down"], row)
 
@@ -117,8 +118,8 @@ def noise_weights(path: Path, material: Material) -> None:
 def weighting_function(path: Path, material: Material) -> None:
     """Figure 7: the distribution of the residual, and the weight as a function of the estimated residual."""
     name, dataset = material.dataset()
-    options = METHODS.read(material.method).make.arguments
-    opt = checked_model_options(option_file(options["opt"]), options.get("force_yml", []))
+    options = ENTRIES.read(material.method).make.arguments
+    opt: Any = checked_model_options(option_file(options["opt"]), options.get("force_yml", []))
     axes, finish = _panels(1, height=3.6)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
     axes[0].hist(values[values <= _LARGEST_RESIDUAL], bins=80, density=True, color="tab:blue", alpha=0.6)
@@ -208,21 +209,25 @@ def _maps(
         )
     axes, finish = _panels(len(titles), rows=len(rows), height=2.6)
     for i, (picture, axis) in enumerate(zip((p for r in rows for p in r), axes, strict=True)):
-        image = picture[0].permute(1, 2, 0).float().cpu().numpy() if isinstance(picture, Tensor) else picture
-        axis.imshow(image, vmin=0, vmax=1, cmap="inferno")
+        axis.imshow(picture)
         axis.set_axis_off()
         if i < len(titles):
             axis.set_title(titles[i], fontsize=8)
     finish(path)
 
 
-def _heat(values: Tensor, largest: float = 0.2) -> NDArray[np.float32]:
-    """(H, W) in [0, 1]: the mean over the channels of the first image."""
-    return (values[0].float().mean(dim=0) / largest).clamp(0, 1).cpu().numpy()
+def _heat(values: Tensor, largest: float = 0.2) -> NDArray[np.uint8]:
+    """The mean over the channels of (1, C, H, W) as colours, the hottest for ``largest``."""
+    return heat(to_uint8(values[0].float().mean(dim=0, keepdim=True) / largest)[..., 0])
+
+
+def _shown(image: Tensor) -> NDArray[np.uint8]:
+    """(1, 3, H, W) in [0, 1] as a picture."""
+    return to_uint8(image[0])
 
 
 def _panels(columns: int, *, rows: int = 1, height: float) -> tuple[list[Any], Callable[[Path], None]]:
-    """Axes, row by row, and what writes the picture."""
+    """Axes, row by row, and a function that writes the figure."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -21,11 +21,10 @@ from upsr.atomic import atomic_write, writable_folder
 from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.contents import content_of
 from upsr.evaluation.results import Row, read_rows, read_summary
-from upsr.evaluation.work import pictures_of
-from upsr.report.means import by_reason, tables_of_means
-from upsr.report.numbers import DIGITS, NO_DIGITS, head
+from upsr.evaluation.work import content_of, maps_of, pictures_of
+from upsr.heat import heat
+from upsr.report.numbers import by_reason, digits_of, head, tables_of_means
 
 _CROP = 96
 _CROPS = 3
@@ -73,7 +72,7 @@ def write_report(folder: Path, pictures: int = 100, warnings: Sequence[str] = ()
 
 
 class _Source:
-    """LR and HR images of a dataset, if they are still where they were and what they were."""
+    """LR and HR images of a dataset, as far as the files have not changed since."""
 
     def __init__(self, name: str, datasets_root: Path) -> None:
         try:
@@ -99,7 +98,7 @@ class _Pictures:
         (report / place).mkdir(parents=True, exist_ok=True)
 
     def write(self, summary: Mapping[str, Any], source: _Source, rows: Mapping[str, Row]) -> dict[str, Any]:
-        """Write them, and say where they are: ``pictures`` by title and ``crops`` by place and title.
+        """Write them; returns their files: ``pictures`` by title and ``crops`` by place and title.
 
         Args:
             rows: one of the photo by each method that was measured on it.
@@ -111,9 +110,8 @@ class _Pictures:
             file = pictures_of(self.folder, method, row.seed, row.dataset) / f"{row.image}.png"
             if file.is_file():
                 restored[method] = decode_image(file.read_bytes(), 3, str(file))
-            file = self.folder / "uncertainty" / method / row.dataset / f"{row.image}.png"
-            if file.is_file():
-                maps[f"uncertainty of {method}"] = _heat(decode_image(file.read_bytes(), 1, str(file)))
+            for name, file in maps_of(self.folder, method, row.dataset, row.image).items():
+                maps[f"{name} of {method}"] = heat(decode_image(file.read_bytes(), 1, str(file))[..., 0])
         if not restored:
             return {}
         size = next(iter(restored.values())).shape[:2]
@@ -186,17 +184,11 @@ def differing_places(images: Sequence[Pixels], side: int, count: int) -> list[tu
     return places
 
 
-def _heat(grey: Pixels) -> Pixels:
-    """(H, W, 3): black, red, yellow, white."""
-    values = grey[..., 0].astype(np.float32) / 255
-    return (np.stack([values * 3, values * 3 - 1, values * 3 - 2], axis=-1).clip(0, 1) * 255).astype(np.uint8)
-
-
 def _measures(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         measure: {
             "title": head(measure, record),
-            "digits": DIGITS.get(measure.rpartition("/")[2], NO_DIGITS),
+            "digits": digits_of(measure.rpartition("/")[2]),
         }
         for measure, record in summary["measures"].items()
     }
@@ -210,7 +202,7 @@ def _render(summary: Mapping[str, Any], data: Mapping[str, Any], warnings: Seque
         lstrip_blocks=True,
     )
     page = Path(__file__).parent / "page"
-    # "<" ends a script wherever it stands, in strings too.
+    # "</script>" would end the script inside a string too.
     embedded = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     return environment.get_template("page.html").render(
         summary=summary,

@@ -1,4 +1,4 @@
-"""The tables of a paper: what was measured here, beside what was published."""
+"""The tables of a paper: values measured here beside the published ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from upsr.config.schema import Section
-from upsr.evaluation.entries import METHODS
+from upsr.evaluation.entries import ENTRIES
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
-from upsr.report.numbers import DIGITS, NO_DIGITS
+from upsr.report.numbers import digits_of
 
 PUBLISHED = Path(__file__).parent / "published"
 
@@ -37,13 +37,13 @@ class Column(Section):
 
     @property
     def title(self) -> str:
-        """For a head."""
+        """Head of the column."""
         return f"{self.dataset} {self.metric}" if self.cost is None else COST_TITLES[self.cost]
 
     @property
     def digits(self) -> int:
-        """After the point."""
-        return COST_DIGITS[self.cost] if self.cost else DIGITS.get(str(self.metric), NO_DIGITS)
+        """Digits after the point."""
+        return COST_DIGITS[self.cost] if self.cost else digits_of(str(self.metric))
 
 
 COST_TITLES = {
@@ -67,7 +67,7 @@ COST_DIGITS = {
 
 
 class RowDescription(Section):
-    """A method and what was published of it."""
+    """A method and its published values."""
 
     label: str
     method: str
@@ -105,7 +105,7 @@ Status = Literal["measured", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What there is to say of a cell.
+    """Content of a cell.
 
     Attributes:
         value: measured here, or ``None``.
@@ -120,7 +120,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Cell:
-    """A finding beside what was published."""
+    """A finding beside the published value."""
 
     finding: Finding
     published: float | None
@@ -182,7 +182,7 @@ def read_publication(name: str = "upsr") -> Publication:
 
 @dataclass
 class Evidence:
-    """Where the numbers of the cells come from.
+    """Sources of the cells' numbers.
 
     Attributes:
         protocol: of the publication.
@@ -210,7 +210,7 @@ class Evidence:
         if self.meter is None:
             return Finding(None, "missing", (_NO_COST,))
         try:
-            value = self.meter.measure(METHODS.read(method), str(column.cost), column.at)
+            value = self.meter.measure(ENTRIES.read(method), str(column.cost), column.at)
         except NotMeasuredError as error:
             return Finding(None, "missing", (f"{method}: {error}",))
         actual = self.meter.actual(column.at)
@@ -258,7 +258,7 @@ def fill(number: str, description: TableDescription, evidence: Evidence) -> Tabl
 
 
 def what_is_waited_for(tables: Sequence[Table], shown: int = 4) -> list[str]:
-    """Lines on what would fill most of the empty cells."""
+    """Lines that name the data and weights which would fill most of the empty cells."""
     waiting = [
         frozenset(cell.finding.remarks)
         for table in tables

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from upsr.choices import ColourFix
 from upsr.tiling.scratch import Scratch, bands
 
 _LEVELS = 5
 _REACH = 2**_LEVELS - 1
 _BAND = 256
 
-ColourFix = Callable[[Tensor, Tensor, Scratch], Tensor]
+ColourFixer = Callable[[Tensor, Tensor, Scratch], Tensor]
 """Of a restored image (1, C, H, W) and the LR image (1, C, h, w), both in [0, 1], a corrected image."""
 
 
@@ -49,7 +50,7 @@ def wavelet(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
     return result
 
 
-COLOUR_FIXES: dict[str, ColourFix] = {"none": unchanged, "adain": adain, "wavelet": wavelet}
+COLOUR_FIXES: dict[ColourFix, ColourFixer] = {"none": unchanged, "adain": adain, "wavelet": wavelet}
 
 
 def _upsampled_rows(lq: Tensor, height: int, width: int, top: int, bottom: int) -> Tensor:

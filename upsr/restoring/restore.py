@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from upsr.allocator import kept_buffers
+from upsr.accelerate.allocator import kept_buffers
 from upsr.config.schema import TileOptions
 from upsr.methods.base import Method, Seen, Watch
 from upsr.restoring.padding import pad_to_multiple, padded_size
@@ -46,11 +46,17 @@ class ModelRestorer:
 
     A CPU, which gains little by batches, restores their images one by one: products of matrices of another size are summed
     in another order, and so every image's result is the same to the last bit whatever batch it is in.
+
+    Args:
+        method: restores in its faster form; its weights do not change while the restorer is in use.
     """
 
     method: Method
     seed: int
     tile: TileOptions | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", self.method.for_inference(torch.float32))
 
     def __call__(self, lq: Tensor, names: Sequence[str], watch: Watch | None = None) -> Tensor:
         """See :class:`Restorer`."""
@@ -135,6 +141,7 @@ def restore(
     return _restore_apart(method, lq, tile, seed=seed, names=names, watch=watch)
 
 
+@torch.inference_mode()
 def restore_planned(
     method: Method, lq: Tensor, plan: TilePlan, *, seed: int, names: Sequence[str], watch: Watch | None = None
 ) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from upsr.config.schema import Component, Options
+from upsr.config.components import components_in
+from upsr.config.methods import method_of
+from upsr.config.schema import CommonOptions
+from upsr.errors import UpsrError
 
-Part = Literal["denoiser", "g"]
+Part = str
+"""Name of a network among a method's parts."""
 
 _HERE = Path(__file__).parent
 
@@ -28,26 +32,68 @@ def find_weights(name: str, part: Part) -> Path:
     return _HERE / name / f"{part}.safetensors" if name in shipped_names() else Path(name)
 
 
+def run_weights(folder: Path, keys: Iterable[str]) -> dict[str, Path]:
+    """The newest weights of a training run, in whichever format it writes them, by key.
+
+    Args:
+        keys: of the method's weights in the section ``path``; ``pretrain_network_NAME`` is for what the player NAME trains.
+
+    Raises:
+        UpsrError: the run has written none, or options have no key for them.
+    """
+    keys = list(keys)
+    if not keys:
+        raise UpsrError(
+            f"{folder}: its method has no options that name weights (Method.weight_keys), so these cannot be loaded"
+        )
+    latest = {key: f"models/net_{key.removeprefix('pretrain_network_')}_latest" for key in keys}
+    files = {key: [folder / f"{stem}{suffix}" for suffix in (".safetensors", ".pth")] for key, stem in latest.items()}
+    found = {key: next(filter(Path.is_file, candidates), None) for key, candidates in files.items()}
+    here = {key: path for key, path in found.items() if path is not None}
+    if not here:
+        raise UpsrError(
+            f"{folder}: this run has no {latest[keys[0]]}.safetensors yet; it comes with the first checkpoint"
+        )
+    return here
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that weights are in: ncnn's layers (.param) have theirs in a .bin."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
 
 
-def weight_files(opt: Options) -> dict[str, Path]:
+def weight_files(opt: CommonOptions) -> dict[str, Path]:
     """The weight files that options name, by key; a network from elsewhere names its own."""
-    return named_weights(opt.path.model_dump(), {"network_g": opt.network_g, "network_aux": opt.network_aux})
+    components = components_in(type(opt), opt.model_dump())
+    networks = [(key, raw.get("path")) for key, kind, raw in components if kind.registry == "arch"]
+    return named_weights(opt.path.model_dump(), method_of(opt).method.weight_keys, networks)
 
 
-def named_weights(paths: Mapping[str, Any], networks: Mapping[str, Component | None]) -> dict[str, Path]:
-    """As :func:`weight_files`, of the section ``path`` and the networks by their keys alone."""
-    parts: dict[str, Part] = {
-        "pretrain_network_g": "denoiser" if networks.get("network_aux") else "g",
-        "pretrain_network_aux": "g",
+def unset_weights(opt: CommonOptions) -> list[str]:
+    """Keys of the weight files that the method needs and the options do not name."""
+    named, keys = weight_files(opt), method_of(opt).method.weight_keys.values()
+    return [
+        f"path.{key}"
+        for key in keys
+        if not {f"path.{key}", f"{key.removeprefix('pretrain_')}.path"} & named.keys()  # a network may name its own
+    ]
+
+
+def named_weights(
+    paths: Mapping[str, Any], keys: Mapping[Part, str], networks: Iterable[tuple[str, Any]]
+) -> dict[str, Path]:
+    """As :func:`weight_files`, of options that may have mistakes.
+
+    Args:
+        paths: the section ``path``.
+        keys: in ``paths`` for each part of the method, see :attr:`upsr.methods.base.Method.weight_keys`.
+        networks: key of each network, and its argument ``path`` if it has one.
+    """
+    found = {
+        f"path.{key}": find_weights(paths[key], part) for part, key in keys.items() if isinstance(paths.get(key), str)
     }
-    named = {key: paths[key] for key in parts if paths.get(key) is not None}
-    found = {f"path.{key}": find_weights(name, parts[key]) for key, name in named.items()}
-    for key, network in networks.items():
-        if network is not None and "path" in network.arguments:
-            file, *more = files_of(Path(network.arguments["path"]))
+    for key, path in networks:
+        if isinstance(path, str):
+            file, *more = files_of(Path(path))
             found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
     return found

@@ -1,1 +1,4 @@
 """Bicubic upsampling, the baseline of every table."""
+
+METHOD = "upsr.methods.bicubic.method:Bicubic"
+TRAININGS: dict[str, str] = {}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Facts, Method, Watch
 from upsr.tiling.tiles import TilePlan
@@ -21,7 +21,7 @@ class Bicubic(Method):
         self.facts = Facts(scale, channels)
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: CommonOptions, *, training: bool = False) -> Self:
         """At the scale of the options."""
         return cls(opt.scale)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from upsr.config.schema import Options
+from upsr.config.schema import CommonOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Method, Watch
@@ -36,7 +36,7 @@ class LatentDiffusionSR(Method):
         self.facts = Facts(scale, 3, multiple, (unet.config.out_channels, scale))
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: CommonOptions, *, training: bool = False) -> Self:
         """Refuses: the networks come from a folder of diffusers."""
         raise UpsrError(
             "LDM-SR is measured from a folder of diffusers (options/methods/LDM-15.yml); it has no option file"

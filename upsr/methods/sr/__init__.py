@@ -1,1 +1,6 @@
 """A plain SR network: stage one of UPSR, and any network that spandrel knows."""
+
+METHOD = "upsr.methods.sr.method:SR"
+TRAININGS = {"supervised": "upsr.methods.sr.training:SRTraining"}
+NAMES = {"AuxiliarySRModel": "supervised"}
+"""Older values of ``model_type``, and the trainings they mean."""

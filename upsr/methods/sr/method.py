@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from upsr.accelerate import accelerated
 from upsr.archs.contracts import SRNetwork
-from upsr.config.schema import Options
 from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Facts, Method, Watch
-from upsr.methods.build import build_network, load_or_refuse
+from upsr.methods.build import build_network, load_weights
+from upsr.methods.sr.options import SROptions
 from upsr.tiling.tiles import TilePlan, Tiles, whole_plan
 from upsr.tiling.windows import Tile
 
@@ -28,6 +29,7 @@ class SR(Method):
     The released g of UPSR came from the training of one (paper, Sec. 4.1); the recipe itself was not published.
     """
 
+    Options = SROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"g": "pretrain_network_g"}
 
     def __init__(self, network: SRNetwork) -> None:
@@ -38,19 +40,10 @@ class SR(Method):
         )
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: SROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         network = build_network(opt.network_g, "network_g", scale=opt.scale, contract=SRNetwork)
-        if not network.carries_weights:
-            load_or_refuse(
-                network,
-                opt.path.pretrain_network_g,
-                "g",
-                key="path.pretrain_network_g",
-                param_key=opt.path.param_key_g,
-                strict=opt.path.strict_load_g,
-                optional=training or opt.path.allow_random_weights,
-            )
+        load_weights(network, opt, "network_g", "g", optional=training)
         return cls(network)
 
     @classmethod
@@ -73,6 +66,10 @@ class SR(Method):
         """See :meth:`Method.replaced`."""
         assert isinstance(network, SRNetwork), name
         return type(self)(network).train(self.training)
+
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """See :meth:`Method.for_inference`."""
+        return super().for_inference(dtype).replaced("g", accelerated(self.g))
 
     @torch.inference_mode()
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:

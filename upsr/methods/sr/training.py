@@ -6,40 +6,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
-from upsr.methods.base import Batch, Player, Training
-from upsr.methods.build import Losses, build_losses, train_options
+from upsr.methods.base import Batch
 from upsr.methods.sr.method import SR
+from upsr.methods.supervised import Supervised
 
 
-class SRTraining(Training):
-    """Losses of the network's output on degraded pairs; its checkpoint is stage two's ``path.pretrain_network_aux``."""
+class SRTraining(Supervised):
+    """Losses of the network's output on degraded pairs; its weights become the g of UPSR."""
 
     METHOD = SR
+    TRAINED = "g"
     method: SR
-
-    def __init__(self, method: SR, losses: Losses, player: Player) -> None:
-        super().__init__()
-        self.method = method
-        self.losses = losses
-        self.players = {"g": player}
-
-    @classmethod
-    def from_options(cls, opt: Options) -> Self:
-        """See :meth:`Training.from_options`."""
-        method = SR.from_options(opt, training=True)
-        return cls(method, build_losses(opt), Player(method.g, train_options(opt).optim_g))
 
     def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """See :meth:`Training.forward`; only the place of the perceptual loss is drawn."""
         return self.losses(2 * self.method.g(batch["lq"]) - 1, 2 * batch["gt"] - 1, generators)
-
-    def refuse_crops(self, size: int, device: torch.device) -> None:
-        """See :meth:`Training.refuse_crops`."""
-        self.losses.refuse_crops(self.method.facts.channels, size, device)
-
-
-MODEL_REGISTRY._do_register("AuxiliarySRModel", SRTraining)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.upsr.method import UPSR
-from upsr.methods.upsr.training import UPSRTraining
+from upsr.methods.upsr.options import UPSROptions
+from upsr.methods.upsr.training import Task, UPSRTraining
 from upsr.rng import stacked
 
 
@@ -22,7 +20,7 @@ class OneStepUPSR(UPSR):
     """A UPSR that restores with one call at t = T - 1, whatever the options of its teacher say."""
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: UPSROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         return super().from_options(opt.model_copy(update={"diffusion": _one_step(opt)}), training=training)
 
@@ -46,7 +44,7 @@ class UPSRDistillation(UPSRTraining):
         self.teacher = teacher.requires_grad_(False).eval()
 
     @classmethod
-    def from_options(cls, opt: Options) -> Self:
+    def from_options(cls, opt: UPSROptions) -> Self:
         """See :meth:`Training.from_options`.
 
         Raises:
@@ -55,7 +53,7 @@ class UPSRDistillation(UPSRTraining):
         _one_step(opt)
         method = OneStepUPSR.from_options(opt, training=True)
         player = Player(method.denoiser, train_options(opt).optim_g)
-        return cls(method, build_losses(opt), player, UPSR.from_options(opt))
+        return cls(method, build_losses(opt), player, UPSR.from_options(opt).for_inference(torch.float32))
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode."""
@@ -63,8 +61,8 @@ class UPSRDistillation(UPSRTraining):
         self.teacher.eval()
         return self
 
-    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The student's distance from the teacher, for the same noise; the ground truth is not looked at."""
+    def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
+        """The teacher's result for the same noise; the ground truth is not used."""
         method, lq = self.method, batch["lq"]
         cond = method.condition(lq)
         noise = method.codec.encode(stacked("randn", cond.y.shape[1:], generators)).to(lq)
@@ -72,11 +70,10 @@ class UPSRDistillation(UPSRTraining):
             target = self.teacher.generate(cond, lambda k: noise).clamp(-1, 1)
         t = torch.full((len(lq),), method.sampling.timesteps[0], device=lq.device)
         x_t = method.process_of(cond).prior(t, noise)
-        prediction = method.estimate(method.schedule.scale_input(x_t, t), t, cond)
-        return {**self.losses(prediction, target, generators), "by_timestep": self._by_timestep(prediction, target, t)}
+        return Task(method.schedule.scale_input(x_t, t), t, cond, target)
 
 
-def _one_step(opt: Options):
+def _one_step(opt: UPSROptions):
     """The student's options of the diffusion."""
     if opt.diffusion.sampler.type != "ddim":
         raise UpsrError(
@@ -84,6 +81,3 @@ def _one_step(opt: Options):
             "end, so the teacher needs ddim"
         )
     return opt.diffusion.model_copy(update={"one_step": True})
-
-
-MODEL_REGISTRY._do_register("UPSRDistillationModel", UPSRDistillation)

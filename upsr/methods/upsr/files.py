@@ -10,9 +10,17 @@ from upsr.errors import UpsrError
 
 _OF_DENOISERS = "input_blocks.0.0.weight"
 
+RELEASED: dict[str, Any] = {
+    "model_type": "UPSRModel",
+    "scale": 4,
+    "network_g": {"type": "UNetModelSwin"},
+    "network_aux": {"type": "ATD", "upscale": 4},
+}
+"""The authors' x4 model: the networks' defaults are its shapes."""
+
 
 def released_options(path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
-    """Options of the authors' x4 model for a file of its denoiser; the networks' defaults are its shapes.
+    """Options of the authors' x4 model for a file of its denoiser.
 
     Args:
         beside: the file of g.
@@ -27,10 +35,4 @@ def released_options(path: Path, tensors: Sequence[str], beside: Path | None) ->
             f"{path}: holds the denoiser alone; name the file of g too (--g, g=), for example atd_real.pth, "
             "or the folder of its run or saved pipeline"
         )
-    return {
-        "model_type": "UPSRModel",
-        "scale": 4,
-        "network_g": {"type": "UNetModelSwin"},
-        "network_aux": {"type": "ATD", "upscale": 4},
-        "path": {"pretrain_network_g": str(path), "pretrain_network_aux": str(beside)},
-    }
+    return {**RELEASED, "path": {"pretrain_network_g": str(path), "pretrain_network_aux": str(beside)}}

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.archs.contracts import DenoisingNetwork, PreparedCondition, SRNetwork
-from upsr.config.schema import Options
+from upsr.accelerate import accelerated
+from upsr.archs.contracts import DenoisingNetwork, SRNetwork
+from upsr.choices import Sampler, Spacing
 from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
-from upsr.diffusion.residual_shift import Sampler
 from upsr.diffusion.sampling import Denoise, Noise, repeated
-from upsr.diffusion.schedule import Spacing
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
-from upsr.methods.build import autocast_dtype, build_network, load_or_refuse
+from upsr.methods.build import autocast_dtype, build_network, load_weights
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
+from upsr.methods.upsr.options import UPSROptions
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.tiling.skipping import skipping
 from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
@@ -49,7 +49,7 @@ class Condition:
     y_hat: Tensor
     psi: Tensor
     weight: Tensor
-    features: Tensor | PreparedCondition
+    features: Tensor
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class UPSR(Method):
         g_dtype: type that g computes in during training; ``None`` is float32.
     """
 
+    Options = UPSROptions
+    maps = ("uncertainty", "weight")
     weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "g": "pretrain_network_aux"}
 
     def __init__(
@@ -113,33 +115,15 @@ class UPSR(Method):
         self.facts = Facts(scale, channels, denoiser.size_multiple, state, denoiser.values_per_pixel)
 
     @classmethod
-    def from_options(cls, opt: Options, *, training: bool = False) -> Self:
+    def from_options(cls, opt: UPSROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
         if opt.network_aux is None:
             raise UpsrError("network_aux: UPSR needs the auxiliary network g")
         denoiser = build_network(opt.network_g, "network_g", scale=opt.scale, contract=DenoisingNetwork)
         g = build_network(opt.network_aux, "network_aux", scale=opt.scale, contract=SRNetwork)
         _check_fit(denoiser, g, opt)
-        path = opt.path
-        load_or_refuse(
-            denoiser,
-            path.pretrain_network_g,
-            "denoiser",
-            key="path.pretrain_network_g",
-            param_key=path.param_key_g,
-            strict=path.strict_load_g,
-            optional=training or path.allow_random_weights,
-        )
-        if not g.carries_weights:
-            load_or_refuse(
-                g,
-                path.pretrain_network_aux,
-                "g",
-                key="path.pretrain_network_aux",
-                param_key=path.param_key_aux,
-                strict=True,
-                optional=path.allow_random_weights,
-            )
+        load_weights(denoiser, opt, "network_g", "denoiser", optional=training)
+        load_weights(g, opt, "network_aux", "g")
         d = opt.diffusion
         calls = 1 if d.one_step else d.sampler.steps or d.steps
         timesteps = [d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing)
@@ -199,7 +183,7 @@ class UPSR(Method):
         timesteps = repeated(list(self.sampling.timesteps), len(cond.y), cond.y.device)
         process = self.process_of(cond)
         x = process.prior(timesteps[:, 0], noise(0))
-        return self.codec.decode(sample(x, self.denoiser_of(cond), process.step, timesteps, noise))
+        return self.codec.decode(sample(x, self.given(cond).denoiser_of(cond), process.step, timesteps, noise))
 
     def condition(self, lq: Tensor) -> Condition:
         """Everything that depends on the LR image alone; ``lq`` is (B, C, h, w) in [0, 1]."""
@@ -230,6 +214,10 @@ class UPSR(Method):
         """The denoiser under a condition, in the space of the codec."""
         return lambda x, t: self.codec.encode(self.estimate(self.schedule.scale_input(x, t), t, cond))
 
+    def given(self, cond: Condition) -> Self:
+        """The same method, whose denoiser is called several times under ``cond``."""
+        return self.replaced("denoiser", self.denoiser.given(cond.features))
+
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1], from the scaled state."""
         output = self.denoiser(x, t, cond.features)
@@ -243,7 +231,7 @@ class UPSR(Method):
 
     def for_inference(self, dtype: torch.dtype) -> Self:
         """A denoiser that computes in ``dtype``; g stays in float32, as its category sort is sensitive to rounding."""
-        return self if dtype == torch.float32 else self.replaced("denoiser", self.denoiser.lowered(dtype))
+        return self.replaced("denoiser", accelerated(self.denoiser, dtype))
 
     @property
     def num_steps(self) -> int:
@@ -331,9 +319,9 @@ class _Image:
 
         def denoise_in(windows: Sequence[Tile]) -> Denoise:
             cond = self.at(windows)
-            if len(self.area.windows) == 1:  # it lasts for all steps; of several windows it would take too much memory
-                cond = replace(cond, features=self.method.denoiser.prepared(cond.features))
-            return self.method.denoiser_of(cond)
+            # Of several windows the conditions are computed again at each step: all of them would take much memory.
+            method = self.method.given(cond) if len(self.area.windows) == 1 else self.method
+            return method.denoiser_of(cond)
 
         bound = self.method.sampling.skip_below
         if not bound:
@@ -358,7 +346,7 @@ class _Image:
         return y[inside.place(self.method.facts.scale)]
 
 
-def _schedule(opt: Options) -> ResidualShift:
+def _schedule(opt: UPSROptions) -> ResidualShift:
     d = opt.diffusion
     sqrt_etas = exponential_sqrt_etas(
         d.steps,
@@ -376,7 +364,7 @@ def _schedule(opt: Options) -> ResidualShift:
     return ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance)
 
 
-def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: Options) -> None:
+def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: UPSROptions) -> None:
     channels = denoiser.out_channels
     if g.channels != channels:
         raise UpsrError(f"network_aux: g has {g.channels} image channels, but network_g has {channels}")

@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from upsr.compat import MODEL_REGISTRY
-from upsr.config.schema import Options
-from upsr.methods.base import Batch, Player, Training
-from upsr.methods.build import Losses, build_losses, train_options
-from upsr.methods.upsr.method import UPSR
+from upsr.methods.base import Batch
+from upsr.methods.supervised import Supervised
+from upsr.methods.upsr.method import UPSR, Condition
 
 
-class UPSRTraining(Training):
+@dataclass(frozen=True)
+class Task:
+    """Input of the denoiser and the image that it has to give.
+
+    Attributes:
+        x: scaled state in the space of the codec.
+        t: (B,) timesteps.
+        target: (B, C, s*h, s*w) in [-1, 1].
+    """
+
+    x: Tensor
+    t: Tensor
+    cond: Condition
+    target: Tensor
+
+
+class UPSRTraining(Supervised):
     """Pixel and perceptual loss of the denoiser's estimate, at timesteps drawn for each sample."""
 
     METHOD = UPSR
+    TRAINED = "denoiser"
     method: UPSR
-
-    def __init__(self, method: UPSR, losses: Losses, player: Player) -> None:
-        super().__init__()
-        self.method = method
-        self.losses = losses
-        self.players = {"g": player}
-
-    @classmethod
-    def from_options(cls, opt: Options) -> Self:
-        """See :meth:`Training.from_options`."""
-        method = UPSR.from_options(opt, training=True)
-        return cls(method, build_losses(opt), Player(method.denoiser, train_options(opt).optim_g))
 
     def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """One step of Algorithm 1; see :meth:`Training.forward`."""
+        task = self.task(batch, generators)
+        prediction = self.method.estimate(task.x, task.t, task.cond)
+        by_timestep = self._by_timestep(prediction, task.target, task.t)
+        return {**self.losses(prediction, task.target, generators), "by_timestep": by_timestep}
+
+    def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
+        """The ground truths, noised at timesteps drawn for each sample."""
         method, lq, x_0 = self.method, batch["lq"], 2 * batch["gt"] - 1
         cond = method.condition(lq)
-        t = self._draw_timesteps(generators).to(lq.device)
+        low, high = method.trained
+        t = torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators]).to(lq.device)
         x_t = method.schedule.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
-        prediction = method.estimate(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond)
-        return {**self.losses(prediction, x_0, generators), "by_timestep": self._by_timestep(prediction, x_0, t)}
-
-    def refuse_crops(self, size: int, device: torch.device) -> None:
-        """See :meth:`Training.refuse_crops`."""
-        self.losses.refuse_crops(self.method.facts.channels, size, device)
+        return Task(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond, x_0)
 
     @torch.no_grad()
     def _by_timestep(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
@@ -52,10 +58,3 @@ class UPSRTraining(Training):
         errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
         table = errors.new_zeros(2, self.method.schedule.num_timesteps)
         return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
-
-    def _draw_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        low, high = self.method.trained
-        return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
-
-
-MODEL_REGISTRY._do_register("UPSRModel", UPSRTraining)

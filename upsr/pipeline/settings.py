@@ -1,0 +1,59 @@
+"""Settings and results of upscaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from upsr.choices import ColourFix
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How photos are upscaled.
+
+    Attributes:
+        seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a method without noise.
+        outscale: size of the result over that of the photo; ``None`` for the method's scale.
+        size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
+        tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
+        tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
+        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.restoring.colour`.
+        knobs: settings of the method by name, see :meth:`upsr.methods.base.Method.knobs`; ``None`` for its own value.
+    """
+
+    seed: int = 0
+    outscale: float | None = None
+    size: tuple[int | None, int | None] | None = None
+    tile: int | Literal["auto"] | None = "auto"
+    tiles_at_once: int = 1
+    colour_fix: ColourFix = "none"
+    knobs: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """Settings from keywords of which some may be knobs: ``Settings.of(seed=1, steps=2)``."""
+        own: dict[str, Any] = {field.name: given.pop(field.name) for field in fields(cls) if field.name in given}
+        return cls(**{"knobs": given, **own})
+
+
+@dataclass(frozen=True)
+class UPSROutput:
+    """What a pipeline gives, one entry for each image; animations keep their frames in lists.
+
+    Attributes:
+        images: the results.
+        maps: maps over the image by name, grey, at the method's scale: UPSR's ``uncertainty`` (psi over psi_max, 1 and more is
+            white) and ``weight`` of the noise. ``output.uncertainty`` is the list of one map; ``None`` where there is none.
+        intermediates: the pictures on the way by name, at the method's scale: g(y), x_T and the estimate of each step.
+    """
+
+    images: list[Any]
+    maps: list[dict[str, Any]] | None = None
+    intermediates: list[dict[str, Any]] | None = None
+
+    def __getattr__(self, name: str) -> list[Any] | None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return [found[name] for found in self.maps] if self.maps and name in self.maps[0] else None
