@@ -6,9 +6,12 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import IO, Any, cast
 
 from upsr.errors import UpsrError
+
+_PROGRAM = "from upsr.data import photo_reader, reading_process; reading_process.serve(photo_reader.read_photo)"
 
 _readers: dict[int, subprocess.Popen[bytes]] = {}
 """By the process that asks. One is started once, as that takes seconds, and ends when its input does, or by a file that brings
@@ -18,9 +21,8 @@ libvips down."""
 def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
     """What :func:`upsr.data.photo_reader.read_photo` gives or raises, from another process."""
     if os.getpid() not in _readers or _readers[os.getpid()].poll() is not None:
-        program = "from upsr.data.reading_process import serve; serve()"
         _readers[os.getpid()] = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
     reader = _readers[os.getpid()]
     _send(cast(IO[bytes], reader.stdin), (data, name, max_pixels))
@@ -30,10 +32,8 @@ def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
     return found
 
 
-def serve() -> None:
-    """Answer what is asked on standard input, until it ends."""
-    from upsr.data.photo_reader import read_photo  # which uses this module
-
+def serve(read_photo: Callable[..., Any]) -> None:
+    """Answer requests on standard input until it ends."""
     while True:
         try:
             data, name, max_pixels = _receive(sys.stdin.buffer)
