@@ -16,6 +16,7 @@ from upsr.accelerate import accelerated
 from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
+from upsr.methods.graphs import Exported
 from upsr.tiling.tiles import TilePlan
 
 Batch = MutableMapping[str, Tensor]
@@ -160,6 +161,10 @@ class Method(nn.Module, ABC):
         if dtype != torch.float32:
             raise UpsrError(f"dtype is {str(dtype).removeprefix('torch.')}; this method computes in float32")
         return self
+
+    def exported(self) -> Exported | None:
+        """Graphs of the networks for other runtimes; ``None`` for a method without export."""
+        return None
 
     def knobs(self) -> Mapping[str, Knob]:
         """What :meth:`adjusted` takes, by name."""

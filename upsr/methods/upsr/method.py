@@ -20,7 +20,9 @@ from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
 from upsr.methods.build import autocast_dtype, build_network, load_weights
+from upsr.methods.graphs import Exported
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
+from upsr.methods.upsr.export import graphs, numbers
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
 from upsr.methods.upsr.options import UPSROptions
@@ -232,6 +234,18 @@ class UPSR(Method):
     def for_inference(self, dtype: torch.dtype) -> Self:
         """A denoiser that computes in ``dtype``; g stays in float32, as its category sort is sensitive to rounding."""
         return self.replaced("denoiser", accelerated(self.denoiser, dtype))
+
+    def exported(self) -> Exported:
+        """g, the denoiser and the numbers of the sampler."""
+        own = self.sampling
+        restoring = {
+            **numbers(self.facts, self.schedule, own.uncertainty),
+            "timesteps": list(own.timesteps),
+            "sampler": own.sampler,
+            "sr_condition": self.sr_condition,
+            "estimate": "residual" if self.residual else "image",
+        }
+        return Exported(graphs(self.g.network, self.denoiser, own.timesteps), restoring)
 
     @property
     def num_steps(self) -> int:
