@@ -24,8 +24,9 @@ from upsr.atomic import atomic_write
 from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError, exiting
+from upsr.evaluation.plan import Plan
 from upsr.evaluation.results import read_rows, read_summary
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.session import run_evaluation
 from upsr.evaluation.statistics import compare
 from upsr.methods import Method, build_method
 from upsr.methods.bicubic.method import Bicubic

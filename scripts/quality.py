@@ -32,8 +32,9 @@ from upsr.data.image_io import decode_image, to_uint8, write_png
 from upsr.engine.distributed import Runtime, runtime
 from upsr.errors import UpsrError, exiting
 from upsr.evaluation.benchmarks import BENCHMARKS
+from upsr.evaluation.plan import Plan
 from upsr.evaluation.results import read_rows
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.session import run_evaluation
 from upsr.evaluation.statistics import compare, image_means
 from upsr.report.html import differing_places
 from upsr.report.numbers import digits_of, head

@@ -14,7 +14,8 @@ from tests import tiny
 from tests.training import tiny_options
 from upsr.archs import UNetModelSwin
 from upsr.engine.distributed import Runtime
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.plan import Plan
+from upsr.evaluation.session import run_evaluation
 
 CPU = Runtime(torch.device("cpu"))
 

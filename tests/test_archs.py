@@ -147,10 +147,10 @@ def test_low_precision_runs_and_stays_near():
 
 
 def test_levels_no_larger_than_a_window_are_never_shifted():
-    unet = UNetModelSwin(**{**tiny.UNET, "window_size": 16})
+    unet = UNetModelSwin(**{**tiny.UNET, "attention_resolutions": [16, 8], "window_size": 16})
     stages = [layer for block in unet.input_blocks for layer in block if hasattr(layer, "blocks")]
     assert [(s.window, [b.attn.shift for b in s.blocks]) for s in stages] == [(16, [0, 0]), (8, [0, 0])]
-    default = UNetModelSwin(**{**tiny.UNET, "window_size": 8})
+    default = UNetModelSwin(**{**tiny.UNET, "attention_resolutions": [16, 8], "window_size": 8})
     stages = [layer for block in default.input_blocks for layer in block if hasattr(layer, "blocks")]
     assert [(s.window, [b.attn.shift for b in s.blocks]) for s in stages] == [(8, [0, 4]), (8, [0, 0])]
 

@@ -19,9 +19,9 @@ from tests import tiny
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor
 from upsr.data.photo_reader import read_photo
 from upsr.errors import UpsrError
+from upsr.photos import photo_io
 from upsr.photos.photo_io import WRITABLE_SUFFIXES, suffix_for, write_photo
 from upsr.pipeline.frames import Photo, alpha_of, to_colour, to_frame
-from upsr.restoring import photo_io
 
 pyvips = pytest.importorskip("pyvips")
 

@@ -323,9 +323,8 @@ def test_saved_and_loaded_it_is_the_same(pipe, tmp_path):
 
 def test_weights_in_the_authors_layout_become_safetensors(pipe, tmp_path, monkeypatch):
     import upsr.methods.upsr.files as files
-    from upsr.pipeline.files import SECTIONS
 
-    sections = {key: pipe.config[key] for key in SECTIONS}
+    sections = {key: value for key, value in pipe.config.items() if not key.startswith("_")}
     monkeypatch.setattr(files, "RELEASED", sections)  # the released shapes are too large for a test
     state = {f"module.{name}": value for name, value in pipe.method.denoiser.state_dict().items()}
     torch.save({"params_ema": state, "params": {}}, tmp_path / "upsr.pth")
@@ -377,7 +376,7 @@ def test_a_config_that_was_tampered_with_is_refused(tmp_path, pipe):
 
 def test_the_denoiser_is_compiled_if_asked_for(monkeypatch):
     modes = []
-    monkeypatch.setattr("upsr.pipeline.pipeline.compiled", lambda network, mode: modes.append(mode) or network)
+    monkeypatch.setattr("upsr.pipeline.pipeline.Compiled", lambda network, mode: modes.append(mode) or network)
     pipe = UPSRPipeline.from_pretrained("tiny", device="cpu", compile="max-autotune")
     pipe.to(dtype="float32")
     assert modes == ["max-autotune"] * 2
@@ -537,7 +536,7 @@ def test_keys_and_places_of_the_weights_that_a_run_began_with_are_not_those_it_w
 
 def test_a_run_without_weights_says_so(tmp_path):
     stage_one(tmp_path / "run", "net_g_5.pth")
-    with pytest.raises(UpsrError, match="has written no weights yet"):
+    with pytest.raises(UpsrError, match=r"has no models/net_g_latest\.safetensors yet"):
         UPSRPipeline.from_pretrained(tmp_path / "run", device="cpu")
 
 

@@ -13,8 +13,9 @@ from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.entries import ENTRIES
+from upsr.evaluation.plan import Plan
 from upsr.evaluation.protocols import PROTOCOLS
-from upsr.evaluation.session import Plan, run_evaluation
+from upsr.evaluation.session import run_evaluation
 from upsr.report.console import print_summary
 
 EXAMPLES = """examples:

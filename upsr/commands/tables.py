@@ -20,7 +20,8 @@ from upsr.engine.distributed import runtime
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS, check
 from upsr.evaluation.entries import ENTRIES, MissingWeightsError, WrongWeightsError, make_ready
-from upsr.evaluation.session import Plan, Unavailable, run_evaluation
+from upsr.evaluation.plan import Plan, Unavailable
+from upsr.evaluation.session import run_evaluation
 from upsr.provenance import machine, versions
 from upsr.report.cost import CostMeter
 from upsr.report.figures import FIGURES, FigureUnavailableError, Material

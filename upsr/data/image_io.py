@@ -18,7 +18,8 @@ from upsr.atomic import atomic_write
 from upsr.data import png_chunks, tiff_tags
 from upsr.data.image_files import HEAD, PHOTO_SUFFIXES, UnreadableImageError, kind_of
 from upsr.data.metadata import orientation_of, upright
-from upsr.data.photo_reader import read_photo, read_size, refusing
+from upsr.data.photo_reader import read_photo, read_size
+from upsr.data.refusals import refusing
 from upsr.data.samples import to_eight_bit
 from upsr.data.vips_library import vips, vips_works_here
 

@@ -21,8 +21,8 @@ from upsr.atomic import atomic_write
 from upsr.choices import QUALITY
 from upsr.data.metadata import photoshop_of_iptc
 from upsr.data.photo import Frame, Photo
-from upsr.data.photo_reader import reason_of
 from upsr.data.png_chunks import chunk
+from upsr.data.refusals import reason_of
 from upsr.data.samples import to_eight_bit
 from upsr.data.vips_library import vips
 from upsr.errors import UpsrError

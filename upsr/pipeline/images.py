@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from upsr.choices import MAX_MEGAPIXELS
-from upsr.data.photo_reader import frame_of_pillow, read_photo
+from upsr.data.photo_reader import read_photo
+from upsr.data.pillow_decoders import frame_of_pillow
 from upsr.data.samples import UnclearSamplesError
 from upsr.errors import UnsoundResultError, UpsrError
 from upsr.methods.base import Seen
