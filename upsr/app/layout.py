@@ -118,7 +118,7 @@ class Controls:
         with gr.Tabs():
             with gr.Tab("Before / after"):
                 self.pair = gr.ImageSlider(elem_id="pair", max_height=_HEIGHT, **shared)
-                gr.HTML('<div class="upsr-sides"><span>&larr; bicubic</span><span>UPSR &rarr;</span></div>')
+                gr.HTML('<div class="upsr-sides"><span>&larr; bicubic</span><span>result &rarr;</span></div>')
             for name in pipe.maps[:1]:
                 with gr.Tab(name.capitalize()):
                     self.heat = gr.Image(elem_id="heat", format="png", **shared)

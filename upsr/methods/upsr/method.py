@@ -241,11 +241,10 @@ class UPSR(Method):
 
     def knobs(self) -> Mapping[str, Knob]:
         """Steps, fidelity and the bound of skipped tiles."""
-        about_steps, most, own = "network calls; 0 for g(y) alone", self.num_steps, self.sampling
-        about_skipping = "all steps everywhere at 0; 0.004 is one grey level"
+        most, own, about_skipping = self.num_steps, self.sampling, "all steps everywhere at 0; 0.004 is one grey level"
         hint = "1: smooth, closest to the photo. 0: more detail, and grain."
         return {
-            "steps": Knob(about_steps, 0, most, len(own.timesteps), whole=True, hint="Fewer: faster."),
+            "steps": Knob("network calls; 0 for g(y) alone", 0, most, len(own.timesteps), True, hint="Fewer: faster."),
             "fidelity": Knob(ABOUT_FIDELITY, 0, 1, 0.5, hint=hint),
             "adaptive": Knob(about_skipping, 0, 1, own.skip_below, advanced=True),
         }
