@@ -81,6 +81,8 @@ class Knob:
         low, high: range of values, both included.
         default: the method's own value; ``None`` where it follows from other settings.
         whole: integers only.
+        hint: shorter than ``about``, for those who see the range: ``Fewer: faster.``
+        advanced: for the command and the API; the page shows the others that have a default.
     """
 
     about: str
@@ -88,6 +90,8 @@ class Knob:
     high: float
     default: float | None = None
     whole: bool = False
+    hint: str = ""
+    advanced: bool = False
 
 
 class Method(nn.Module, ABC):

@@ -255,10 +255,12 @@ class UPSR(Method):
 
     def knobs(self) -> Mapping[str, Knob]:
         """Steps, fidelity and the bound of skipped tiles."""
+        most, own, about_skipping = self.num_steps, self.sampling, "all steps everywhere at 0; 0.004 is one grey level"
+        hint = "1: smooth, closest to the photo. 0: more detail, and grain."
         return {
-            "steps": Knob("network calls; 0 for g(y) alone", 0, self.num_steps, len(self.sampling.timesteps), True),
-            "fidelity": Knob(ABOUT_FIDELITY, 0, 1, 0.5),
-            "adaptive": Knob("all steps everywhere at 0; 0.004 is one grey level", 0, 1, self.sampling.skip_below),
+            "steps": Knob("network calls; 0 for g(y) alone", 0, most, len(own.timesteps), True, hint="Fewer: faster."),
+            "fidelity": Knob(ABOUT_FIDELITY, 0, 1, 0.5, hint=hint),
+            "adaptive": Knob(about_skipping, 0, 1, own.skip_below, advanced=True),
         }
 
     def _adjusted(self, **knobs: Any) -> Self:
