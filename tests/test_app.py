@@ -25,12 +25,14 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from tests import tiny
 from upsr.app.jobs import Jobs, Token
 from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import write_photo
+from upsr.methods.base import Knob, Seen
 from upsr.pipeline.frames import to_colour, to_frame
 from upsr.pipeline.settings import Settings
 
@@ -42,7 +44,9 @@ PATIENCE = 60_000
 class FakePipeline:
     """A pipeline that needs no network, and can be slow or fail."""
 
-    scale, num_steps = 4, 5
+    scale, draws = 4, True
+    maps: tuple[str, ...] = ("uncertainty", "weight")
+    pictures: tuple[str, ...] = ("g(y)", "x_T", "t=4")
 
     def __init__(self) -> None:
         self.slow = False
@@ -50,11 +54,20 @@ class FakePipeline:
         self.steps_done = 0
         self.started, self.ended = threading.Event(), threading.Event()
 
-    def upscale(self, photo: Photo, settings: Settings, *, progress, observe) -> Photo:
+    def knobs(self) -> dict[str, Knob]:
+        return {
+            "steps": Knob("network calls", 0, 5, 4, whole=True, hint="Fewer: faster."),
+            "fidelity": Knob("faithfulness", 0, 1, 0.5),
+            "hidden": Knob("on no page", 0, 1, 0, advanced=True),
+            "following": Knob("on no page, as it has no value of its own", 1, 3),
+        }
+
+    def upscale(self, photo: Photo, settings: Settings, *, progress=None, watch=None) -> Photo:
+        self.given = settings
         self.steps_done = 0
         self.ended.clear()
         self.started.set()
-        steps = 2000 if self.slow else settings.steps
+        steps = 2000 if self.slow else 5
         try:
             for step in range(steps):
                 threading.Event().wait(0.02 if self.slow else 0)
@@ -69,8 +82,10 @@ class FakePipeline:
         size = [round(side * settings.outscale) for side in frame.shape[:2]]
         colour = torch.nn.functional.interpolate(to_colour(frame)[None], size)
         noise = torch.rand(colour.shape, generator=torch.Generator().manual_seed(settings.seed)) / 10
-        for name in ("uncertainty", "weight", "g(y)", "x_T", "t=4"):
-            observe(name, colour)
+        for name in self.maps:
+            watch(Seen(name, colour, "map"))
+        for name in self.pictures:
+            watch(Seen(name, colour))
         return replace(photo, frames=(to_frame((colour + noise)[0], None, frame),))
 
 
@@ -191,7 +206,7 @@ def test_a_photo_is_upscaled_shown_and_downloaded(page, tmp_path):
     page.get_by_role("tab", name="Steps").click()
     wait_for_image(page, "#gallery img")
     captions = page.locator("#gallery .caption-label").all_inner_texts()
-    assert [caption.strip() for caption in captions] == ["g(y)", "x_T", "t=4", "noise weight"]
+    assert [caption.strip() for caption in captions] == ["g(y)", "x_T", "t=4", "weight"]
 
     first = downloaded(page)
     assert first.size == (240, 160)
@@ -205,6 +220,57 @@ def test_a_photo_is_upscaled_shown_and_downloaded(page, tmp_path):
     again = downloaded(page)
     assert np.array_equal(np.asarray(first), np.asarray(again))
     assert not np.array_equal(np.asarray(first), np.asarray(other))
+
+
+def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
+    upload(page, photo(tmp_path / "photo.png", 40, 40))
+    wait_for_status(page, "40 x 40 pixels")
+    assert "Fewer: faster." in page.locator("#steps").inner_text()
+    assert "faithfulness" in page.locator("#fidelity").inner_text()
+    assert page.locator("#hidden, #following").count() == 0
+    upscale(page)
+    assert fake.given == Settings(seed=0, outscale=4, knobs={"steps": 4, "fidelity": 0.5})
+    page.get_by_label("number input for Steps").fill("2")
+    page.keyboard.press("Tab")
+    page.get_by_label("number input for Fidelity").fill("0.75")
+    page.keyboard.press("Tab")
+    page.fill("#seed input", "3")
+    page.press("#seed input", "Tab")
+    upscale(page, "seed 3")
+    assert fake.given == Settings(seed=3, outscale=4, knobs={"steps": 2, "fidelity": 0.75})
+
+
+def test_a_network_that_spandrel_knows_has_no_seed_no_sliders_and_nothing_on_the_way(browser, tmp_path):
+    from basicsr.archs.srvgg_arch import SRVGGNetCompact
+
+    from upsr.pipeline.pipeline import UPSRPipeline
+
+    network = tiny.random_weights(SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=16, num_conv=2, upscale=2))
+    torch.save({"params": network.state_dict()}, tmp_path / "compact_x2.pth")
+    pipe = UPSRPipeline.from_pretrained(tmp_path / "compact_x2.pth", device="cpu")
+    picture = photo(tmp_path / "photo.png", 40, 30)
+    with served(pipe) as (url, _), opened(browser, url) as page:
+        assert page.locator("#scale").count() == 1
+        assert page.locator("#seed, #steps, #fidelity, #heat").count() == 0
+        upload(page, picture)
+        wait_for_status(page, "40 x 30 pixels")
+        assert upscale(page).endswith("40 x 30 to 80 x 60 pixels.")
+        with Image.open(picture) as image:
+            assert np.array_equal(np.asarray(downloaded(page)), np.asarray(pipe(image).images[0]))
+        assert page.get_by_role("tab").all_inner_texts() == ["Before / after"]
+
+
+def test_a_method_without_noise_may_show_pictures_on_the_way(browser, tmp_path):
+    pipe = FakePipeline()
+    pipe.draws, pipe.maps, pipe.pictures = False, (), ("half way",)
+    with served(pipe) as (url, _), opened(browser, url) as page:
+        upload(page, photo(tmp_path / "photo.png", 40, 30))
+        wait_for_status(page, "40 x 30 pixels")
+        upscale(page)
+        page.get_by_role("tab", name="Steps").click()
+        wait_for_image(page, "#gallery img")
+        captions = page.locator("#gallery .caption-label").all_inner_texts()
+        assert [caption.strip() for caption in captions] == ["half way"]
 
 
 def test_what_a_photo_carries_is_in_the_download(page, tmp_path):
@@ -393,8 +459,8 @@ def ask(url: str, method: str, path: str, body: bytes | None = None, **headers: 
     [
         "/gradio_api/file=/etc/passwd",
         "/gradio_api/file/etc/passwd",
-        f"/gradio_api/file={REPOSITORY / 'upsr/app/page.py'}",
-        "/gradio_api/file=upsr/app/page.py",
+        f"/gradio_api/file={REPOSITORY / 'upsr/app/layout.py'}",
+        "/gradio_api/file=upsr/app/layout.py",
         "/gradio_api/file=README.md",
         "/gradio_api/file=../../../../etc/passwd",
         "/gradio_api/file=%2e%2e/%2e%2e/etc/passwd",

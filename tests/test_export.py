@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +19,14 @@ from tests import tiny
 from upsr import cli
 from upsr.archs import ATD, CompactSR
 from upsr.errors import UpsrError
-from upsr.export import export
-from upsr.export.export import Difference, export_model
+from upsr.export import check
+from upsr.export import export as exporting
+from upsr.export.check import Difference
+from upsr.export.export import export_model, write
+from upsr.export.trace import Sizes, trace
+from upsr.methods import Facts, Method
+from upsr.methods.graphs import Exported, Graph
+from upsr.methods.sr.method import SR
 from upsr.methods.upsr.method import UPSR
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import file_digest, weights_digest
@@ -101,7 +107,7 @@ def test_the_example_of_the_page_restores_what_the_model_restores(compact, sampl
     monkeypatch.setattr(model, "sampling", replace(model.sampling, sampler=sampler))
     for name in ("g.onnx", "denoiser.onnx"):
         (tmp_path / name).hardlink_to(folder / name)
-    (tmp_path / "export.json").write_text(json.dumps({"restoring": export.restoring(model)}))
+    (tmp_path / "export.json").write_text(json.dumps({"restoring": model.exported().restoring}))
     page: dict = {"__name__": "page"}
     exec(compile(example(), "docs/export.md", "exec"), page)
     lq = torch.from_numpy(tiny.picture(32, 48)).permute(2, 0, 1)[None].float() / 255
@@ -125,9 +131,8 @@ def test_the_example_of_the_page_is_a_program_for_photos_of_any_size(compact, tm
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_weights_are_exported_as_the_page_says_and_restore_a_photo(name, threads, tmp_path, monkeypatch):
     """The page's command and program; the networks have several attention heads, as none of the tests' own has."""
-    monkeypatch.setattr(
-        export, "_check_sizes", lambda multiple, *_: [(1, 2 * multiple, multiple)]
-    )  # one instead of three
+    # one size instead of three
+    monkeypatch.setattr(check, "compared", lambda sizes, least: [(1, 2 * sizes.multiple, sizes.multiple)])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -149,8 +154,8 @@ def test_shipped_weights_are_exported_as_the_page_says_and_restore_a_photo(name,
 def test_the_released_kind_of_g_is_exported_for_all_sizes(tmp_path):
     g = ATD(**{**tiny.ATD, "window_size": 16, "category_size": 128, "depths": [2]})
     model = model_of(g)
-    part = export._parts(model)[0]
-    written = export._write(part, export._trace(part, 16, None), "onnx", tmp_path, 16, None, True)
+    sizes = Sizes(16)
+    written = write(trace(model.exported().graphs[0], sizes), "onnx", tmp_path, sizes, check=True)
     assert written.worst < 1e-4
     lq = torch.rand(2, 3, 16, 64)
     with torch.inference_mode():
@@ -162,14 +167,14 @@ def test_a_g_that_asks_for_the_size_is_refused_or_exported_for_one(tmp_path):
     with pytest.raises(UpsrError, match=r"^g: the graph of ATD fails at 16 x 16 .*--size H W"):
         export_model(model, tmp_path / "free")
     assert list(tmp_path.iterdir()) == []
-    part = export._parts(model)[0]
-    written = export._write(part, export._trace(part, 16, (32, 16)), "onnx", tmp_path, 16, (32, 16), True)
+    sizes = Sizes(16, (32, 16))
+    written = write(trace(model.exported().graphs[0], sizes), "onnx", tmp_path, sizes, check=True)
     assert {(d.height, d.width) for d in written.differences} == {(32, 16)}
     assert {d.batch for d in written.differences} == {1, 3}
 
 
 def test_a_difference_above_the_tolerance_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_differences", lambda *_: [Difference(1, 16, 16, 0.01)])
+    monkeypatch.setattr(exporting, "differences", lambda *_: [Difference(1, 16, 16, 0.01)])
     with pytest.raises(UpsrError, match=r"g\.onnx: differs from torch by up to 0\.01, more than 0\.001"):
         export_model(model_of(CompactSR(num_feat=8, num_block=1)), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -191,15 +196,63 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch):
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_method_without_export_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        UPSRPipeline, "from_pretrained", lambda *_, **__: SimpleNamespace(method=SR(CompactSR(num_feat=8, num_block=1)))
+    )
+    assert cli.main(["export", "g.pth", "-o", str(tmp_path / "out")]) == 2
+    assert re.search(r"g\.pth: the method SR has no export; .*docs/export\.md.*\n$", said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+class Toy(Method):
+    """A method of one network that states its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.facts = Facts(scale=1, channels=1, multiple=2)
+
+    @classmethod
+    def from_options(cls, opt, *, training=False):
+        raise NotImplementedError
+
+    def restore(self, lq, noise, *, tiles=None, watch=None):
+        return self.gain(lq)
+
+    def exported(self) -> Exported:
+        def examples(batch, height, width, random):
+            return (torch.rand(batch, 1, height, width, generator=random),)
+
+        return Exported(
+            [Graph("gain", self.gain, {"lq": ["batch", 1, "height", "width"]}, "sr", examples)], {"scale": 1}
+        )
+
+
+def test_any_method_that_states_its_graphs_is_exported(tmp_path):
+    method, folder = Toy().eval(), tmp_path / "out"
+    (written,) = export_model(method, folder)
+    record = json.loads((folder / "export.json").read_text())
+    assert record["restoring"] == {"scale": 1}
+    assert record["networks"]["gain"]["inputs"] == {"lq": ["batch", 1, "height", "width"]}
+    assert record["networks"]["gain"]["files"] == [asdict(written)]
+    lq = torch.rand(3, 1, 6, 14)
+    with torch.inference_mode():
+        torch.testing.assert_close(run_onnx(folder / "gain.onnx", lq), method.gain(lq), atol=1e-5, rtol=0)
+
+
 def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
     asked = []
 
     def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
         asked.append((name, device))
-        return SimpleNamespace(method=model_of(CompactSR(num_feat=8, num_block=1)))
+        model = model_of(CompactSR(num_feat=8, num_block=1))
+        whole = model.exported()
+        monkeypatch.setattr(model, "exported", lambda: replace(whole, graphs=whole.graphs[:1]))  # g: seconds less
+        return SimpleNamespace(method=model)
 
     monkeypatch.setattr(UPSRPipeline, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(export, "_parts", lambda model, parts=export._parts: parts(model)[:1])  # g: seconds less
     out = tmp_path / "out"
     assert cli.main(["export", "tiny", "-o", str(out), "--size", "16", "32"]) == 0
     assert asked == [("tiny", "cpu")]

@@ -220,8 +220,8 @@ def test_a_planted_look_at_the_values_is_found(read, monkeypatch):
 
 def test_a_generator_of_the_other_side_is_refused(losses, monkeypatch):
     model = denoising(losses)
-    monkeypatch.setattr(model, "_draw_timesteps", lambda generators: stacked("rand", (), [FakeGenerator()] * 2).long())
-    with pytest.raises(AssertionError, match=r"methods/upsr/training.py forward: cpu -> cuda"):
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: stacked("rand", (), [FakeGenerator()]).long())
+    with pytest.raises(AssertionError, match=r"methods/upsr/training.py task: cpu -> cuda"):
         training(model, SCHEDULE)
     with pytest.raises(RuntimeError, match="Expected a 'cuda' generator, but found 'cpu'"):
         torch.randn((2,), generator=FakeGenerator("cpu"), device="cuda")

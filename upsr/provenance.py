@@ -17,11 +17,11 @@ import upsr
 _PACKAGES = ("torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers")
 
 
-def versions() -> dict[str, str]:
-    """Versions of this package, Python and what numbers depend on; packages that are not installed are absent."""
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of this package, Python and what numbers depend on, ``packages`` too; those not installed are absent."""
     # torch's own word also says which CUDA it was built for.
     found = {"upsr": upsr.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

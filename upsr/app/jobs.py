@@ -15,7 +15,7 @@ class CancelledError(Exception):
 
 
 class Token:
-    """Says whether a computation is still wanted."""
+    """Carries the end of a computation from the visitor to its thread."""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()

@@ -1,4 +1,4 @@
-"""What a visitor may ask for."""
+"""Limits of a visitor's requests."""
 
 from __future__ import annotations
 

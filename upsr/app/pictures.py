@@ -1,4 +1,4 @@
-"""The pictures of the page: what was uploaded, the region chosen of it, what is shown of a result."""
+"""Pictures of the page: the upload, the region chosen of it, the result."""
 
 from __future__ import annotations
 

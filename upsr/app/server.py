@@ -19,7 +19,7 @@ from upsr.errors import UpsrError
 if TYPE_CHECKING:
     import gradio as gr
 
-    from upsr.app.page import Pipeline
+    from upsr.app.layout import Pipeline
 
 
 def require_gradio() -> None:
@@ -33,10 +33,10 @@ def require_gradio() -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Learn early that there is no such address or that someone else has it.
+    """Check the address before the weights are read.
 
     Raises:
-        UpsrError: so it is.
+        UpsrError: there is no such address, or another program has it.
     """
     if not 1 <= port <= 65535:
         raise UpsrError(f"--port: {port} is not between 1 and 65535")
@@ -62,8 +62,8 @@ def serving(pipe: Pipeline, limits: Limits, host: str = "127.0.0.1", port: int =
         tempfile.TemporaryDirectory(prefix="upsr-serve-", ignore_cleanup_errors=True) as folder,
         _environment(folder, host),
     ):
+        from upsr.app.handlers import build_app
         from upsr.app.jobs import Jobs
-        from upsr.app.page import build_app
 
         jobs = Jobs()
         app = build_app(pipe, limits, Path(folder), jobs)
@@ -78,7 +78,7 @@ def _launch(app: gr.Blocks, limits: Limits, host: str, port: int) -> str:
     from starlette.middleware import Middleware
 
     from upsr.app.guard import Guard
-    from upsr.app.page import CSS, theme
+    from upsr.app.style import CSS, theme
 
     try:
         _, url, _ = app.launch(
@@ -102,7 +102,7 @@ def _close(app: gr.Blocks) -> None:
 
 @contextlib.contextmanager
 def _environment(folder: str, host: str) -> Iterator[None]:
-    """What Gradio reads from the environment. What a user has set for other programs must not open paths here."""
+    """Variables that Gradio reads, for the block; those a user has set for other programs must not open paths here."""
     hosts = ",".join(
         filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1,localhost", host))
     )

@@ -1,4 +1,4 @@
-"""Write the two networks of a model as files for other runtimes, compared with torch."""
+"""Write the networks of a model as files for other runtimes, compared with torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 
 from upsr.arguments import path
 from upsr.choices import EXPORT_FORMATS
-from upsr.errors import UpsrError
 
 EXAMPLES = """examples:
   upsr export tiny -o exported/tiny                              ONNX, for images of any size
@@ -14,8 +13,9 @@ EXAMPLES = """examples:
   upsr export upsr.pth --g atd_real.pth -o x --size 128 128      for LR images of 128 x 128 alone
   upsr export tiny -o exported/compiled --format aoti            compiled for this machine's CPU (needs a C++ compiler)
 
-g.* is called with (lq), denoiser.* with (x, t, features); export.json holds the shapes, the numbers of the sampler, versions,
-digests and the measured differences. docs/export.md restores a photo with nothing but these files, NumPy and onnxruntime.
+export.json holds each network's inputs, in the order of its arguments, and their shapes; the numbers of the restoration around
+the networks; versions, digests and the measured differences. docs/export.md restores a photo with nothing but these files,
+NumPy and onnxruntime.
 ONNX needs more packages: pip install 'upsr[export]'. Networks of the released size take some minutes and 3 GB."""
 
 
@@ -36,19 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     from upsr.export.export import export_model, require  # here: takes seconds, and --help should not
-    from upsr.methods.upsr.method import UPSR
     from upsr.pipeline.pipeline import UPSRPipeline
 
     formats = list(dict.fromkeys(given.format))
     require(formats, not given.no_check)
-    model = UPSRPipeline.from_pretrained(given.weights, g=given.g, device="cpu").method
-    if not isinstance(model, UPSR):
-        raise UpsrError(
-            f"{given.weights}: a network without a denoiser, and export writes both; it needs a diffusion model"
-        )
+    method = UPSRPipeline.from_pretrained(given.weights, g=given.g, device="cpu").method
     size = None if given.size is None else (given.size[0], given.size[1])
     written = export_model(
-        model, given.output, formats=formats, size=size, check=not given.no_check, source=given.weights
+        method, given.output, formats=formats, size=size, check=not given.no_check, source=given.weights
     )
     for file in written:
         place = given.output / file.name

@@ -18,6 +18,7 @@ _DEFAULTS = Limits()
 EXAMPLES = """examples:
   upsr serve                                      http://127.0.0.1:7860, with the weights that come with the package
   upsr serve --weights upsr.pth --g atd_real.pth --device cuda       other weights
+  upsr serve --weights RealESRGAN_x4plus.pth      a network that spandrel knows: the page has the settings of its method
   upsr serve --host 0.0.0.0 --port 8080           for other machines too; nothing asks who they are
   upsr serve --max_output_megapixels 4 --requests_per_minute 5 --queue 4      for many visitors
 
@@ -69,10 +70,6 @@ def main(given: argparse.Namespace) -> int:
     from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
 
     pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
-    if "steps" not in pipe.knobs():
-        raise UpsrError(
-            f"{given.weights}: the page shows what a diffusion model does; for this network: upsr upscale --weights"
-        )
     with serving(pipe, limits, given.host, given.port) as url:
         print(f"UPSR is at {url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

@@ -6,9 +6,12 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import IO, Any, cast
 
 from upsr.errors import UpsrError
+
+_PROGRAM = "from upsr.images import reading, reading_process; reading_process.serve(reading.read_photo)"
 
 _readers: dict[int, subprocess.Popen[bytes]] = {}
 """Readers by the process that started them. Starting takes seconds, so one serves all files; it ends with its input, or when a
@@ -18,9 +21,8 @@ file crashes libvips."""
 def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
     """Returns or raises what :func:`upsr.images.reading.read_photo` does in another process."""
     if os.getpid() not in _readers or _readers[os.getpid()].poll() is not None:
-        program = "from upsr.images.reading_process import serve; serve()"
         _readers[os.getpid()] = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
     reader = _readers[os.getpid()]
     _send(cast(IO[bytes], reader.stdin), (data, name, max_pixels))
@@ -30,10 +32,8 @@ def read_in_other_process(data: bytes, name: str, max_pixels: int) -> Any:
     return found
 
 
-def serve() -> None:
-    """Answer the requests on standard input until it ends."""
-    from upsr.images.reading import read_photo  # it imports this module
-
+def serve(read_photo: Callable[..., Any]) -> None:
+    """Answer requests on standard input until it ends."""
     while True:
         try:
             data, name, max_pixels = _receive(sys.stdin.buffer)

@@ -16,6 +16,7 @@ from upsr.accelerate import accelerated
 from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
+from upsr.methods.graphs import Exported
 from upsr.tiling.tiles import TilePlan
 
 Batch = MutableMapping[str, Tensor]
@@ -80,6 +81,8 @@ class Knob:
         low, high: range of values, both included.
         default: the method's own value; ``None`` where it follows from other settings.
         whole: integers only.
+        hint: shorter than ``about``, for those who see the range: ``Fewer: faster.``
+        advanced: for the command and the API; the page shows the others that have a default.
     """
 
     about: str
@@ -87,6 +90,8 @@ class Knob:
     high: float
     default: float | None = None
     whole: bool = False
+    hint: str = ""
+    advanced: bool = False
 
 
 class Method(nn.Module, ABC):
@@ -160,6 +165,10 @@ class Method(nn.Module, ABC):
         if dtype != torch.float32:
             raise UpsrError(f"dtype is {str(dtype).removeprefix('torch.')}; this method computes in float32")
         return self
+
+    def exported(self) -> Exported | None:
+        """Graphs of the networks for other runtimes; ``None`` for a method without export."""
+        return None
 
     def knobs(self) -> Mapping[str, Knob]:
         """What :meth:`adjusted` takes, by name."""

@@ -20,7 +20,9 @@ from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
 from upsr.methods.build import autocast_dtype, build_network, load_weights
+from upsr.methods.graphs import Exported
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
+from upsr.methods.upsr.export import graphs, numbers
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
 from upsr.methods.upsr.files import released_options
 from upsr.methods.upsr.options import UPSROptions
@@ -233,6 +235,18 @@ class UPSR(Method):
         """A denoiser that computes in ``dtype``; g stays in float32, as its category sort is sensitive to rounding."""
         return self.replaced("denoiser", accelerated(self.denoiser, dtype))
 
+    def exported(self) -> Exported:
+        """g, the denoiser and the numbers of the sampler."""
+        own = self.sampling
+        restoring = {
+            **numbers(self.facts, self.schedule, own.uncertainty),
+            "timesteps": list(own.timesteps),
+            "sampler": own.sampler,
+            "sr_condition": self.sr_condition,
+            "estimate": "residual" if self.residual else "image",
+        }
+        return Exported(graphs(self.g.network, self.denoiser, own.timesteps), restoring)
+
     @property
     def num_steps(self) -> int:
         """The most steps that a restoration can take."""
@@ -241,10 +255,12 @@ class UPSR(Method):
 
     def knobs(self) -> Mapping[str, Knob]:
         """Steps, fidelity and the bound of skipped tiles."""
+        most, own, about_skipping = self.num_steps, self.sampling, "all steps everywhere at 0; 0.004 is one grey level"
+        hint = "1: smooth, closest to the photo. 0: more detail, and grain."
         return {
-            "steps": Knob("network calls; 0 for g(y) alone", 0, self.num_steps, len(self.sampling.timesteps), True),
-            "fidelity": Knob(ABOUT_FIDELITY, 0, 1, 0.5),
-            "adaptive": Knob("all steps everywhere at 0; 0.004 is one grey level", 0, 1, self.sampling.skip_below),
+            "steps": Knob("network calls; 0 for g(y) alone", 0, most, len(own.timesteps), True, hint="Fewer: faster."),
+            "fidelity": Knob(ABOUT_FIDELITY, 0, 1, 0.5, hint=hint),
+            "adaptive": Knob(about_skipping, 0, 1, own.skip_below, advanced=True),
         }
 
     def _adjusted(self, **knobs: Any) -> Self:
