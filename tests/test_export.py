@@ -127,7 +127,8 @@ def test_the_example_of_the_page_is_a_program_for_photos_of_any_size(compact, tm
     assert Image.open(tmp_path / "restored.png").size == (52, 84)
 
 
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_weights_are_exported_as_the_page_says_and_restore_a_photo(name, threads, tmp_path, monkeypatch):
     """The page's command and program; the networks have several attention heads, as none of the tests' own has."""

@@ -94,6 +94,7 @@ def test_no_benchmark_photo_was_trained_on(shared_dir):
         assert distances.min() > 3, name  # a resized or recompressed copy differs in no or a few of 64 signs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", verify_weights.STAGES)
 def test_the_recorded_training_can_be_repeated(part, shared_dir, capsys):
     largest = verify_weights.verify(part, shared_dir / "data/train/BSDS500", iterations=20)

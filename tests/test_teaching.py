@@ -66,6 +66,7 @@ def test_three_processes_give_the_bytes_of_one(root, cache, capsys):
     assert content(root / "three") == content(cache)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes_and_leaves_no_process_behind(root, cache):
     target = root / "killed"
     command = [sys.executable, "-m", "upsr", "data", "teach", str(recipe(root)), "--out", str(target), "--workers", "2"]
