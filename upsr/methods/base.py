@@ -187,8 +187,10 @@ class Method(nn.Module, ABC):
             if name not in own:
                 have = f"; it has {', '.join(own)}" if own else ""
                 raise UpsrError(f"{name}: the method {type(self).__name__} has no such setting{have}")
-            if not own[name].low <= value <= own[name].high:
-                raise UpsrError(f"{name} is {value:g}; give {own[name].low:g} to {own[name].high:g}: {own[name].about}")
+            knob = own[name]
+            if not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
+                numbers = "whole numbers from " if knob.whole else ""
+                raise UpsrError(f"{name} is {value:g}; give {numbers}{knob.low:g} to {knob.high:g}: {knob.about}")
         given = {name: value for name, value in knobs.items() if value is not None}
         return self._adjusted(**given) if given else self
 
