@@ -46,7 +46,15 @@ def load_model(source: str | Path, g: str | Path | None = None, *, hub: dict[str
 
 
 def save_model(method: Method, config: dict[str, Any], folder: Path) -> None:
-    """Write config and weights: each network's in its own safetensors file."""
+    """Write config and weights: each network's in its own safetensors file.
+
+    Raises:
+        UpsrError: options could not name the weights of a network, so it could not be loaded.
+    """
+    if unnamed := method.parts().keys() - method.weight_keys.keys():
+        raise UpsrError(
+            f"{folder}: {type(method).__name__}.weight_keys has no option for the weights of {', '.join(unnamed)}"
+        )
     config = copy.deepcopy(config)
     for part, network in method.parts().items():
         if isinstance(network, SpandrelSR):
