@@ -4,8 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# In the order of tests/conftest.py: the longest files first. Three workers fill two cores, as tests wait for processes they start.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+# In the order of tests/conftest.py: the longest files first, so that both workers end at about the same time.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help venv demo test test-slow test-all lint train-tiny clean-venv
@@ -41,15 +41,15 @@ demo: $(STAMP)
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	@echo "running the tests, three files at a time, without those that take minutes (make test-slow runs those, make test-all every test)"
+	@echo "running the tests, two files at a time, without those that take minutes (make test-slow runs those, make test-all every test)"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: $(STAMP)
-	@echo "running the tests that take minutes, three files at a time"
+	@echo "running the tests that take minutes, two files at a time"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 test-all: $(STAMP)
-	@echo "running all tests, three files at a time"
+	@echo "running all tests, two files at a time"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 lint: $(STAMP)
