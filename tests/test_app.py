@@ -328,6 +328,7 @@ def test_cancel_stops_the_work_itself(page, fake, tmp_path):
     assert fake.ended.wait(PATIENCE / 1000), "the work ends at its next report of progress"
     assert fake.steps_done < 1500
     fake.slow = False
+    page.wait_for_timeout(2000)  # Gradio's own cancelling takes a click within milliseconds with it
     upscale(page)
 
 
