@@ -11,7 +11,7 @@ from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.upsr.method import UPSR
-from upsr.methods.upsr.options import UPSROptions
+from upsr.methods.upsr.options import DiffusionOptions, UPSROptions
 from upsr.methods.upsr.training import Task, UPSRTraining
 from upsr.rng import stacked
 
@@ -50,7 +50,6 @@ class UPSRDistillation(UPSRTraining):
         Raises:
             UpsrError: the teacher's sampler draws, so that its result is no function of the initial noise.
         """
-        _one_step(opt)
         method = OneStepUPSR.from_options(opt, training=True)
         player = Player(method.denoiser, train_options(opt).optim_g)
         return cls(method, build_losses(opt), player, UPSR.from_options(opt).for_inference(torch.float32))
@@ -73,7 +72,7 @@ class UPSRDistillation(UPSRTraining):
         return Task(method.schedule.scale_input(x_t, t), t, cond, target)
 
 
-def _one_step(opt: UPSROptions):
+def _one_step(opt: UPSROptions) -> DiffusionOptions:
     """The student's options of the diffusion."""
     if opt.diffusion.sampler.type != "ddim":
         raise UpsrError(
