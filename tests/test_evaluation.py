@@ -503,7 +503,7 @@ def test_published_sizes_are_those_of_the_networks(tmp_path):
 
 
 def test_latent_diffusion_runs_from_a_folder(place):
-    diffusers = pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[baselines]'")
+    diffusers = pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
     torch.manual_seed(0)
     blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
     unet = diffusers.UNet2DModel(

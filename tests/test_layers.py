@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "upsr"
 ORDER = [
-    "diffusion", "archs", "accelerate", "losses", "metrics", "images", "data", "weights", "tiling", "methods", "restoring",
-    "pipeline", "photos", "export", "app", "engine", "evaluation", "report", "commands",
+    "diffusion", "archs", "codecs", "accelerate", "losses", "metrics", "images", "data", "weights", "tiling", "methods",
+    "restoring", "pipeline", "photos", "export", "app", "engine", "evaluation", "report", "commands",
 ]  # fmt: skip
 """From bottom to top; `config` and the modules of the package itself are below all of them."""
 

@@ -3,6 +3,7 @@
 from upsr.archs.atd import ATD
 from upsr.archs.compact import CompactSR
 from upsr.archs.spandrel import SpandrelSR
+from upsr.archs.unet_resshift import ResShiftUNet
 from upsr.archs.unet_upsr import UNetModelSwin
 
-__all__ = ["ATD", "CompactSR", "SpandrelSR", "UNetModelSwin"]
+__all__ = ["ATD", "CompactSR", "ResShiftUNet", "SpandrelSR", "UNetModelSwin"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,8 @@ def load_network_weights(
     """Fill a network from a file.
 
     Args:
-        path: ``.safetensors`` or a torch file in the released or BasicSR's layout.
+        path: ``.safetensors`` or a torch file in the released or BasicSR's layout. A network with ``other_layouts()``,
+            state dicts under other names whose tensors are views of its own, also takes files of these names.
         param_key: key inside the file, see :func:`select_weights`.
         strict: every key must fit; otherwise keys that are missing, unknown or of another shape are left out.
 
@@ -175,7 +176,9 @@ def load_network_weights(
         UpsrError: the file cannot be read or does not fit; the message lists what does not.
     """
     key, weights = select_weights(read_weight_file(path), param_key, path)
-    own = network.state_dict()
+    others: Callable[[], list[dict[str, Tensor]]] = getattr(network, "other_layouts", list)
+    layouts = [network.state_dict(), *others()]
+    own = max(layouts, key=lambda layout: len(layout.keys() & weights.keys()))
     faults = misfits(own, weights)
     fitting = {name: value for name, value in weights.items() if name in own and value.shape == own[name].shape}
     if faults and (strict or not fitting):
@@ -183,5 +186,9 @@ def load_network_weights(
             f"{path}: the weights under '{key}' are not those of this {type(network).__name__}: "
             f"{'; '.join(faults)}; check the network's options and the file"
         )
-    network.load_state_dict(fitting, strict=False)
+    if own is layouts[0]:
+        network.load_state_dict(fitting, strict=False)
+        return key
+    for name, value in fitting.items():
+        own[name].copy_(value)
     return key

@@ -34,7 +34,7 @@ class LatentDiffusion:
         try:
             from diffusers import LDMSuperResolutionPipeline
         except ImportError:
-            raise UpsrError("LatentDiffusion needs diffusers: pip install 'upsr[baselines]'") from None
+            raise UpsrError("LatentDiffusion needs diffusers: pip install 'upsr[latent]'") from None
         try:
             pipeline = LDMSuperResolutionPipeline.from_pretrained(str(self.folder), local_files_only=True)
         except Exception as error:  # damaged folders fail in many ways

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import upsr.archs
-import upsr.losses  # noqa: F401  (registers the losses)
+import upsr.codecs
+import upsr.losses  # noqa: F401  (they register networks and losses)
 from upsr.archs.weights import load_network_weights
 from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY
 from upsr.config.components import build
@@ -75,18 +76,21 @@ def train_options(opt: CommonOptions) -> Any:
     return opt.train
 
 
-def build_network(component: Component, key: str, *, scale: int, contract: type[nn.Module] = nn.Module) -> Any:
+def build_network(
+    component: Component, key: str, *, scale: int | None = None, contract: type[nn.Module] = nn.Module
+) -> Any:
     """A registered network; refuses one of another kind, or whose scale is not the run's.
 
     Args:
         key: the option key, for messages.
+        scale: of the run; ``None`` for a network that has none.
         contract: what it must be, of :mod:`upsr.archs.contracts`.
     """
     network = build(ARCH_REGISTRY, component)
     if not isinstance(network, contract):
         able = sorted(name for name, known in ARCH_REGISTRY if isinstance(known, type) and issubclass(known, contract))
         raise UpsrError(f"{key}.type: {component.type} is no {contract.__name__}; those that are: {', '.join(able)}")
-    if network.scale != scale:
+    if scale is not None and network.scale != scale:
         raise UpsrError(f"{key}: the network is x{network.scale}, but scale is {scale}; make them agree")
     return network
 

@@ -78,26 +78,27 @@ class Tiles:
         """(B, channels, scale*h, scale*w) of zeros, in memory or in a file."""
         return self.plan.scratch.zeros(self.batch, channels, self.height * scale, self.width * scale)
 
-    def cut(self, image: Tensor, windows: Sequence[Tile]) -> Tensor:
-        """The windows of a (B, ...) image, stacked along the batch, on the networks' device."""
-        return torch.cat([image[window.place()] for window in windows]).to(self.device)
+    def cut(self, image: Tensor, windows: Sequence[Tile], scale: int = 1) -> Tensor:
+        """The windows of a (B, N, scale*h, scale*w) image, stacked along the batch, on the networks' device."""
+        return torch.cat([image[window.place(scale)] for window in windows]).to(self.device)
 
-    def blend(self, out: Tensor, of_windows: Callable[[Sequence[Tile]], Tensor]) -> Tensor:
+    def blend(self, out: Tensor, of_windows: Callable[[Sequence[Tile]], Tensor], scale: int = 1) -> Tensor:
         """Fill ``out`` with the blended results of ``of_windows`` for all windows.
 
         Args:
-            out: (B, N, h, w).
+            out: (B, N, scale*h, scale*w).
             of_windows: gives the windows' results, stacked along the batch.
         """
         for rows in bands(self.height, _BAND):
-            out[..., rows, :].zero_()
+            out[..., rows.start * scale : rows.stop * scale, :].zero_()
             self.plan.scratch.release()
         for batches in self._rounds():
             # Added in the order of the windows, whichever process made them: sums in another order end in other digits.
-            for windows, parts in zip(batches, self._made(batches, out.shape[1], of_windows), strict=False):
+            for windows, parts in zip(batches, self._made(batches, out.shape[1], of_windows, scale), strict=False):
                 for window, part in zip(windows, parts.split(self.batch), strict=False):
-                    weights = self._rows[window.top][:, None] * self._columns[window.left]
-                    out[window.place()] += (part * weights).to(out.device)
+                    sides = self._rows[window.top], self._columns[window.left]
+                    down, across = (weights.repeat_interleave(scale) for weights in sides)
+                    out[window.place(scale)] += (part * (down[:, None] * across)).to(out.device)
             self.plan.scratch.release()
             self._done += sum(len(windows) for windows in batches)
             if self.plan.progress is not None:
@@ -121,15 +122,19 @@ class Tiles:
             yield batches[first : first + size]
 
     def _made(
-        self, batches: list[list[Tile]], channels: int, of_windows: Callable[[Sequence[Tile]], Tensor]
+        self, batches: list[list[Tile]], channels: int, of_windows: Callable[[Sequence[Tile]], Tensor], scale: int
     ) -> list[Tensor]:
         """The results of a round, gathered from the peers: one batch of windows each, as far as there are any."""
         peers = self.plan.peers
         if peers is None:
             return [of_windows(batches[0]).float()]
         window = batches[0][0]
-        count = self.plan.tiles_at_once * self.batch
-        parts = torch.zeros(count, channels, window.bottom - window.top, window.right - window.left, device=self.device)
+        count, height, width = (
+            self.plan.tiles_at_once * self.batch,
+            window.bottom - window.top,
+            window.right - window.left,
+        )
+        parts = torch.zeros(count, channels, scale * height, scale * width, device=self.device)
         if peers.rank < len(batches):
             mine = batches[peers.rank]
             parts[: len(mine) * self.batch] = of_windows(mine)

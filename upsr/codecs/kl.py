@@ -1,0 +1,53 @@
+"""The KL autoencoder of Stable Diffusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from upsr.codecs.base import Codec, diffusers
+from upsr.compat import ARCH_REGISTRY
+from upsr.errors import UpsrError
+
+
+@ARCH_REGISTRY.register()
+class KLAutoencoder(Codec):
+    """diffusers' ``AutoencoderKL`` with its weights; latents are multiplied by its ``scaling_factor``.
+
+    Args:
+        path: folder of diffusers: of the autoencoder, or of a pipeline with the autoencoder in ``vae``.
+
+    Raises:
+        UpsrError: there is no such folder, or diffusers cannot load it.
+    """
+
+    carries_weights = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        folder = Path(path)
+        folder = folder / "vae" if (folder / "vae").is_dir() else folder
+        if not (folder / "config.json").is_file():
+            raise UpsrError(f"{folder}: no autoencoder of diffusers; a folder with config.json and weights is needed")
+        library = diffusers()
+        try:
+            self.network = library.AutoencoderKL.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # damaged folders fail in many ways
+            reason = " ".join(str(error).split())[:160]
+            raise UpsrError(f"{folder}: diffusers cannot load it ({reason})") from None
+        widths = self.network.config.block_out_channels
+        self.factor, self.channels = 2 ** (len(widths) - 1), self.network.config.latent_channels
+        self.values_per_pixel = 6 * widths[0]
+
+    def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The posterior's mean, or with ``noise`` (standard normal, the latent's shape) a sample; see :meth:`Codec.encode`."""
+        posterior = self.network.encode(image).latent_dist
+        latent: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+        # Channels-last on CPUs, where the backward pass of a trainable group norm behind it would crash torch 2.11.
+        return (latent * self.network.config.scaling_factor).contiguous()
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """See :meth:`Codec.decode`."""
+        image: Tensor = self.network.decode(latent / self.network.config.scaling_factor).sample
+        return image
