@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upsr.errors import UpsrError
-from upsr.weights.diffusers_folder import class_in, read_alphas, read_network
+from upsr.weights.diffusers_folder import class_in, read_scheduler, read_network
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -36,10 +36,10 @@ def test_a_network_and_a_schedule_are_read(diffusers, folder):
     network = read_network("UNet2DModel", folder / "unet")
     assert not network.training
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    alphas, config = read_alphas(folder / "scheduler")
+    scheduler = read_scheduler(folder / "scheduler")
     expected = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.015).alphas_cumprod
-    assert torch.equal(alphas, expected)
-    assert config["prediction_type"] == "epsilon"
+    assert torch.equal(scheduler.alphas_cumprod, expected)
+    assert scheduler.config.prediction_type == "epsilon"
 
 
 def renamed(weights: dict[str, torch.Tensor]) -> None:

@@ -46,14 +46,16 @@ def read_network(kind: str, folder: Path) -> nn.Module:
     return checked
 
 
-def read_alphas(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """(T,) cumulative products of a scheduler's 1 - beta, and its config; ``folder`` has ``scheduler_config.json``.
+def read_scheduler(folder: Path) -> Any:
+    """A scheduler's numbers, whatever its class: a ``DDPMScheduler`` with its config and ``alphas_cumprod``, (T,).
+
+    Args:
+        folder: with ``scheduler_config.json``.
 
     Raises:
         UpsrError: as :func:`read_network`.
     """
-    scheduler = _read("DDPMScheduler", folder)
-    return scheduler.alphas_cumprod, dict(scheduler.config)
+    return _read("DDPMScheduler", folder)
 
 
 def _read(kind: str, folder: Path, **how: Any) -> Any:
