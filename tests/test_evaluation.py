@@ -23,7 +23,7 @@ from upsr.cli import main
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.errors import UpsrError
 from upsr.evaluation import statistics
-from upsr.evaluation.entries import ENTRIES, WrongWeightsError, describe, make_ready
+from upsr.evaluation.entries import ENTRIES, WrongWeightsError, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
@@ -502,31 +502,10 @@ def test_published_sizes_are_those_of_the_networks(tmp_path):
         assert ENTRIES.read(name).expected.parameters == count
 
 
-def test_latent_diffusion_runs_from_a_folder(place):
-    diffusers = pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-    unet = diffusers.UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(16, 16), norm_num_groups=8, **blocks
-    )
-    vqvae = diffusers.VQModel(
-        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(8, 8, 16), latent_channels=3, num_vq_embeddings=32, norm_num_groups=8,
-    )  # fmt: skip
-    pipeline = diffusers.LDMSuperResolutionPipeline(vqvae=vqvae, unet=unet, scheduler=diffusers.DDIMScheduler())
-    pipeline.save_pretrained(place / "ldm")
-    write(place / "options/methods/LDM.yml", {"make": {"type": "LatentDiffusion", "folder": "ldm", "steps": 3}})
-    first = means(run(place, methods=("LDM",), datasets=("Tiny",), folder=place / "a"))
-    assert means(run(place, methods=("LDM",), datasets=("Tiny",), folder=place / "b", batch_size=4)) == first
-    item = torch.rand(1, 3, 16, 16)
-    model = make_ready(describe("LDM"), CPU.device, None).restorer(0, "", []).method
-    pipeline.set_progress_bar_config(disable=True)
-    torch.manual_seed(5)
-    with torch.inference_mode():
-        ours = model.restore(item, lambda k: torch.randn(1, 3, 16, 16))
-    torch.manual_seed(5)  # the pipeline draws its noise in the same shape
-    theirs = pipeline(2 * item - 1, num_inference_steps=3, eta=0.0, output_type="np").images[0]
-    np.testing.assert_allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-5)
+def test_latent_diffusion_is_measured_from_its_option_file(place):
+    write(place / "ldm.yml", {"name": "x", "datasets": {}, **tiny.ldm_options(place / "ldm")})
+    first = means(run(place, methods=("ldm.yml",), datasets=("Tiny",), folder=place / "a"))
+    assert means(run(place, methods=("ldm.yml",), datasets=("Tiny",), folder=place / "b", batch_size=4)) == first
 
 
 def test_decoded_pictures_are_those_that_were_measured(finished):

@@ -32,11 +32,13 @@ class Case:
     """A method on tiny networks.
 
     Attributes:
-        changes: of the options of :func:`tests.training.tiny_options`; ``None`` for a method that has none and is not trained.
+        changes: of the options of :func:`tests.training.tiny_options`; ``None`` for a method that is not trained.
+        make: such a method, in a folder for its files.
     """
 
     draws: bool
-    changes: Callable[[Path], dict[str, Any]] | None
+    changes: Callable[[Path], dict[str, Any]] | None = None
+    make: Callable[[Path], Method] | None = None
 
 
 def _upsr(_: Path) -> dict[str, Any]:
@@ -60,12 +62,18 @@ def _sr(_: Path) -> dict[str, Any]:
     }
 
 
+def _ldm(root: Path) -> Method:
+    return build_method(parse_options({"name": "x", "datasets": {}, **tiny.ldm_options(root / "ldm")}, "test"))
+
+
 CASES = {
     "upsr": Case(True, _upsr),
     "upsr, posterior": Case(True, _posterior),
     "upsr in one step": Case(True, _one_step),
     "sr": Case(False, _sr),
-    "bicubic": Case(False, None),
+    "bicubic": Case(False, make=lambda _: Bicubic(4)),
+    "ldm": Case(True, make=_ldm),
+    "ldm, new noise": Case(True, make=lambda root: _ldm(root).adjusted(eta=1)),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
 
@@ -99,8 +107,8 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def model(root: Path, name: str) -> Method:
     """The method, with weights that no initialiser leaves at zero."""
-    if CASES[name].changes is None:
-        return Bicubic(4).eval()
+    if (make := CASES[name].make) is not None:
+        return make(root).eval()
     method = build_method(options(root, name))
     tiny.random_weights(next(iter(method.parts().values())))
     return method.eval()

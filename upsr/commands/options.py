@@ -121,7 +121,7 @@ def schema_of(name: str) -> dict[str, Any]:
         UpsrError: there is no such kind.
     """
     import upsr.engine.setup
-    import upsr.evaluation.latent_diffusion
+    import upsr.evaluation.entries
     import upsr.evaluation.prepare  # noqa: F401  (they register their classes)
     from upsr.compat import REGISTRIES
     from upsr.config.json_schema import file_schema, method_schema
