@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import tiny
+from tests import resshift, tiny
 from tests.training import tiny_options
 from upsr.config.load import merged, parse_options
 from upsr.config.schema import CommonOptions, TileOptions
@@ -32,14 +32,18 @@ class Case:
     """A method on tiny networks.
 
     Attributes:
-        changes: of the options of :func:`tests.training.tiny_options`; ``None`` for a method that has none and is not trained.
+        changes: of the options of ``base``; ``None`` for a method that has none and is not trained.
+        base: options on tiny networks.
+        needs: package without which there is no such method.
     """
 
     draws: bool
     changes: Callable[[Path], dict[str, Any]] | None
+    base: Callable[..., dict[str, Any]] = tiny_options
+    needs: str = "torch"
 
 
-def _upsr(_: Path) -> dict[str, Any]:
+def _plain(_: Path) -> dict[str, Any]:
     return {}
 
 
@@ -60,12 +64,18 @@ def _sr(_: Path) -> dict[str, Any]:
     }
 
 
+def _sinsr(root: Path) -> dict[str, Any]:
+    return {"phase": "distillation", "path": {"pretrain_network_g": str(root / "start_resshift.safetensors")}}
+
+
 CASES = {
-    "upsr": Case(True, _upsr),
+    "upsr": Case(True, _plain),
     "upsr, posterior": Case(True, _posterior),
     "upsr in one step": Case(True, _one_step),
     "sr": Case(False, _sr),
     "bicubic": Case(False, None),
+    "resshift": Case(True, _plain, resshift.tiny_options, "diffusers"),
+    "sinsr": Case(True, _sinsr, resshift.tiny_options, "diffusers"),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
 
@@ -75,18 +85,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos, and weights of a denoiser that are not those of its initialisation."""
     from safetensors.torch import save_file
 
-    from upsr.archs import UNetModelSwin
+    from upsr.archs import ResShiftUNet, UNetModelSwin
 
     root = tmp_path_factory.mktemp("methods")
     tiny.save_pictures(root / "photos", 3)
     save_file(tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict(), root / "start.safetensors")
+    arguments = {key: value for key, value in resshift.OPTIONS["network_g"].items() if key != "type"}
+    save_file(tiny.random_weights(ResShiftUNet(**arguments)).state_dict(), root / "start_resshift.safetensors")
     return root
 
 
 def options(root: Path, case: str, **changes: Any) -> CommonOptions:
     make = CASES[case].changes
     assert make is not None
-    data = merged(tiny_options(root, root / "photos", **make(root)), changes)
+    pytest.importorskip(CASES[case].needs)
+    data = merged(CASES[case].base(root, root / "photos", **make(root)), changes)
     data["path"]["allow_random_weights"] = True
     return parse_options(data, "test")
 

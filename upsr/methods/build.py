@@ -103,7 +103,7 @@ def build_network(
     return network
 
 
-def load_weights(network: nn.Module, opt: NetworkOptions, section: str, part: str, *, optional: bool = False) -> None:
+def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str, *, optional: bool = False) -> None:
     """Fill a network from the file that the options name, or say why it stays random.
 
     The file is ``path.pretrain_SECTION``; ``path.param_key_`` and ``path.strict_load_`` with the section's ending say how it is
