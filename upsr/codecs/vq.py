@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,13 +59,18 @@ class VQAutoencoder(Codec):
 
     def decode(self, latent: Tensor) -> Tensor:
         """See :meth:`Codec.decode`."""
-        codes = self.network.quantize.n_e
-        rows = max(_DISTANCES // (codes * len(latent) * latent.shape[-1]), 1)
-        parts = [self.network.quantize(part)[0] for part in latent.split(rows, dim=2)]
-        image: Tensor = self.network.decoder(self.network.post_quant_conv(torch.cat(parts, dim=2)))
-        return image
+        return decoded(self.network, latent)
 
     def other_layouts(self) -> list[dict[str, Tensor]]:
         """The state dict as diffusers names it, and as latent diffusion does; its tensors are views of the parameters."""
         own = self.network.state_dict()
         return [own, in_ldm_layout(own)]
+
+
+def decoded(network: Any, latent: Tensor) -> Tensor:
+    """The image that diffusers' ``VQModel`` makes of a latent, which it quantises first, in bounded memory."""
+    codes = network.quantize.n_e
+    rows = max(_DISTANCES // (codes * len(latent) * latent.shape[-1]), 1)
+    parts = [network.quantize(part)[0] for part in latent.split(rows, dim=2)]
+    image: Tensor = network.decoder(network.post_quant_conv(torch.cat(parts, dim=2)))
+    return image

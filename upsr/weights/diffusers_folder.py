@@ -1,0 +1,74 @@
+"""Networks and schedules in folders of diffusers: a pipeline's (``model_index.json``) or a network's (``config.json``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from upsr.codecs.base import diffusers
+from upsr.errors import UpsrError
+
+INDEX = "model_index.json"
+_MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+
+
+def class_in(folder: Path) -> str | None:
+    """diffusers' name of the pipeline or the network that a folder describes; ``None`` if it describes none."""
+    for name in (INDEX, "config.json"):
+        try:
+            data = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(data, dict) and isinstance(data.get("_class_name"), str):
+            return str(data["_class_name"])
+    return None
+
+
+def read_network(kind: str, folder: Path) -> nn.Module:
+    """A network in float32, in evaluation mode, every weight of which is in its folder.
+
+    Args:
+        kind: diffusers' class: ``UNet2DModel``.
+        folder: with ``config.json`` and weights.
+
+    Raises:
+        UpsrError: diffusers is not installed, the folder is damaged, or a weight is missing, unknown or of another shape.
+    """
+    network, info = _read(kind, folder, output_loading_info=True)
+    for misfit in _MISFITS:
+        if info.get(misfit):
+            names = [str(name) for name in info[misfit]]
+            raise UpsrError(f"{folder}: {len(names)} {misfit.replace('_', ' ')} of {kind} ({', '.join(names[:3])})")
+    checked: nn.Module = network.float().eval()
+    return checked
+
+
+def read_scheduler(folder: Path) -> Any:
+    """A scheduler's numbers, whatever its class: a ``DDPMScheduler`` with its config and ``alphas_cumprod``, (T,).
+
+    Args:
+        folder: with ``scheduler_config.json``.
+
+    Raises:
+        UpsrError: as :func:`read_network`.
+    """
+    return _read("DDPMScheduler", folder)
+
+
+def _read(kind: str, folder: Path, **how: Any) -> Any:
+    library = diffusers()
+    if not folder.is_dir():
+        raise UpsrError(f"{folder}: no such folder; {kind} of diffusers is read from it")
+    log = library.utils.logging
+    verbosity = log.get_verbosity()
+    log.set_verbosity_error()  # it would only warn of weights that are missing
+    try:
+        return getattr(library, kind).from_pretrained(str(folder), local_files_only=True, **how)
+    except Exception as error:  # damaged folders fail in many ways
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UpsrError(f"{folder}: diffusers cannot load it ({reason})") from None
+    finally:
+        log.set_verbosity(verbosity)
