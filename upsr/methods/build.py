@@ -88,7 +88,7 @@ def build_network(
     """
     network = build(ARCH_REGISTRY, component)
     if not isinstance(network, contract):
-        able = sorted(name for name, known in ARCH_REGISTRY if isinstance(known, type) and issubclass(known, contract))
+        able = sorted(name for name, known in ARCH_REGISTRY.items() if issubclass(known, contract))
         raise UpsrError(f"{key}.type: {component.type} is no {contract.__name__}; those that are: {', '.join(able)}")
     if scale is not None and network.scale != scale:
         raise UpsrError(f"{key}: the network is x{network.scale}, but scale is {scale}; make them agree")
