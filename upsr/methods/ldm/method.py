@@ -71,7 +71,9 @@ class LatentDiffusionSR(Method):
         networks = published() if opt.backbone is None else read(opt.backbone)
         method = cls(networks, Sampling(opt.steps, opt.eta))
         if method.facts.scale != opt.scale:
-            raise UpsrError(f"{_KEY}: the networks are x{method.facts.scale}, but scale is {opt.scale}; make them agree")
+            raise UpsrError(
+                f"{_KEY}: the networks are x{method.facts.scale}, but scale is {opt.scale}; make them agree"
+            )
         return method
 
     @classmethod
