@@ -21,6 +21,15 @@ Sampler = Literal["ddim", "posterior"]
 Spacing = Literal["endpoint", "released"]
 """Steps that a sampler with fewer calls than steps keeps, see :func:`upsr.diffusion.schedule.respace`."""
 
+NoiseSchedule = Literal["linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2", "cosine"]
+"""Betas of a variance-preserving process, see :func:`upsr.diffusion.variance_preserving.schedule_betas`."""
+
+Prediction = Literal["epsilon", "sample", "v_prediction"]
+"""Output of a network of a variance-preserving process: the noise, x_0, or v = sqrt(a) eps - sqrt(1 - a) x_0."""
+
+VPSampler = Literal["ddim", "ddpm"]
+"""Reverse step of a variance-preserving process."""
+
 ColourFix = Literal["none", "adain", "wavelet"]
 COLOUR_FIXES: tuple[ColourFix, ...] = get_args(ColourFix)
 

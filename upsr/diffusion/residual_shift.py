@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from upsr.choices import Sampler
+from upsr.diffusion.coefficients import Table, like
 
 GeneratorLike = torch.Generator | Sequence[torch.Generator]
 
@@ -39,6 +40,9 @@ class ResidualShift:
         kappa: noise strength.
         noise_power: constant that stands for E[w^2] in the input scaling (released weights: 0.3).
         data_variance: assumed variance of the images in the input scaling (released weights: 0.25).
+
+    Attributes:
+        eta: gives eta_t, float64, for timesteps of any shape; eta_{-1} = 0.
     """
 
     def __init__(
@@ -49,18 +53,11 @@ class ResidualShift:
         self.kappa = kappa
         self.noise_power = noise_power
         self.data_variance = data_variance
-        # Index t + 1, so that t = -1 (the clean image) is a row like any other.
-        self._etas = {torch.device("cpu"): torch.cat([etas.new_zeros(1), etas])}
+        self.eta = Table(etas, clean=0.0)
 
     def between(self, y: Tensor, weight: Tensor | None = None, *, sampler: Sampler = "ddim") -> Between:
         """The process of a batch whose residuals lead to ``y``, with noise weighted by ``weight``."""
         return Between(self, y, weight, sampler)
-
-    def eta(self, t: Tensor) -> Tensor:
-        """eta_t, float64, of t's shape and on its device; eta_{-1} = 0."""
-        if t.device not in self._etas:
-            self._etas[t.device] = self._etas[torch.device("cpu")].to(t.device)
-        return self._etas[t.device][t + 1]
 
     def q_sample(
         self,
@@ -80,7 +77,7 @@ class ResidualShift:
                 on the batch it is in).
         """
         eta = self.eta(t)
-        shift, std = _like(eta, x_0), _like(self.kappa * eta.sqrt(), x_0)
+        shift, std = like(eta, x_0), like(self.kappa * eta.sqrt(), x_0)
         eps = _noise_like(x_0, noise, generator)
         return x_0 + shift * (y - x_0) + std * _weighted(eps, weight)
 
@@ -100,12 +97,12 @@ class ResidualShift:
         """
         if t is None:
             t = torch.full((len(y),), self.num_timesteps - 1, device=y.device)
-        std = _like(self.kappa * self.eta(t).sqrt(), y)
+        std = like(self.kappa * self.eta(t).sqrt(), y)
         return y + std * _weighted(_noise_like(y, noise, generator), weight)
 
     def scale_input(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t divided by its assumed standard deviation sqrt(noise_power kappa^2 eta_t + data_variance)."""
-        return x_t / _like((self.noise_power * self.kappa**2 * self.eta(t) + self.data_variance).sqrt(), x_t)
+        return x_t / like((self.noise_power * self.kappa**2 * self.eta(t) + self.data_variance).sqrt(), x_t)
 
     def posterior(
         self, x_0: Tensor, x_t: Tensor, t: Tensor, *, weight: Tensor | None = None, t_prev: Tensor | None = None
@@ -116,15 +113,15 @@ class ResidualShift:
         no such step, and it is log(kappa^2 eta_0), the largest that t = 1 could have. A weight of 0 makes it -inf.
         """
         eta, eta_prev = self.eta(t), self.eta(t - 1 if t_prev is None else t_prev)
-        mean = _like(eta_prev / eta, x_t) * x_t + _like((eta - eta_prev) / eta, x_t) * x_0
+        mean = like(eta_prev / eta, x_t) * x_t + like((eta - eta_prev) / eta, x_t) * x_0
         variance = self.kappa**2 * eta_prev * (eta - eta_prev) / eta
         first = self.eta(torch.arange(min(2, self.num_timesteps), device=t.device))
         share = (first[-1] - first[0]) / first[-1] if len(first) > 1 else 1.0
         floor = self.kappa**2 * first[0] * share
         log_variance = torch.where(eta_prev > 0, variance, floor).log()
         if weight is None:
-            return Posterior(mean, _like(variance, x_t).expand_as(x_t), _like(log_variance, x_t).expand_as(x_t))
-        return Posterior(mean, _like(variance, x_t) * weight**2, _like(log_variance, x_t) + 2 * weight.log())
+            return Posterior(mean, like(variance, x_t).expand_as(x_t), like(log_variance, x_t).expand_as(x_t))
+        return Posterior(mean, like(variance, x_t) * weight**2, like(log_variance, x_t) + 2 * weight.log())
 
     def posterior_step(
         self,
@@ -150,7 +147,7 @@ class ResidualShift:
         """
         eta, eta_prev = self.eta(t), self.eta(t - 1 if t_prev is None else t_prev)
         m = (eta_prev / eta).sqrt()
-        return _like(m, x_t) * x_t + _like(1 - eta_prev - (1 - eta) * m, x_t) * x_0 + _like(eta_prev - eta * m, x_t) * y
+        return like(m, x_t) * x_t + like(1 - eta_prev - (1 - eta) * m, x_t) * x_0 + like(eta_prev - eta * m, x_t) * y
 
 
 @dataclass(frozen=True)
@@ -186,11 +183,6 @@ class Between:
         if self.sampler == "ddim":
             return self.schedule.ddim_step(x_0, x_t, self.y, t, t_prev=t_prev)
         return self.schedule.posterior_step(x_0, x_t, t, weight=self.weight, t_prev=t_prev, noise=noise())
-
-
-def _like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A (B,) coefficient, computed in float64, in x's dtype and broadcastable over x."""
-    return coefficient.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
 def _weighted(eps: Tensor, weight: Tensor | None) -> Tensor:
