@@ -1,0 +1,51 @@
+"""Curves of measures over the noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from upsr.evaluation.noise_sweep import Curves
+from upsr.report.panels import panels
+
+TITLES = {
+    "fid": "FID",
+    "psnr": "PSNR (dB, RGB)",
+    "psnr_y": "PSNR (dB, luma)",
+    "ssim": "SSIM (RGB)",
+    "ssim_y": "SSIM (luma)",
+    "lpips": "LPIPS",
+    "low_error": "squared error, low band",
+    "hf_ratio": "high-frequency energy, of the photo's",
+}
+"""Of the measures, in the order of the panels."""
+
+
+def draw_curves(
+    path: Path,
+    curves: Mapping[str, Curves],
+    measures: Sequence[str],
+    *,
+    fields: Mapping[str, tuple[float, float | None]] | None = None,
+) -> None:
+    """A panel for each measure that any of the curves has, with a line for each of the curves.
+
+    Args:
+        curves: by their label.
+        fields: (t_lo, t_hi) of recoverable fields by label, drawn as thicker parts of the lines.
+
+    Raises:
+        FigureUnavailableError: matplotlib is not installed.
+    """
+    shown = [name for name in measures if any(name in own for own in curves.values())]
+    axes, finish = panels(len(shown), height=3.0)
+    for axis, name in zip(axes, shown, strict=True):
+        for i, (label, own) in enumerate(curves.items()):
+            axis.plot(own["t"], own.get(name, [float("nan")] * len(own["t"])), color=f"C{i}", label=label)
+            low, high = (fields or {}).get(label, (0.0, None))
+            if high is not None and name in own:
+                inside = [k for k, t in enumerate(own["t"]) if low <= t <= high]
+                axis.plot([own["t"][k] for k in inside], [own[name][k] for k in inside], color=f"C{i}", linewidth=4)
+        axis.set(xlabel="noise level t / T", title=TITLES[name])
+        axis.legend(fontsize=6)
+    finish(path)
