@@ -22,10 +22,11 @@ from upsr.cli import main
 from upsr.evaluation.entries import describe
 from upsr.evaluation.results import read_summary
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
-from upsr.report.figures import FIGURES
 from upsr.report.html import best_methods, differing_places, write_report
 from upsr.report.tables import COST_DIGITS, COST_TITLES, read_publication
 from upsr.timing import timed
+
+FIGURES = list(read_publication("upsr").figures)
 
 pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
 
@@ -48,7 +49,7 @@ def cells(folder: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
 
 def test_with_nothing_here_every_cell_is_explained(place, capsys):
     out = reproduce(capsys, "--no_cost", "--figure", *FIGURES)
-    publication = read_publication()
+    publication = read_publication("upsr")
     for number, table in publication.tables.items():
         assert (
             f"### Table {number}. {table.title}\n\n{len(table.rows) * len(table.columns)} cells, none measured" in out
@@ -79,7 +80,7 @@ def test_published_values_are_those_of_the_reference(shared_dir):
     import yaml
 
     reference = yaml.safe_load((shared_dir / "reference/paper_tables.yml").read_text())
-    tables = read_publication().tables
+    tables = read_publication("upsr").tables
     names = {"RealSet": "RealSet65"}
     for i, method in enumerate(reference["table4"]["methods"]):
         row = next(row for row in tables["4"].rows if row.label == method)

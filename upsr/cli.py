@@ -18,7 +18,7 @@ _COMMANDS = {
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
     "report": "a folder of HTML to look at an evaluation",
-    "tables": "the tables and figures of the paper, measured here, beside the published values",
+    "tables": "the tables and figures of papers, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
     "serve": "a page in the browser to upscale photos with",
     "options": "JSON schemas and the reference page of option files",

@@ -19,10 +19,11 @@ from upsr.data.image_io import to_tensor, to_uint8, write_png
 from upsr.errors import UpsrError
 from upsr.evaluation.results import Journal, Measured
 from upsr.evaluation.work import WHOLE_SET, digest_of_file
+from upsr.methods.base import Method
 from upsr.metrics import PSNR, SSIM, Metric, MetricUnavailableError, SetMetric
 from upsr.metrics.bands import band_energies
 from upsr.provenance import digest_of
-from upsr.restoring import Restorer
+from upsr.restoring import ModelRestorer, Restorer
 
 _DIGITS = 16
 
@@ -67,22 +68,20 @@ Degrade = Callable[[Tensor, float], Pair]
 """Degrades a batch (B, C, H, W) by a scale."""
 
 
-def read_photos(folder: Path, *, count: int, side: int) -> list[HRPhoto]:
-    """The central squares of the first photos of a folder.
+def read_photos(images: ImageFolder, *, count: int | None, side: int) -> list[HRPhoto]:
+    """The central squares of the first photos.
 
     Raises:
-        UpsrError: there is none, or one is smaller than the square.
+        UpsrError: one is smaller than the square.
     """
-    images = ImageFolder(str(folder), channels=3)
     found = []
     for key, name in list(zip(images.keys, images.names(), strict=True))[:count]:
         pixels = images.image(key)
         top, left = ((length - side) // 2 for length in pixels.shape[:2])
         if min(top, left) < 0:
-            raise UpsrError(f"{folder}/{key}: {pixels.shape[1]}x{pixels.shape[0]} is smaller than a square of {side}")
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise UpsrError(f"{images.root}/{key}: {size} is smaller than the square of {side} that is measured")
         found.append(HRPhoto(name, to_tensor(pixels[top : top + side, left : left + side])))
-    if not found:
-        raise UpsrError(f"{folder}: no photos")
     return found
 
 
@@ -97,6 +96,20 @@ def bicubic(photos: Tensor, scale: float) -> Pair:
     lq = F.interpolate(gt, size=low, mode="bicubic", antialias=True).clamp(0, 1)
     lq = (lq * 255).round() / 255
     return Pair(gt, lq, F.interpolate(lq, size=high, mode="bicubic", align_corners=False).clamp(0, 1))
+
+
+def noise_levels(last: float, step: float) -> list[float]:
+    """0, step, 2 step ... up to ``last``, without errors of addition."""
+    return [round(i * step, 6) for i in range(int(last / step + 1e-6) + 1)]
+
+
+def restorers_of(method: Method, scale: float, seed: int) -> Callable[[float], Restorer]:
+    """The method at a scale, by noise level.
+
+    Raises:
+        UpsrError: it has no knob ``scale`` or ``noise_level``.
+    """
+    return lambda level: ModelRestorer(method.adjusted(scale=scale, noise_level=level), seed)
 
 
 def fidelity_metrics() -> dict[str, Metric]:

@@ -34,10 +34,10 @@ class Material:
     """Data and weights for the figures.
 
     Attributes:
-        datasets_root: folder of the datasets; the figures use the first that is here of ImageNet-Test, Val_SR, Set14.
+        datasets_root: folder of the datasets; the figures of UPSR use the first that is here of ImageNet-Test, Val_SR, Set14.
         method: name of a UPSR method, for what needs g.
         max_images: of the dataset.
-        evaluation: folder of an evaluation, for what compares methods.
+        evaluation: folder of an evaluation, for what compares methods, and of other measures that are kept.
     """
 
     datasets_root: Path
@@ -129,15 +129,6 @@ def weighting_function(path: Path, material: Material) -> None:
     right.plot(residual, weight, color="tab:red")
     right.set(ylabel="weight u(psi), psi = |g(y) - y| / 2", ylim=(0, 1.05))
     finish(path)
-
-
-FIGURES: dict[str, Callable[[Path, Material], None]] = {
-    "2": residual_distribution,
-    "3": residual_maps,
-    "5": noise_weights,
-    "7": weighting_function,
-}
-"""By their number in the paper. Figures 1, 4, 6, 8, 9 show sketches and photos; `upsr report` shows photos."""
 
 
 def _upsampled(item: Mapping[str, Any]) -> Tensor:
