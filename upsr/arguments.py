@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from upsr.choices import DATASETS_ROOT, LAUNCHERS, Launcher
-from upsr.errors import one_line
+from upsr.choices import DATASETS_ROOT, DEFAULT_WEIGHTS, LAUNCHERS, Launcher
+from upsr.errors import UpsrError, one_line
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -61,6 +61,46 @@ def add_datasets_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--datasets_root", type=path, default=Path(DATASETS_ROOT), help=f"folder of the datasets ({DATASETS_ROOT})"
     )
+
+
+def add_model(parser: Any, *, positional: bool = False) -> None:
+    """Add the arguments that :func:`model_of` reads.
+
+    Args:
+        parser: or a group of one.
+        positional: ``WEIGHTS`` in place of ``--weights``.
+    """
+    about = "name, folder, run, option file, weight file or user/repository"
+    if positional:
+        parser.add_argument("weights", metavar="WEIGHTS", help=about)
+    else:
+        parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help=f"{about} ({DEFAULT_WEIGHTS})")
+    parser.add_argument("--method", metavar="NAME", help="of published weights: name or path (the one that knows them)")
+    parser.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="weights of another part of the method, beside published weights: autoencoder=autoencoder_vq_f4.pth",
+    )
+    parser.add_argument("--g", metavar="FILE", help="short for --part g=FILE")
+
+
+def model_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of :meth:`upsr.pipeline.pipeline.UPSRPipeline.from_pretrained` that say which model it is.
+
+    Raises:
+        UpsrError: a value of ``--part`` has another form, or a part is named twice.
+    """
+    parts: dict[str, str] = {}
+    for text in [*given.part, *([] if given.g is None else [f"g={given.g}"])]:
+        name, _, file = text.partition("=")
+        if not name or not file:
+            raise UpsrError(f"--part: {text}; give NAME=FILE")
+        if name in parts:
+            raise UpsrError(f"--part {name}=: it is given twice, {parts[name]} and {file}")
+        parts[name] = file
+    return {"source": given.weights, "method": given.method, "parts": parts}
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:

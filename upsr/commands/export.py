@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from upsr.arguments import path
+from upsr.arguments import add_model, model_of, path
 from upsr.choices import EXPORT_FORMATS
 
 EXAMPLES = """examples:
@@ -21,8 +21,7 @@ ONNX needs more packages: pip install 'upsr[export]'. Networks of the released s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr export``."""
-    parser.add_argument("weights", help="weights: a name or a path, as elsewhere")
-    parser.add_argument("--g", metavar="FILE", help="weights of g, where WEIGHTS is a file of the denoiser alone")
+    add_model(parser, positional=True)
     parser.add_argument("-o", "--output", type=path, required=True, metavar="FOLDER", help="folder to make")
     parser.add_argument(
         "--format", nargs="+", choices=EXPORT_FORMATS, default=["onnx"], help="onnx, torch (.pt2) or aoti (onnx)"
@@ -40,7 +39,7 @@ def main(given: argparse.Namespace) -> int:
 
     formats = list(dict.fromkeys(given.format))
     require(formats, not given.no_check)
-    method = UPSRPipeline.from_pretrained(given.weights, g=given.g, device="cpu").method
+    method = UPSRPipeline.from_pretrained(**model_of(given), device="cpu").method
     size = None if given.size is None else (given.size[0], given.size[1])
     written = export_model(
         method, given.output, formats=formats, size=size, check=not given.no_check, source=given.weights

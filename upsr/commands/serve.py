@@ -10,7 +10,8 @@ from dataclasses import fields
 
 from upsr.app.limits import Limits
 from upsr.app.server import check_port, require_gradio, serving
-from upsr.choices import DEFAULT_WEIGHTS, DTYPES, PORT
+from upsr.arguments import add_model, model_of
+from upsr.choices import DTYPES, PORT
 from upsr.errors import UpsrError
 
 _DEFAULTS = Limits()
@@ -31,12 +32,7 @@ A proxy in front must run on the same machine and set X-Forwarded-For; otherwise
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr serve``."""
-    parser.add_argument(
-        "--weights",
-        default=DEFAULT_WEIGHTS,
-        help=f"as for `upsr upscale` ({DEFAULT_WEIGHTS})",
-    )
-    parser.add_argument("--g", metavar="FILE", help="weights of g, where --weights is a file of the denoiser alone")
+    add_model(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="of the denoiser (auto)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
@@ -69,7 +65,7 @@ def main(given: argparse.Namespace) -> int:
 
     from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
 
-    pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
+    pipe = UPSRPipeline.from_pretrained(**model_of(given), device=given.device, dtype=given.dtype)
     with serving(pipe, limits, given.host, given.port) as url:
         print(f"UPSR is at {url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

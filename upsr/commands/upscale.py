@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from upsr.arguments import default_launcher
+from upsr.arguments import default_launcher, model_of
 from upsr.atomic import writable_folder
 from upsr.choices import QUALITY
 from upsr.commands.processes import launch
@@ -92,7 +92,7 @@ def _run(
     device = run.device if len(devices) > 1 or devices == ["auto"] or run.world_size > 1 else devices[0]
     with said_if_slow(f"upsr upscale: loading {given.weights}"):
         pipe = UPSRPipeline.from_pretrained(
-            given.weights, g=given.g, device=device, dtype=given.dtype or "auto", compile=given.compile or "none"
+            **model_of(given), device=device, dtype=given.dtype or "auto", compile=given.compile or "none"
         )
         _check_model(given, pipe)
         settings = run.from_main(pipe.settled(settings, run.world_size))

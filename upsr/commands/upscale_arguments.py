@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from upsr.arguments import path
-from upsr.choices import COLOUR_FIXES, COMPILE_MODES, DEFAULT_WEIGHTS, DTYPES, MAX_MEGAPIXELS, QUALITY, SHARED
+from upsr.arguments import add_model, path
+from upsr.choices import COLOUR_FIXES, COMPILE_MODES, DTYPES, MAX_MEGAPIXELS, QUALITY, SHARED
 
 EXAMPLES = """examples:
   upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
@@ -47,12 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--width", type=int, metavar="PIXELS", help="width of the result; with --height both are met")
     size.add_argument("--height", type=int, metavar="PIXELS", help="height of the result")
     look = parser.add_argument_group("restoration")
-    look.add_argument(
-        "--weights",
-        default=DEFAULT_WEIGHTS,
-        help=f"name, folder, run, option file, weight file or user/repository ({DEFAULT_WEIGHTS})",
-    )
-    look.add_argument("--g", metavar="FILE", help="weights of g, beside --weights FILE of a denoiser alone")
+    add_model(look)
     look.add_argument("--seed", type=int, metavar="N", help="of the noise (0)")
     look.add_argument("--steps", type=int, metavar="N", help="network calls (all that the model has); 0 for g alone")
     look.add_argument(

@@ -14,7 +14,7 @@ import upsr.data
 import upsr.metrics  # noqa: F401  (both register their classes)
 from upsr.arguments import ArgumentParser, add_launcher
 from upsr.compat import DATASET_REGISTRY, REGISTRIES
-from upsr.config.components import UnknownTypeError, all_component_problems, components_in, resolve
+from upsr.config.components import UnknownTypeError, all_component_problems, resolve
 from upsr.config.load import option_problems, parse_options, read_options, refuse
 from upsr.config.methods import UnknownMethodError, find_method
 from upsr.config.problems import Problem
@@ -22,7 +22,7 @@ from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime, runtime
 from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, exiting
-from upsr.weights import named_weights
+from upsr.weights import named_weights, section
 
 Purpose = Literal["train", "test"]
 
@@ -84,14 +84,8 @@ def component_problems_in(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _problems_of_use(phase, dataset)
 
 
-def _section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A section, empty where the file has something else in its place, which the schema refuses."""
-    value = data.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
 def _entries(data: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
-    return [(name, entry) for name, entry in _section(data, key).items() if entry is not None]
+    return [(name, entry) for name, entry in section(data, key).items() if entry is not None]
 
 
 def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
@@ -127,12 +121,8 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
         found = find_method(data)
     except UnknownMethodError:
         return
-    networks = [
-        (key, raw.get("path")) for key, kind, raw in components_in(found.options, data) if kind.registry == "arch"
-    ]
-    named = named_weights(_section(data, "path"), found.method.weight_keys, networks)
-    files: dict[str, Any] = {key: str(path) for key, path in named.items()}
-    files["path.resume_state"] = _section(data, "path").get("resume_state")
+    files: dict[str, Any] = {key: str(path) for key, path in named_weights(data, found).items()}
+    files["path.resume_state"] = section(data, "path").get("resume_state")
     sets = _entries(data, "datasets")
     if purpose == "test":
         if isinstance(data.get("datasets"), Mapping) and all(phase == "train" for phase, _ in sets):

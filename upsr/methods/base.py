@@ -102,12 +102,16 @@ class Method(nn.Module, ABC):
         facts: see :class:`Facts`.
         maps: names of the maps that :meth:`restore` shows.
         weight_keys: for each of :meth:`parts` that has weights of its own, the key in the options' ``path`` that names them.
+        folder_keys: for each of :meth:`parts` that is read from a folder with its description, the option that names the folder.
+        takes: weights that :meth:`assumed` knows, for messages.
     """
 
     Options: ClassVar[type[CommonOptions]] = CommonOptions
     facts: Facts
     maps: ClassVar[Sequence[str]] = ()
     weight_keys: ClassVar[Mapping[str, str]] = {}
+    folder_keys: ClassVar[Mapping[str, str]] = {}
+    takes: ClassVar[str] = ""
 
     @classmethod
     @abstractmethod
@@ -123,16 +127,25 @@ class Method(nn.Module, ABC):
         """
 
     @classmethod
-    def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
-        """Options of the published model that a weight file holds, by the names of its tensors.
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Mapping[str, Path]) -> dict[str, Any] | None:
+        """Options of a published model, by the names of the tensors in its file, or by what a folder holds.
 
         Args:
-            beside: file of the other network, where a user named one.
+            path: the weight file, or a folder that is neither a saved pipeline nor a run, such as one of diffusers.
+            tensors: names of those in the file; empty for a folder.
+            beside: weights of other parts that the user named, by the names of :meth:`parts`.
 
         Returns:
-            Options, paths included; ``None`` if the file is of no model of this method.
+            Options, paths included; ``None`` if these are weights of no model of this method.
+
+        Raises:
+            UpsrError: they are, and weights of another part are needed beside them.
         """
         return None
+
+    def save_folder(self, key: str, folder: Path) -> None:
+        """Write the folder that the option ``key`` of ``folder_keys`` names."""
+        raise NotImplementedError(f"{type(self).__name__} reads {key} and does not write it")
 
     @abstractmethod
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:

@@ -6,7 +6,6 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ import upsr.losses  # noqa: F401  (registers the losses)
 from upsr.archs.weights import load_network_weights
 from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY
 from upsr.config.components import build
-from upsr.config.methods import find_method, method_names, method_of
+from upsr.config.methods import method_of
 from upsr.config.schema import CommonOptions, Component
 from upsr.errors import UpsrError
 from upsr.methods.base import Method, Training
@@ -63,13 +62,6 @@ def _seeded(opt: CommonOptions) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(opt.manual_seed, "init"))
         yield
-
-
-def assumed_options(path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
-    """Options of the published model that a weight file holds, see :meth:`Method.assumed`; ``None`` if no method knows it."""
-    methods = (find_method({"method": name}).method for name in method_names())
-    found = (method.assumed(path, tensors, beside) for method in methods)
-    return next((data for data in found if data is not None), None)
 
 
 def train_options(opt: CommonOptions) -> Any:

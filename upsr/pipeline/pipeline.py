@@ -85,6 +85,8 @@ class UPSRPipeline:
         cls,
         source: str | Path = DEFAULT_WEIGHTS,
         *,
+        method: str | None = None,
+        parts: Mapping[str, str | Path] | None = None,
         g: str | Path | None = None,
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
@@ -95,9 +97,11 @@ class UPSRPipeline:
 
         Args:
             source: shipped weights by name (``"tiny"``); a folder that :meth:`save_pretrained` wrote, or of a training run; an
-                option file; a ``user/name`` of the Hugging Face Hub; or a weight file: of a network that spandrel knows, of a
-                training run (in its folder), the authors' g, or their denoiser (``upsr.pth``), which needs ``g``.
-            g: weights of g, beside a file of the denoiser.
+                option file; a weight file of a training run, in its folder; published weights that a method knows, a file or a
+                folder of diffusers; or a ``user/name`` of the Hugging Face Hub that holds one of these folders.
+            method: name or path of the only method that is asked; by default every one of this package.
+            parts: weights of the method's other parts by their names, beside published weights: ``{"g": "atd_real.pth"}``.
+            g: as ``parts={"g": ...}``.
             device: "auto" (CUDA where there is one, else the CPU), or any torch device.
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
@@ -110,8 +114,11 @@ class UPSRPipeline:
         """
         device = usable_device(device)
         dtype_for(dtype, device)  # a wrong one is told before the weights are read
-        method, config = load_model(source, g, hub=hub)
-        return cls(method, config, device, dtype, compile)
+        if g is not None and "g" in (parts or {}):
+            raise UpsrError("g= and parts= both name weights of g; give one of them")
+        beside = {**(parts or {}), **({} if g is None else {"g": g})}
+        loaded, config = load_model(source, method=method, parts=beside, hub=hub)
+        return cls(loaded, config, device, dtype, compile)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and a safetensors file for each network, such as ``denoiser.safetensors``."""

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from upsr.config.components import components_in
-from upsr.config.methods import method_of
+from upsr.config.methods import Found, method_of
 from upsr.config.schema import CommonOptions
 from upsr.errors import UpsrError
+from upsr.weights.hub import folder_files
 
 Part = str
 """Name of a network among a method's parts."""
@@ -64,36 +65,45 @@ def files_of(path: Path) -> list[Path]:
 
 def weight_files(opt: CommonOptions) -> dict[str, Path]:
     """The weight files that options name, by key; a network from elsewhere names its own."""
-    components = components_in(type(opt), opt.model_dump())
-    networks = [(key, raw.get("path")) for key, kind, raw in components if kind.registry == "arch"]
-    return named_weights(opt.path.model_dump(), method_of(opt).method.weight_keys, networks)
+    return named_weights(opt.model_dump(), method_of(opt))
 
 
 def unset_weights(opt: CommonOptions) -> list[str]:
     """Keys of the weight files that the method needs and the options do not name."""
-    named, keys = weight_files(opt), method_of(opt).method.weight_keys.values()
-    return [
+    named, method = weight_files(opt), method_of(opt).method
+    of_files = [
         f"path.{key}"
-        for key in keys
+        for key in method.weight_keys.values()
         if not {f"path.{key}", f"{key.removeprefix('pretrain_')}.path"} & named.keys()  # a network may name its own
     ]
+    return of_files + [key for key in dict.fromkeys(method.folder_keys.values()) if getattr(opt, key) is None]
 
 
-def named_weights(
-    paths: Mapping[str, Any], keys: Mapping[Part, str], networks: Iterable[tuple[str, Any]]
-) -> dict[str, Path]:
+def named_weights(data: Mapping[str, Any], found: Found) -> dict[str, Path]:
     """As :func:`weight_files`, of options that may have mistakes.
 
     Args:
-        paths: the section ``path``.
-        keys: in ``paths`` for each part of the method, see :attr:`upsr.methods.base.Method.weight_keys`.
-        networks: key of each network, and its argument ``path`` if it has one.
+        data: the options.
+        found: the method they name.
     """
-    found = {
-        f"path.{key}": find_weights(paths[key], part) for part, key in keys.items() if isinstance(paths.get(key), str)
+    paths = section(data, "path")
+    named = {
+        f"path.{key}": find_weights(paths[key], part)
+        for part, key in found.method.weight_keys.items()
+        if isinstance(paths.get(key), str)
     }
-    for key, path in networks:
-        if isinstance(path, str):
-            file, *more = files_of(Path(path))
-            found |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
-    return found
+    for key, kind, raw in components_in(found.options, data):
+        if kind.registry == "arch" and isinstance(raw.get("path"), str):
+            file, *more = files_of(Path(raw["path"]))
+            named |= {f"{key}.path": file, **{f"{key}.path ({other.suffix})": other for other in more}}
+    for key in dict.fromkeys(found.method.folder_keys.values()):
+        if isinstance(data.get(key), str):
+            first, *others = folder_files(data[key])
+            named |= {key: first, **{f"{key} ({other.parent.name}/{other.name})": other for other in others}}
+    return named
+
+
+def section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section, empty where the options have something else in its place, which their structure refuses."""
+    value = data.get(key)
+    return value if isinstance(value, Mapping) else {}

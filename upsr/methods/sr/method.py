@@ -31,6 +31,7 @@ class SR(Method):
 
     Options = SROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"g": "pretrain_network_g"}
+    takes = "atd_real.pth, files of networks that spandrel knows"
 
     def __init__(self, network: SRNetwork) -> None:
         super().__init__()
@@ -47,9 +48,9 @@ class SR(Method):
         return cls(network)
 
     @classmethod
-    def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Mapping[str, Path]) -> dict[str, Any] | None:
         """Options of the authors' x4 ATD."""
-        if _OF_ATD not in tensors or beside is not None:
+        if _OF_ATD not in tensors or beside:
             return None
         return {
             "model_type": "AuxiliarySRModel",

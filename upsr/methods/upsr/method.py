@@ -90,6 +90,7 @@ class UPSR(Method):
     Options = UPSROptions
     maps = ("uncertainty", "weight")
     weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "g": "pretrain_network_aux"}
+    takes = "upsr.pth with --part g=atd_real.pth"
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class UPSR(Method):
         )
 
     @classmethod
-    def assumed(cls, path: Path, tensors: Sequence[str], beside: Path | None) -> dict[str, Any] | None:
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Mapping[str, Path]) -> dict[str, Any] | None:
         """The authors' model, see :func:`upsr.methods.upsr.files.released_options`."""
         return released_options(path, tensors, beside)
 
