@@ -6,12 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests import gaussian_field as field
+from tests.field_method import FieldMethod
+from tests.test_cli import ended
+from upsr.commands import calibrate
+from upsr.data.datasets import ImageFolder
+from upsr.data.image_io import to_uint8, write_png
 from upsr.diffusion.recovery_error import fidelity_loss, printed_fidelity_loss, signature_loss, step_weights
-from upsr.evaluation.noise_sweep import HRPhoto, NoiseSweep, Pair
+from upsr.evaluation.noise_sweep import HRPhoto, NoiseSweep, Pair, read_photos
 from upsr.evaluation.recoverable_field import ENOUGH_FOR_FID, recoverable_field
 from upsr.metrics import MetricUnavailableError
 from upsr.metrics.bands import band_energies
@@ -222,3 +229,117 @@ def test_the_printed_fidelity_loss_is_no_distance():
     assert float(printed_fidelity_loss(alpha_bar(), x, 2 * x)[200]) < float(
         printed_fidelity_loss(alpha_bar(), x, 4 * x)[200]
     )
+
+
+METHOD = "tests.field_method"
+NUMBERS = ("--last", "0.4", "--step", "0.1", "--size", "64")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with colour photos of fields, the option file of the method that knows them, and no weights of LPIPS."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibrate, "LPIPS", unavailable)
+    (tmp_path / "field.yml").write_text(f"method: {METHOD}\nscale: 4\n")
+    colours = field.images("in:sb.field.rgb", 18).view(6, 3, field.SIDE, field.SIDE)
+    for i, image in enumerate(colours):
+        write_png(tmp_path / "photos" / f"{i}.png", to_uint8((image + 1) / 2))
+    return tmp_path
+
+
+def unavailable(*arguments):
+    raise MetricUnavailableError("no weights here")
+
+
+def calibrated(out, *arguments):
+    assert ended(METHOD, "calibrate", "field.yml", "--images", "photos", "-o", out, *NUMBERS, *arguments) == 0
+    return json.loads((Path(out) / "calibration.json").read_text())
+
+
+def test_the_command_writes_levels_that_grow_with_the_scale(place, capsys):
+    found = calibrated("out", "--scales", "2", "4", "8", "--hf_ratio", "0.5")
+    printed = capsys.readouterr().out
+    assert "without LPIPS" in printed
+    assert set(found) == {"model", "schedule", "seed", "images", "hf_ratio", "scales", "formula"}
+    assert found["schedule"]["alpha_bar"][2] == pytest.approx(TABLES["alphas_cumprod"]["scaled_linear"]["200"])
+    scales = found["scales"]
+    assert scales["2"]["t_lo"] < scales["4"]["t_lo"] <= scales["8"]["t_lo"]
+    for name, scale in scales.items():
+        curves = scale["curves"]
+        assert {"t", "psnr", "ssim", "psnr_y", "ssim_y", "low_error", "hf_ratio"} == set(curves)
+        assert curves["t"] == [0, 0.1, 0.2, 0.3, 0.4]
+        assert curves["psnr"][0] == pytest.approx(scale["upsampled"]["psnr"], abs=1e-3)
+        assert curves["psnr"] == sorted(curves["psnr"], reverse=True)
+        assert curves["hf_ratio"] == sorted(curves["hf_ratio"])
+        assert scale["t_lo"] <= scale["t_star"]
+        assert f"x{name}: " in printed
+    formula = found["formula"]
+    assert len(formula["errors"]) == 50
+    assert set(formula["fidelity"]) == {"2", "4", "8"}
+    for sums in formula["signature"].values():
+        assert sums == sorted(sums)
+    for losses in formula["fidelity"].values():
+        assert losses["corrected"] == sorted(losses["corrected"], reverse=True)
+
+
+def test_a_calibration_goes_on_where_it_was_interrupted_whatever_the_batch(place, monkeypatch):
+    whole = calibrated("whole", "--scales", "2", "4")
+    restore, counted = FieldMethod.restore, []
+
+    def stops(self, lq, noise, **others):
+        counted.append(self.noise_level)
+        if len(counted) == 40:
+            raise KeyboardInterrupt
+        return restore(self, lq, noise, **others)
+
+    monkeypatch.setattr(FieldMethod, "restore", stops)
+    assert (
+        ended(METHOD, "calibrate", "field.yml", "--images", "photos", "-o", "part", *NUMBERS, "--scales", "2", "4")
+        == 130
+    )
+    again = calibrated("part", "--scales", "2", "4", "--batch", "4")
+    assert len(counted) == 2 * 5 * 6 + 1
+    assert again == whole
+
+
+def test_the_prediction_errors_are_those_of_the_best_denoiser(place):
+    found = calibrated("out", "--scales", "4")["formula"]
+    photos = read_photos(ImageFolder("photos", channels=3), count=None, side=64)
+    drawn = torch.stack([2 * photos[j % len(photos)].image - 1 for j in range(20)]).double()
+    own = torch.fft.fft2(drawn, norm="ortho").abs().square().mean(dim=(0, 1))
+    power, process = field.spectrum(), field.process_of("scaled_linear")
+    for i, error in list(zip(found["i"], found["errors"], strict=True))[5::10]:
+        a = process.alpha_bar(torch.tensor([i]))
+        gain = a.sqrt() * power / (a * power + 1 - a)
+        expected = a / (1 - a) * ((1 - a.sqrt() * gain) ** 2 * own + gain**2 * (1 - a)).mean()
+        assert error == pytest.approx(float(expected), rel=0.03)
+
+
+def test_curves_are_drawn(place):
+    pytest.importorskip("matplotlib")
+    calibrated("out", "--scales", "2")
+    with Image.open("out/curves.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--size", "65"), "64x64 is smaller than the square of 65"),
+        (("--scales", "2", "2"), "--scales"),
+        (("--last", "1"), "--last 1"),
+        (("--images", "nowhere"), "nowhere"),
+        (("--steps", "0"), "steps is 0"),
+    ],
+)
+def test_mistakes_are_one_line(place, arguments, word, capsys):
+    assert ended(METHOD, "calibrate", "field.yml", "--images", "photos", *arguments) == 2
+    printed = capsys.readouterr().err
+    assert word in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_method_without_a_noise_level_is_refused(place, capsys):
+    (place / "bicubic.yml").write_text("method: bicubic\n")
+    assert ended(METHOD, "calibrate", "bicubic.yml", "--images", "photos") == 2
+    assert "Bicubic has no setting noise_level or scale" in capsys.readouterr().err

@@ -42,7 +42,7 @@ from upsr.report.tables import (
 EXAMPLES = """examples:
   upsr tables                                    everything that can be had here
   upsr tables --table 4 --datasets_root /data/benchmarks
-  upsr tables --paper diffsr --figure 6          another paper's
+  upsr tables --paper NAME                       another paper's
   upsr tables --table 2 3 6 7 --repeats 20       parameters, seconds and memory on this machine
   upsr tables --table --figure 2 5 7 --max_images 20
   torchrun --nproc_per_node=4 -m upsr tables --table 4 --batch_size 32

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from upsr.evaluation.noise_sweep import Curves, Values
+from upsr.evaluation.noise_sweep import Curves
 
 ENOUGH_FOR_FID = 1000
 """Photos from which on the FID chooses the level: the distance of fewer is mostly that of the samples."""
@@ -57,8 +57,3 @@ def recoverable_field(
         return RecoverableField(levels[first], levels[first], None, signature, objective)
     best = min(both, key=lambda i: curves[objective][i])
     return RecoverableField(levels[both[0]], levels[best], levels[both[-1]], signature, objective)
-
-
-def record_of(field: RecoverableField, curves: Curves, upsampled: Values) -> dict[str, object]:
-    """One scale's entry in a calibration file."""
-    return {**field.__dict__, "upsampled": upsampled, "curves": curves}
