@@ -94,6 +94,27 @@ def test_published_values_are_those_of_the_reference(shared_dir):
         assert {row.label: row.published for row in tables[number].rows} == reference[f"table{number}"]["rows"]
 
 
+def test_published_values_of_diff_sr_are_those_of_the_paper(shared_dir):
+    lines = (shared_dir / "papers/diff_sr.txt").read_text(encoding="utf-8").splitlines()
+    printed = {}
+    for line in lines:
+        cells = re.sub(r"</?b>|\(Ours\)", "", line).split("\t")
+        if len(cells) == 16 and cells[1] in ("4×", "2×"):
+            printed[cells[0], f"x{cells[1][0]}"] = [
+                None if cell == "NA" else float(cell.rstrip("MG")) for cell in cells[2:]
+            ]
+    tables = read_publication("diffsr").tables
+    found = 0
+    for scale in ("x4", "x2"):
+        for row in tables[f"1-{scale}"].rows:
+            parameters, _, *measures = printed[row.label, scale]
+            sets = [measures[i : i + 3] for i in range(0, 12, 3)]
+            expected = [parameters, *(value for fid, psnr, ssim in sets for value in (fid, psnr, psnr, ssim, ssim))]
+            assert row.published == expected
+            found += 1
+    assert found == len(printed) == 22
+
+
 @pytest.fixture
 def fixtures(place):
     """Small sets and networks under the names of the paper's."""
