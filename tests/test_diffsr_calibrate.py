@@ -318,8 +318,9 @@ def test_the_prediction_errors_are_those_of_the_best_denoiser(place):
 def test_curves_are_drawn(place):
     pytest.importorskip("matplotlib")
     calibrated("out", "--scales", "2")
-    with Image.open("out/curves.png") as picture:
-        assert np.asarray(picture.convert("L")).std() > 10
+    for name in ("curves", "formula"):
+        with Image.open(f"out/{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
 
 
 @pytest.mark.parametrize(

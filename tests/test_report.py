@@ -99,7 +99,7 @@ def test_published_values_of_diff_sr_are_those_of_the_paper(shared_dir):
     printed = {}
     for line in lines:
         cells = re.sub(r"</?b>|\(Ours\)", "", line).split("\t")
-        if len(cells) == 16 and cells[1] in ("4×", "2×"):
+        if len(cells) == 16 and cells[1] in ("4\N{MULTIPLICATION SIGN}", "2\N{MULTIPLICATION SIGN}"):
             printed[cells[0], f"x{cells[1][0]}"] = [
                 None if cell == "NA" else float(cell.rstrip("MG")) for cell in cells[2:]
             ]

@@ -27,7 +27,7 @@ from upsr.metrics.iqa import metric_weights_folder
 from upsr.pipeline.files import load_model
 from upsr.pipeline.hardware import usable_device
 from upsr.provenance import digest_of, weights_digest
-from upsr.report.curves import TITLES, draw_curves
+from upsr.report.curves import FORMULA, MEASURES, draw_curves
 from upsr.report.panels import FigureUnavailableError
 
 EXAMPLES = """examples:
@@ -35,8 +35,9 @@ EXAMPLES = """examples:
   upsr METHOD calibrate experiments/mine --images photos/ --scales 2 3 --last 0.6 --steps 20 --device cuda
   upsr METHOD calibrate weights/ --images photos/ --metric_weights metrics/ --lpips squeeze
 
-Writes OUT/calibration.json with each scale's t_lo, t_star, t_hi and curves; OUT/curves.png, where matplotlib is installed; and
-OUT/journal/, by which an interrupted run goes on and a second one with more scales or photos measures only what is new.
+Writes OUT/calibration.json with each scale's t_lo, t_star, t_hi and curves; where matplotlib is installed OUT/curves.png and
+OUT/formula.png; and OUT/journal/, by which an interrupted run goes on and a second one with more scales or photos measures
+only what is new.
 The paper's formula for the two losses is written beside them, as a diagnostic."""
 
 _FILE = "calibration.json"
@@ -112,13 +113,7 @@ def main(given: argparse.Namespace) -> int:
     errors = prediction_errors(method, sweep, identity, seed=given.seed)
     record["formula"] = recovery_error(method, sweep, errors, given.scales, levels)
     _write(given.out, record)
-    try:
-        limits = {f"x{name}": (field.t_lo, field.t_hi) for name, field in fields.items()}
-        draw_curves(
-            given.out / "curves.png", {f"x{name}": own for name, own in curves.items()}, list(TITLES), fields=limits
-        )
-    except FigureUnavailableError as error:
-        print(f"curves are not drawn: {error}")
+    _draw(given.out, curves, fields, record["formula"])
     print(f"written to {given.out / _FILE}")
     return 0
 
@@ -163,6 +158,21 @@ def _say(name: str, field: RecoverableField) -> None:
         )
     else:
         print(f"x{name}: noise levels {field.t_lo:g} to {field.t_hi:g}, best {field.t_star:g} by {field.objective}")
+
+
+def _draw(
+    folder: Path, curves: dict[str, Curves], fields: dict[str, RecoverableField], formula: dict[str, Any]
+) -> None:
+    limits = {f"x{name}": (field.t_lo, field.t_hi) for name, field in fields.items()}
+    predicted = {
+        f"x{name}": {"t": formula["t"], **formula["signature"], **losses}
+        for name, losses in formula["fidelity"].items()
+    }
+    try:
+        draw_curves(folder / "curves.png", {f"x{name}": own for name, own in curves.items()}, MEASURES, fields=limits)
+        draw_curves(folder / "formula.png", predicted, FORMULA)
+    except FigureUnavailableError as error:
+        print(f"curves are not drawn: {error}")
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:

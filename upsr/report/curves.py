@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from upsr.evaluation.noise_sweep import Curves
 from upsr.report.panels import panels
 
-TITLES = {
+MEASURES = {
     "fid": "FID",
     "psnr": "PSNR (dB, RGB)",
     "psnr_y": "PSNR (dB, luma)",
@@ -18,13 +18,22 @@ TITLES = {
     "low_error": "squared error, low band",
     "hf_ratio": "high-frequency energy, of the photo's",
 }
-"""Of the measures, in the order of the panels."""
+"""Titles of what is measured, in the order of the panels."""
+
+FORMULA = {
+    "kl": "signature loss, KL weights",
+    "kl_constant": "signature loss, constant errors",
+    "literal": "signature loss as printed",
+    "corrected": "fidelity loss, corrected",
+    "as_printed": "fidelity loss as printed",
+}
+"""Titles of what the paper's formula gives, see :mod:`upsr.diffusion.recovery_error`."""
 
 
 def draw_curves(
     path: Path,
     curves: Mapping[str, Curves],
-    measures: Sequence[str],
+    titles: Mapping[str, str],
     *,
     fields: Mapping[str, tuple[float, float | None]] | None = None,
 ) -> None:
@@ -32,12 +41,13 @@ def draw_curves(
 
     Args:
         curves: by their label.
+        titles: of the measures to draw, in the order of the panels.
         fields: (t_lo, t_hi) of recoverable fields by label, drawn as thicker parts of the lines.
 
     Raises:
         FigureUnavailableError: matplotlib is not installed.
     """
-    shown = [name for name in measures if any(name in own for own in curves.values())]
+    shown = [name for name in titles if any(name in own for own in curves.values())]
     axes, finish = panels(len(shown), height=3.0)
     for axis, name in zip(axes, shown, strict=True):
         for i, (label, own) in enumerate(curves.items()):
@@ -46,6 +56,6 @@ def draw_curves(
             if high is not None and name in own:
                 inside = [k for k, t in enumerate(own["t"]) if low <= t <= high]
                 axis.plot([own["t"][k] for k in inside], [own[name][k] for k in inside], color=f"C{i}", linewidth=4)
-        axis.set(xlabel="noise level t / T", title=TITLES[name])
+        axis.set(xlabel="noise level t / T", title=titles[name])
         axis.legend(fontsize=6)
     finish(path)

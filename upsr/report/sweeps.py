@@ -19,12 +19,12 @@ from upsr.evaluation.noise_sweep import (
 )
 from upsr.methods.base import Method
 from upsr.metrics import FID, MetricUnavailableError, SetMetric
-from upsr.report.curves import draw_curves
+from upsr.report.curves import MEASURES, draw_curves
 from upsr.report.figures import Material
 from upsr.report.panels import FigureUnavailableError
 
 _PHOTOS, _SIDE, _SEED = 50, 256, 0
-_MEASURES = ("fid", "psnr", "ssim", "psnr_y", "ssim_y")
+_SHOWN = ("fid", "psnr", "ssim", "psnr_y", "ssim_y")
 
 
 def by_noise_level(
@@ -68,7 +68,7 @@ def by_noise_level(
             absent.append(f"{label}: {error}")
     if not curves:
         raise FigureUnavailableError("; ".join(absent))
-    draw_curves(path, curves, _MEASURES)
+    draw_curves(path, curves, {name: MEASURES[name] for name in _SHOWN})
     for line in absent:
         print(f"{path.name}: left out: {line}")
 
