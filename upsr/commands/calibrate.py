@@ -170,7 +170,7 @@ def _draw(
     }
     try:
         draw_curves(folder / "curves.png", {f"x{name}": own for name, own in curves.items()}, MEASURES, fields=limits)
-        draw_curves(folder / "formula.png", predicted, FORMULA)
+        draw_curves(folder / "formula.png", predicted, FORMULA, logarithmic=True)
     except FigureUnavailableError as error:
         print(f"curves are not drawn: {error}")
 
