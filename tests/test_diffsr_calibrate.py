@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from tests import gaussian_field as field
+from tests.evaluations import write
 from tests.field_method import FieldMethod
 from tests.test_cli import ended
 from upsr.commands import calibrate
@@ -23,6 +24,10 @@ from upsr.evaluation.recoverable_field import ENOUGH_FOR_FID, recoverable_field
 from upsr.metrics import MetricUnavailableError
 from upsr.metrics.bands import band_energies
 from upsr.metrics.base import Formula
+from upsr.report import sweeps
+from upsr.report.figures import Material
+from upsr.report.panels import FigureUnavailableError
+from upsr.report.sweeps import by_noise_level
 
 GOLDEN = Path(__file__).parent / "golden" / "siblings"
 TABLES = json.loads((GOLDEN / "vp_tables.json").read_text())
@@ -321,6 +326,40 @@ def test_curves_are_drawn(place):
     for name in ("curves", "formula"):
         with Image.open(f"out/{name}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 10
+
+
+def figure(place, **arguments):
+    """A figure of the field method's entry, on the photos as the set Fields."""
+    description = {"about": "fields", "get": ["nowhere"], "licence": "none", "expected": {"images": 6}}
+    files = {"type": "BicubicFolderDataset", "dataroot_gt": "."}
+    write(place / "datasets/Fields.yml", {**description, "folder": "../photos", "files": files})
+    opt = {"name": "field", "method": METHOD, "scale": 4, "num_gpu": 0, "datasets": {}}
+    write(place / "options/field.yml", opt)
+    write(place / "options/methods/Field.yml", {"make": {"type": "OptionFile", "opt": "options/field.yml"}})
+    write(place / "options/methods/Absent.yml", {"make": {"type": "Checkpoint", "path": "nowhere.pth"}})
+    material = Material(place / "datasets", CPU, max_images=2)
+    drawn = {"dataset": "Fields", "methods": {"Field": "Field"}, "last": 0.2, "step": 0.1, "side": 64}
+    by_noise_level(place / "figure.png", material, **{**drawn, **arguments})
+
+
+def test_a_figure_of_a_paper_shows_scales_or_methods(place, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    shown = []
+    draw = sweeps.draw_curves
+    monkeypatch.setattr(
+        sweeps, "draw_curves", lambda path, curves, titles: (shown.append(set(curves)), draw(path, curves, titles))
+    )
+    figure(place, scales=[2, 4])
+    figure(place, scales=[4], methods={"exact": "Field", "again": "Field", "gone": "Absent"})
+    assert shown == [{"x2", "x4"}, {"exact", "again"}]
+    assert "left out: gone: weights are not here" in capsys.readouterr().out
+    assert (place / "figure.png").is_file()
+
+
+@pytest.mark.parametrize("arguments", [{"methods": {"gone": "Absent"}}, {"dataset": "REDS"}])
+def test_a_figure_without_weights_or_photos_says_so(place, arguments):
+    with pytest.raises(FigureUnavailableError, match=r"nowhere\.pth|REDS"):
+        figure(place, scales=[4], **arguments)
 
 
 @pytest.mark.parametrize(

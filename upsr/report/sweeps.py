@@ -23,7 +23,7 @@ from upsr.report.curves import MEASURES, draw_curves
 from upsr.report.figures import Material
 from upsr.report.panels import FigureUnavailableError
 
-_PHOTOS, _SIDE, _SEED = 50, 256, 0
+_PHOTOS, _SEED = 50, 0
 _SHOWN = ("fid", "psnr", "ssim", "psnr_y", "ssim_y")
 
 
@@ -36,6 +36,7 @@ def by_noise_level(
     scales: Sequence[float],
     last: float = 0.9,
     step: float = 0.05,
+    side: int = 256,
 ) -> None:
     """The measures of restorations of the centres of photos, a line for each scale or method.
 
@@ -45,12 +46,13 @@ def by_noise_level(
         dataset: benchmark with HR images.
         methods: entries of options/methods/ by label; their methods have knobs ``scale`` and ``noise_level``.
         last, step: noise levels, shares t / T.
+        side: of the photos' centres, in pixels.
 
     Raises:
         FigureUnavailableError: there are no photos or no weights.
     """
     sweep = NoiseSweep(
-        read_photos(_photos(dataset, material), count=material.max_images or _PHOTOS, side=_SIDE),
+        read_photos(_photos(dataset, material), count=material.max_images or _PHOTOS, side=side),
         fidelity_metrics(),
         (material.evaluation or path.parent) / "noise_levels",
         material.device,
