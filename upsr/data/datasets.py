@@ -107,8 +107,29 @@ def partner_name(key: str, template: str) -> str:
     return "/".join(filter(None, [folder, template.replace("{}", stem)]))
 
 
+class ImageDataset(Dataset[Item]):
+    """Base class of datasets. Items of a validation set: ``lq`` (C, h, w) in [0, 1], ``gt`` where there is one, ``key``.
+
+    Attributes:
+        keys: names of the images, in the order of the items.
+        channels: of the images, 1 or 3.
+        scale: of stored pairs; ``None`` where it is not known before they are read.
+    """
+
+    keys: Sequence[str]
+    channels: int
+    scale: int | None = None
+
+    def sides(self) -> Sides:
+        """The files of the images; empty for a set without files."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
 @DATASET_REGISTRY.register()
-class RealESRGANDataset(Dataset[Item]):
+class RealESRGANDataset(ImageDataset):
     """HR crops and blur kernels; the degradation makes LR images of them on the training device.
 
     Items: ``gt`` (C, gt_size, gt_size) uint8, ``kernels`` (:func:`upsr.data.kernels.draw_kernels`), ``key``, and
@@ -133,6 +154,7 @@ class RealESRGANDataset(Dataset[Item]):
         use_rot: bool = True,
     ) -> None:
         self.folder = ImageFolder(dataroot_gt, channels, meta_info)
+        self.keys = self.folder.keys
         self.channels = channels
         self.gt_size = gt_size
         self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
@@ -142,14 +164,6 @@ class RealESRGANDataset(Dataset[Item]):
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
         """Tie the draws to a run's seed and the kernels to its degradation."""
         self._seed, self._degradation = seed, degradation
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Of the images, in the order of their numbers."""
-        return self.folder.keys
-
-    def __len__(self) -> int:
-        return len(self.folder.keys)
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
@@ -165,7 +179,7 @@ class RealESRGANDataset(Dataset[Item]):
         """A crop of the image at ``index``, or of one drawn in its place while it cannot be decoded."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
-            key = self.folder.keys[index]
+            key = self.keys[index]
             try:
                 return self._augmented_crop(key, rng), key, unreadable
             except UnreadableImageError as error:
@@ -184,7 +198,7 @@ class RealESRGANDataset(Dataset[Item]):
 
 
 @DATASET_REGISTRY.register()
-class PairedFolderDataset(Dataset[Item]):
+class PairedFolderDataset(ImageDataset):
     """Pairs of LR and HR images, matched by name. Items: ``lq``, ``gt`` (C, H, W) in [0, 1], ``key``.
 
     Args:
@@ -219,11 +233,8 @@ class PairedFolderDataset(Dataset[Item]):
             self._lq_keys.append(partners[name])
 
     def sides(self) -> Sides:
-        """Where the files are."""
+        """See :class:`ImageDataset`."""
         return {"gt": (self.gt, self.gt.keys), "lq": (self.lq, self._lq_keys)}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
         lq, gt = self.lq.image(self._lq_keys[index]), self.gt.image(self.gt.keys[index])
@@ -231,7 +242,7 @@ class PairedFolderDataset(Dataset[Item]):
 
 
 @DATASET_REGISTRY.register()
-class FolderDataset(Dataset[Item]):
+class FolderDataset(ImageDataset):
     """LR images without ground truth. Items: ``lq`` (C, H, W) in [0, 1], ``key``.
 
     Args:
@@ -246,18 +257,15 @@ class FolderDataset(Dataset[Item]):
         self.keys = self.lq.names()
 
     def sides(self) -> Sides:
-        """Where the files are."""
+        """See :class:`ImageDataset`."""
         return {"lq": (self.lq, self.lq.keys)}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
         return {"lq": to_tensor(self.lq.image(self.lq.keys[index])), "key": self.keys[index]}
 
 
 @DATASET_REGISTRY.register()
-class BicubicFolderDataset(Dataset[Item]):
+class BicubicFolderDataset(ImageDataset):
     """HR images and their antialiased bicubic reduction, rounded to 8 bit (Set5, Set14, ...).
 
     Items: ``lq``, ``gt`` (C, H, W) in [0, 1], ``key``. HR images are cropped at the bottom and the right to a multiple of
@@ -269,6 +277,8 @@ class BicubicFolderDataset(Dataset[Item]):
         meta_info: lists the images to use.
         channels: 3 for RGB, 1 for grey.
     """
+
+    scale: int
 
     def __init__(
         self,
@@ -283,11 +293,8 @@ class BicubicFolderDataset(Dataset[Item]):
         self.keys = self.gt.names()
 
     def sides(self) -> Sides:
-        """Where the files are."""
+        """See :class:`ImageDataset`."""
         return {"gt": (self.gt, self.gt.keys)}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
         image = self.gt.image(self.gt.keys[index])

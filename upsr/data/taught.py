@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.schema_data import DegradationOptions
-from upsr.data.datasets import ImageFolder, Item, turned
+from upsr.data.datasets import ImageDataset, ImageFolder, Item, turned
 from upsr.data.image_io import to_tensor
 from upsr.data.sampler import SampleId
 from upsr.errors import UpsrError
@@ -41,7 +40,7 @@ class TaughtCrops:
 
 
 @DATASET_REGISTRY.register()
-class TaughtDataset(Dataset[Item]):
+class TaughtDataset(ImageDataset):
     """Stored pairs for training, whose target is the ground truth or a teacher's estimate.
 
     Each sample's target is drawn anew in every epoch, so that over a training a loss is the mixture
@@ -57,6 +56,7 @@ class TaughtDataset(Dataset[Item]):
     """
 
     channels = 3
+    scale: int
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class TaughtDataset(Dataset[Item]):
         use_rot: bool = True,
     ) -> None:
         self.crops = TaughtCrops(index)
-        self.scale = self.crops.scale
+        self.keys, self.scale = self.crops.keys, self.crops.scale
         stored = self.scale * self.crops.image(0, "lq").shape[0]
         if not 0 < gt_size <= stored or gt_size % self.scale:
             raise UpsrError(
@@ -88,14 +88,6 @@ class TaughtDataset(Dataset[Item]):
             raise UpsrError("degradation: TaughtDataset's pairs are degraded already; remove the section")
         self._seed = seed
 
-    @property
-    def keys(self) -> list[str]:
-        """Of the crops, in the order of their numbers."""
-        return self.crops.keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
         hflip, vflip, transpose = rng.random(3) < 0.5
@@ -110,11 +102,11 @@ class TaughtDataset(Dataset[Item]):
                 image[rows, columns], self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose
             )
             images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
-        return {"lq": images[0], "gt": images[1], "key": self.crops.keys[sample.image], "unreadable": []}
+        return {"lq": images[0], "gt": images[1], "key": self.keys[sample.image], "unreadable": []}
 
 
 @DATASET_REGISTRY.register()
-class TaughtPairsDataset(Dataset[Item]):
+class TaughtPairsDataset(ImageDataset):
     """Stored pairs for validation. Items: ``lq``, ``gt`` (3, H, W) in [0, 1], ``key``.
 
     Args:
@@ -125,11 +117,7 @@ class TaughtPairsDataset(Dataset[Item]):
 
     def __init__(self, index: str) -> None:
         self.crops = TaughtCrops(index)
-        self.scale = self.crops.scale
-        self.keys = self.crops.keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
+        self.keys, self.scale = self.crops.keys, self.crops.scale
 
     def __getitem__(self, index: int) -> Item:
         lq, gt = (to_tensor(self.crops.image(index, kind)) for kind in ("lq", "gt"))

@@ -26,10 +26,10 @@ def refuse_misfits(phase: str, data: ValidationSet, facts: Facts) -> None:
     used = range(len(data.dataset))  # a subset is of the first images
     if dataset.channels != facts.channels:
         raise UpsrError(f"datasets.{phase}.channels: {dataset.channels}, but the network has {facts.channels}")
-    own_scale = getattr(dataset, "scale", None)
-    if own_scale is not None and own_scale != facts.scale:
+    if dataset.scale not in (None, facts.scale):
         raise UpsrError(
-            f"datasets.{phase}: its pairs are x{own_scale}, but scale is {facts.scale}; make them agree (scale: {facts.scale})"
+            f"datasets.{phase}: its pairs are x{dataset.scale}, but scale is {facts.scale}; "
+            f"make them agree (scale: {facts.scale})"
         )
     for name, sizes in _sizes(dataset, used):
         if problem := _problem(sizes, facts.scale):
@@ -38,7 +38,7 @@ def refuse_misfits(phase: str, data: ValidationSet, facts: Facts) -> None:
 
 def _sizes(dataset: Any, used: range) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """(height, width) of the files of each image, by side, from their headers."""
-    sides = dataset.sides() if hasattr(dataset, "sides") else {}
+    sides = dataset.sides()
     for index in used if "gt" in sides else ():
         try:
             yield dataset.keys[index], {side: folder.size(keys[index]) for side, (folder, keys) in sides.items()}
