@@ -137,7 +137,7 @@ class LatentDiffusionSR(Method):
         save((self.unet, self.autoencoder, self.scheduler), folder)
 
     def _decoded(self, latent: Tensor, area: Tiles) -> Tensor:
-        scale, channels = self.facts.scale, self.facts.channels
+        scale, channels = self.facts.state[1], self.facts.channels
         # Blended at the LR size, where a pixel's weight is one number.
         blended = area.blend(
             area.blank(channels * scale**2),
