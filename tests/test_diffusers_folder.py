@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upsr.errors import UpsrError
-from upsr.weights.diffusers_folder import class_in, read_scheduler, read_network
+from upsr.weights.diffusers_folder import class_in, read_network, read_scheduler
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

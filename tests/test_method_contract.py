@@ -32,13 +32,15 @@ class Case:
     """A method on tiny networks.
 
     Attributes:
-        changes: of the options of ``base``; ``None`` for a method that has none and is not trained.
+        changes: of the options of ``base``; ``None`` for a method that is not trained.
+        make: such a method, in a folder for its files.
         base: options on tiny networks.
         needs: package without which there is no such method.
     """
 
     draws: bool
-    changes: Callable[[Path], dict[str, Any]] | None
+    changes: Callable[[Path], dict[str, Any]] | None = None
+    make: Callable[[Path], Method] | None = None
     base: Callable[..., dict[str, Any]] = tiny_options
     needs: str = "torch"
 
@@ -68,14 +70,20 @@ def _sinsr(root: Path) -> dict[str, Any]:
     return {"phase": "distillation", "path": {"pretrain_network_g": str(root / "start_resshift.safetensors")}}
 
 
+def _ldm(root: Path) -> Method:
+    return build_method(parse_options({"name": "x", "datasets": {}, **tiny.ldm_options(root / "ldm")}, "test"))
+
+
 CASES = {
     "upsr": Case(True, _plain),
     "upsr, posterior": Case(True, _posterior),
     "upsr in one step": Case(True, _one_step),
     "sr": Case(False, _sr),
-    "bicubic": Case(False, None),
-    "resshift": Case(True, _plain, resshift.tiny_options, "diffusers"),
-    "sinsr": Case(True, _sinsr, resshift.tiny_options, "diffusers"),
+    "bicubic": Case(False, make=lambda _: Bicubic(4)),
+    "ldm": Case(True, make=_ldm, needs="diffusers"),
+    "ldm, new noise": Case(True, make=lambda root: _ldm(root).adjusted(eta=1), needs="diffusers"),
+    "resshift": Case(True, _plain, base=resshift.tiny_options, needs="diffusers"),
+    "sinsr": Case(True, _sinsr, base=resshift.tiny_options, needs="diffusers"),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
 
@@ -112,8 +120,9 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def model(root: Path, name: str) -> Method:
     """The method, with weights that no initialiser leaves at zero."""
-    if CASES[name].changes is None:
-        return Bicubic(4).eval()
+    pytest.importorskip(CASES[name].needs)
+    if (make := CASES[name].make) is not None:
+        return make(root).eval()
     method = build_method(options(root, name))
     tiny.random_weights(next(iter(method.parts().values())))
     return method.eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -73,3 +74,22 @@ def model(g: torch.nn.Module, unet: dict[str, Any] = UNET) -> UPSR:
         residual=True,
         trained=(0, 5),
     ).eval()
+
+
+def ldm_options(folder: Path, **schedule: Any) -> dict[str, Any]:
+    """Options of LDM-SR on networks of a few layers, which are written to a folder of diffusers unless it is there."""
+    if not folder.is_dir():
+        diffusers = pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
+        blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            unet = diffusers.UNet2DModel(
+                in_channels=6, out_channels=3, block_out_channels=(16, 16), norm_num_groups=8, **blocks
+            )
+            vqvae = diffusers.VQModel(
+                down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
+                block_out_channels=(8, 8, 16), latent_channels=3, num_vq_embeddings=32, norm_num_groups=8,
+            )  # fmt: skip
+        scheduler = diffusers.DDIMScheduler(**{"clip_sample": False, **schedule})
+        diffusers.LDMSuperResolutionPipeline(vqvae=vqvae, unet=unet, scheduler=scheduler).save_pretrained(folder)
+    return {"method": "ldm", "backbone": str(folder), "steps": 3}

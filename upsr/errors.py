@@ -22,6 +22,10 @@ class UpsrError(Exception):
     together: ClassVar[bool] = False
 
 
+class MissingPackageError(UpsrError):
+    """An optional package is not installed."""
+
+
 class DivergedError(UpsrError):
     """Training stopped because losses or gradients are no longer finite."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from upsr.errors import UpsrError
+from upsr.errors import MissingPackageError
 
 
 class Codec(nn.Module):
@@ -37,10 +37,10 @@ def diffusers() -> Any:
     """The library.
 
     Raises:
-        UpsrError: it is not installed.
+        MissingPackageError: it is not installed.
     """
     try:
         import diffusers
     except ImportError:
-        raise UpsrError("the autoencoder needs diffusers: pip install 'upsr[latent]'") from None
+        raise MissingPackageError("the autoencoder needs diffusers: pip install 'upsr[latent]'") from None
     return diffusers

@@ -29,7 +29,7 @@ from upsr.data.backends import without_suffix
 from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import UnreadableImageError, to_tensor
 from upsr.engine.setup import checked_model_options
-from upsr.errors import UpsrError
+from upsr.errors import MissingPackageError, UpsrError
 from upsr.evaluation.catalogue import Catalogue, homes
 from upsr.methods import build_method
 from upsr.methods.base import Method, Watch
@@ -222,6 +222,8 @@ class OptionFile:
                 raise MissingWeightsError(f"weights are not here ({', '.join(absent)}){hint}")
         try:
             method = build_method(opt)
+        except MissingPackageError as error:
+            raise MissingWeightsError(str(error)) from None
         except UpsrError as error:
             raise WrongWeightsError(str(error)) from None
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})

@@ -23,7 +23,6 @@ from upsr.engine.evaluate import Evaluation, evaluate
 from upsr.engine.logging import setup_logging
 from upsr.engine.setup import configure_backends
 from upsr.errors import UpsrError
-from upsr.evaluation import latent_diffusion  # noqa: F401  (registers a method)
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.earlier import Earlier, Finder
 from upsr.evaluation.entries import (

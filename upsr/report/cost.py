@@ -167,10 +167,9 @@ def _network(method: EntryDescription, device: torch.device) -> Entry:
 def _changes(method: EntryDescription) -> list[str]:
     """Overrides of its option file that leave the weights random."""
     given = method.make.arguments.get("force_yml", [])
-    keys = method_of(
-        checked_model_options(option_file(method.make.arguments["opt"]), given)
-    ).method.weight_keys.values()
-    return [*given, "path.allow_random_weights=true", *(f"path.{key}=null" for key in keys)]
+    model = method_of(checked_model_options(option_file(method.make.arguments["opt"]), given)).method
+    named = [f"path.{key}" for key in model.weight_keys.values()] + list(dict.fromkeys(model.folder_keys.values()))
+    return [*given, "path.allow_random_weights=true", *(f"{key}=null" for key in named)]
 
 
 def _options(method: EntryDescription, folder: Path) -> CommonOptions:

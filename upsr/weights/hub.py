@@ -61,12 +61,16 @@ def folder_of(name: str, **hub: Any) -> Path:
 
 
 def folder_files(name: str) -> list[Path]:
-    """The weight files in a folder, as far as it is on this machine; without any the path that ``name`` is."""
+    """The weight files in a folder and their descriptions, as far as it is on this machine.
+
+    Returns:
+        Without weight files the path that ``name`` is.
+    """
     try:
         folder = folder_of(name, local_files_only=True)
     except UpsrError:
         return [Path(name)]
     for ending in ("*.safetensors", "*.bin"):
         if found := sorted(folder.rglob(ending)):
-            return found
+            return found + sorted(folder.rglob("*.json"))
     return [Path(name)]
