@@ -20,7 +20,7 @@ KINDS = ("lq", "gt", "teacher")
 
 
 class TaughtCrops:
-    """The crops of a cache by number, each kind (H, W, 3) uint8."""
+    """Crops of a cache by number, each kind (H, W, 3) uint8."""
 
     def __init__(self, index: str) -> None:
         self._images = ImageFolder(index, 3)
@@ -43,8 +43,8 @@ class TaughtCrops:
 class TaughtDataset(ImageDataset):
     """Stored pairs for training, whose target is the ground truth or a teacher's estimate.
 
-    Each sample's target is drawn anew in every epoch, so that over a training a loss is the mixture
-    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher) in expectation, for the cost of one of them.
+    A sample's target is drawn in every epoch. The expected loss is the mixture
+    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher), at the cost of one of them.
 
     Items: ``lq`` and ``gt`` (the target), (3, h, w) and (3, H, W) uint8, ``key``, ``unreadable`` (always empty).
 
@@ -82,7 +82,7 @@ class TaughtDataset(ImageDataset):
         """Tie the draws to a run's seed.
 
         Raises:
-            UpsrError: the run has a degradation, which stored pairs have behind them.
+            UpsrError: the run has a degradation, and stored pairs are degraded already.
         """
         if degradation != DegradationOptions():
             raise UpsrError("degradation: TaughtDataset's pairs are degraded already; remove the section")
