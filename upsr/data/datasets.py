@@ -157,7 +157,7 @@ class RealESRGANDataset(ImageDataset):
         self.keys = self.folder.keys
         self.channels = channels
         self.gt_size = gt_size
-        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
         self._degradation = DegradationOptions()
 
@@ -190,11 +190,11 @@ class RealESRGANDataset(ImageDataset):
         )
 
     def _augmented_crop(self, key: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-        hflip, vflip, transpose = rng.random(3) < 0.5
+        turns = self._turns & (rng.random(3) < 0.5)
         crop = self.folder.crop(
             key, self.gt_size, lambda *sides: tuple(int(rng.integers(side - self.gt_size + 1)) for side in sides)
         )
-        return turned(crop, self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose)
+        return turned(crop, *turns)
 
 
 @DATASET_REGISTRY.register()

@@ -75,7 +75,7 @@ class TaughtDataset(ImageDataset):
                 f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
             )
         self.gt_size, self.teacher_share = gt_size, teacher_share
-        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
 
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
@@ -90,7 +90,7 @@ class TaughtDataset(ImageDataset):
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
-        hflip, vflip, transpose = rng.random(3) < 0.5
+        turns = self._turns & (rng.random(3) < 0.5)
         target = "teacher" if rng.random() < self.teacher_share else "gt"
         side = self.gt_size // self.scale
         lq, gt = self.crops.image(sample.image, "lq"), self.crops.image(sample.image, target)
@@ -98,9 +98,7 @@ class TaughtDataset(ImageDataset):
         images = []
         for image, factor in ((lq, 1), (gt, self.scale)):
             rows, columns = (slice(factor * start, factor * (start + side)) for start in (top, left))
-            crop = turned(
-                image[rows, columns], self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose
-            )
+            crop = turned(image[rows, columns], *turns)
             images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
         return {"lq": images[0], "gt": images[1], "key": self.keys[sample.image], "unreadable": []}
 

@@ -271,7 +271,7 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     photo = read_photo(source, name, max_pixels=handling.max_pixels)
     size = pipe.target_size(photo.frames[0].shape[:2], settings)
     try:
-        check_writable(_result_name(job, photo, handling), photo, size)
+        check_writable(job.target if job.target != STREAM else Path(_stream_name(photo, handling)), photo, size)
     except UpsrError as error:
         raise UpsrError(f"{name}: {error}") from None
     _check_room(name, photo, size)
@@ -306,16 +306,15 @@ def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -
 
 def _write_to_stdout(photo: Photo, handling: Handling) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"photo{handling.stream_suffix or suffix_for(photo)}"
+        path = Path(folder) / _stream_name(photo, handling)
         losses = write_photo(path, photo, quality=handling.quality)
         sys.stdout.buffer.write(path.read_bytes())
         sys.stdout.buffer.flush()
     return losses
 
 
-def _result_name(job: Job, photo: Photo, handling: Handling) -> Path:
-    """The path of the result; for standard output a name with its suffix."""
-    return Path(f"-{handling.stream_suffix or suffix_for(photo)}") if job.target == STREAM else job.target
+def _stream_name(photo: Photo, handling: Handling) -> str:
+    return f"-{handling.stream_suffix or suffix_for(photo)}"
 
 
 def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished: dict[str, str]) -> str | None:
