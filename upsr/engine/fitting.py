@@ -28,11 +28,11 @@ def refuse_misfits(phase: str, data: ValidationSet, facts: Facts) -> None:
         raise UpsrError(f"datasets.{phase}.channels: {dataset.channels}, but the network has {facts.channels}")
     if dataset.scale not in (None, facts.scale):
         raise UpsrError(
-            f"datasets.{phase}: its pairs are x{dataset.scale}, but scale is {facts.scale}; "
-            f"make them agree (scale: {facts.scale})"
+            f"datasets.{phase}: its pairs are x{dataset.scale}, but scale is {facts.scale:g}; "
+            f"make them agree (scale: {facts.scale:g})"
         )
     for name, sizes in _sizes(dataset, used):
-        if problem := _problem(sizes, facts.scale):
+        if problem := _problem(sizes, facts):
             raise UpsrError(f"datasets.{phase}: {name}: {problem}")
 
 
@@ -46,16 +46,17 @@ def _sizes(dataset: Any, used: range) -> Iterator[tuple[str, dict[str, tuple[int
             continue
 
 
-def _problem(sizes: dict[str, tuple[int, int]], scale: int) -> str | None:
-    gt = sizes["gt"]
+def _problem(sizes: dict[str, tuple[int, int]], facts: Facts) -> str | None:
+    gt, scale = sizes["gt"], facts.scale
     if min(gt) < scale:
-        return f"{gt[1]}x{gt[0]} is smaller than {scale} pixels, the scale"
+        return f"{gt[1]}x{gt[0]} is smaller than {scale:g} pixels, the scale"
     if "lq" not in sizes:
         return None
     lq = sizes["lq"]
-    if all(0 <= large - scale * small <= _MOST_EXTRA for large, small in zip(gt, lq, strict=True)):
+    height, width = facts.output_size(*lq)
+    if 0 <= gt[0] - height <= _MOST_EXTRA and 0 <= gt[1] - width <= _MOST_EXTRA:
         return None
     return (
-        f"the LR image is {lq[1]}x{lq[0]}, which gives {scale * lq[1]}x{scale * lq[0]} at x{scale}, and its ground truth is "
+        f"the LR image is {lq[1]}x{lq[0]}, which gives {width}x{height} at x{scale:g}, and its ground truth is "
         f"{gt[1]}x{gt[0]}; check scale and pairing"
     )

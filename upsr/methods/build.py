@@ -125,7 +125,7 @@ def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str
         logger.warning("path.%s is not set: %s starts from random weights", key, type(network).__name__)
     else:
         raise UpsrError(
-            f"path.{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
+            f"path.{key}: weights are needed here; give a file (docs/methods says where there are any, or how to train them), "
             "or set path.allow_random_weights: true for a dry run"
         )
 

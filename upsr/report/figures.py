@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from upsr.atomic import atomic_write
 from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
@@ -23,6 +22,7 @@ from upsr.evaluation.entries import ENTRIES, make_ready, option_file
 from upsr.heat import heat
 from upsr.methods.base import Seen
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
+from upsr.report.panels import FigureUnavailableError, panels
 from upsr.restoring import Restorer
 
 _PREFERRED = ("ImageNet-Test", "Val_SR", "Set14")
@@ -35,19 +35,15 @@ _Shown = dict[str, Tensor]
 """Intermediate results of a restoration, by name."""
 
 
-class FigureUnavailableError(Exception):
-    """A figure cannot be drawn here; the message is the reason."""
-
-
 @dataclass(frozen=True)
 class Material:
     """Data and weights for the figures.
 
     Attributes:
-        datasets_root: folder of the datasets; the figures use the first that is here of ImageNet-Test, Val_SR, Set14.
+        datasets_root: folder of the datasets; the figures of UPSR use the first that is here of ImageNet-Test, Val_SR, Set14.
         method: name of a method that shows g(y) and the weight of the noise, for figures 3 and 5.
         max_images: of the dataset.
-        evaluation: folder of an evaluation, for what compares methods.
+        evaluation: folder of an evaluation, for what compares methods, and of other measures that are kept.
     """
 
     datasets_root: Path
@@ -80,7 +76,7 @@ class Material:
 def residual_distribution(path: Path, material: Material) -> None:
     """Figure 2: (a) distribution of |y - x|; (b) fidelity and gradients of restored images as functions of it."""
     name, dataset = material.dataset()
-    axes, finish = _panels(2, height=3.4)
+    axes, finish = panels(2, height=3.4)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
     inside = values[values <= _LARGEST_RESIDUAL]
     axes[0].hist(inside, bins=80, density=True, color="tab:blue")
@@ -123,7 +119,7 @@ def weighting_function(path: Path, material: Material) -> None:
     name, dataset = material.dataset()
     options = ENTRIES.read(material.method).make.arguments
     opt: Any = checked_model_options(option_file(options["opt"]), options.get("force_yml", []))
-    axes, finish = _panels(1, height=3.6)
+    axes, finish = panels(1, height=3.6)
     values = np.concatenate([_residual(item).numpy().ravel() for item in material.items(dataset)])
     axes[0].hist(values[values <= _LARGEST_RESIDUAL], bins=80, density=True, color="tab:blue", alpha=0.6)
     share = np.mean(values <= 2 * opt.uncertainty.psi_max)
@@ -136,15 +132,6 @@ def weighting_function(path: Path, material: Material) -> None:
     right.plot(residual, weight, color="tab:red")
     right.set(ylabel="weight u(psi), psi = |g(y) - y| / 2", ylim=(0, 1.05))
     finish(path)
-
-
-FIGURES: dict[str, Callable[[Path, Material], None]] = {
-    "2": residual_distribution,
-    "3": residual_maps,
-    "5": noise_weights,
-    "7": weighting_function,
-}
-"""By their number in the paper. Figures 1, 4, 6, 8, 9 show sketches and photos; `upsr report` shows photos."""
 
 
 def _upsampled(item: Mapping[str, Any], size: Sequence[int] | None = None) -> Tensor:
@@ -209,7 +196,7 @@ def _maps(
             raise FigureUnavailableError(f"{material.method} does not show {' or '.join(sorted(missing))}")
         height, width = seen[_ESTIMATE].shape[-2:]
         rows.append(row(_upsampled(item, (height, width))[None], item["gt"][None, :, :height, :width], seen))
-    axes, finish = _panels(len(titles), rows=len(rows), height=2.6)
+    axes, finish = panels(len(titles), rows=len(rows), height=2.6)
     for i, (picture, axis) in enumerate(zip((p for r in rows for p in r), axes, strict=True)):
         axis.imshow(picture)
         axis.set_axis_off()
@@ -226,22 +213,3 @@ def _heat(values: Tensor, largest: float = 0.2) -> NDArray[np.uint8]:
 def _shown(image: Tensor) -> NDArray[np.uint8]:
     """(1, 3, H, W) in [0, 1] as a picture."""
     return to_uint8(image[0])
-
-
-def _panels(columns: int, *, rows: int = 1, height: float) -> tuple[list[Any], Callable[[Path], None]]:
-    """Axes, row by row, and a function that writes the figure."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FigureUnavailableError("figures need matplotlib: pip install matplotlib") from None
-    figure = Figure(figsize=(height * 1.25 * columns, height * rows), dpi=150)
-    FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
-
-    def finish(path: Path) -> None:
-        figure.tight_layout()
-        with atomic_write(path) as temporary:
-            figure.savefig(temporary, format="png")
-
-    return axes, finish

@@ -71,7 +71,9 @@ class LatentDiffusionSR(Method):
         networks = published() if opt.backbone is None else read(opt.backbone)
         method = cls(networks, Sampling(opt.steps, opt.eta))
         if method.facts.scale != opt.scale:
-            raise UpsrError(f"{_KEY}: the networks are x{method.facts.scale}, but scale is {opt.scale}; make them agree")
+            raise UpsrError(
+                f"{_KEY}: the networks are x{method.facts.scale}, but scale is {opt.scale}; make them agree"
+            )
         return method
 
     @classmethod
@@ -135,7 +137,7 @@ class LatentDiffusionSR(Method):
         save((self.unet, self.autoencoder, self.scheduler), folder)
 
     def _decoded(self, latent: Tensor, area: Tiles) -> Tensor:
-        scale, channels = self.facts.scale, self.facts.channels
+        scale, channels = self.facts.state[1], self.facts.channels
         # Blended at the LR size, where a pixel's weight is one number.
         blended = area.blend(
             area.blank(channels * scale**2),

@@ -57,6 +57,7 @@ class ResShift(Method):
 
     Options = ResShiftOptions
     weight_keys: ClassVar[Mapping[str, str]] = {"denoiser": "pretrain_network_g", "autoencoder": "pretrain_autoencoder"}
+    takes = "resshift_realsrx4_*.pth and SinSR_*.pth with --part autoencoder=autoencoder_vq_f4.pth"
 
     def __init__(
         self,
@@ -89,9 +90,7 @@ class ResShift(Method):
         return cls(denoiser, codec, build_schedule(d), sampling, trained_timesteps(d))
 
     @classmethod
-    def assumed(  # type: ignore[override]
-        cls, path: Path, tensors: Sequence[str], beside: Mapping[str, Path]
-    ) -> dict[str, Any] | None:
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Mapping[str, Path]) -> dict[str, Any] | None:
         """The authors' models and SinSR's, see :func:`upsr.methods.resshift.files.released_options`."""
         return released_options(path, tensors, beside.get("autoencoder"))
 

@@ -293,7 +293,7 @@ class UPSR(Method):
             # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
             return (image.masked_fill(image.isinf(), torch.nan).clamp(-1, 1) + 1) / 2
 
-        return area.in_bands(area.blank(self.facts.channels, self.facts.scale), pixels, self.facts.scale)
+        return area.in_bands(area.blank(self.facts.channels, self.codec.scale), pixels, self.codec.scale)
 
     def _shower(self, watch: Watch | None) -> Callable[[str, Tensor], None]:
         """Shows states of the diffusion as images."""
@@ -359,7 +359,7 @@ class _Image:
         top, left = max(window.top - _MARGIN, 0), max(window.left - _MARGIN, 0)
         y = self.method.upsample(self.lq[..., top : window.bottom + _MARGIN, left : window.right + _MARGIN])
         inside = Tile(window.top - top, window.bottom - top, window.left - left, window.right - left)
-        return y[inside.place(self.method.facts.scale)]
+        return y[inside.place(self.method.codec.scale)]
 
 
 def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: UPSROptions) -> None:
