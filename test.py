@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from upsr.engine.setup import parser, run_main
-from upsr.engine.testing import test
+from upsr.arguments import run_parser
 
 EXAMPLES = """examples:
   python test.py -opt options/001_UPSR_RealSR_x4.yml
@@ -16,7 +15,12 @@ Exit codes: 0 finished, 2 a mistake in the options, files or devices (one messag
 
 
 def main() -> int:
-    return run_main(test, parser(__doc__ or "", EXAMPLES).parse_args(), "test")
+    given = run_parser(__doc__ or "", EXAMPLES).parse_args()
+    # Here, so that --help and mistakes in the arguments do not wait for torch.
+    from upsr.engine.setup import run_main
+    from upsr.engine.testing import test
+
+    return run_main(test, given, "test")
 
 
 if __name__ == "__main__":

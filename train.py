@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from upsr.engine.setup import parser, run_main
-from upsr.engine.train_loop import train
+from upsr.arguments import run_parser
 
 EXAMPLES = """examples:
   python train.py -opt options/demo/stage2_tiny.yml
@@ -25,7 +24,7 @@ Exit codes:
 
 
 def main() -> int:
-    arguments = parser(__doc__ or "", EXAMPLES)
+    arguments = run_parser(__doc__ or "", EXAMPLES)
     arguments.add_argument(
         "--auto_resume",
         action="store_true",
@@ -42,6 +41,10 @@ def main() -> int:
     given = arguments.parse_args()
     if given.auto_resume:
         given.force_yml = [*given.force_yml, "auto_resume=true"]
+    # Here, so that --help and mistakes in the arguments do not wait for torch.
+    from upsr.engine.setup import run_main
+    from upsr.engine.train_loop import train
+
     return run_main(lambda opt, run: train(opt, run, profile=given.profile), given, "train")
 
 

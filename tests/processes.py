@@ -23,7 +23,11 @@ from upsr.engine.train_loop import train
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 120
 ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-IMPORTED = ["upsr.cli", "upsr.commands.upscale", "upsr.engine.testing", "upsr.engine.train_loop", "upsr.engine.setup"]
+IMPORTED = [
+    "upsr.cli", "upsr.commands.upscale", "upsr.pipeline.pipeline", "upsr.engine.testing", "upsr.engine.train_loop",
+    "upsr.engine.setup", "upsr.compat", "basicsr",
+]  # fmt: skip
+"""The last ones take seconds, and are imported when they are used."""
 
 
 @functools.cache

@@ -113,7 +113,7 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ),
         ("train.pixel_opt", "tests.toy.ToyMetric", "is no class that derives from torch.nn.modules.module.Module"),
         ("val.metrics.mae", "tests.toy.ToyLoss", "is no class that derives from upsr.metrics.base.Metric"),
-        ("datasets.train", "tests.toy.ToyLoss", "is no class that derives from torch.utils.data.dataset.Dataset"),
+        ("datasets.train", "tests.toy.ToyLoss", "is no class that derives from upsr.data.datasets.ImageDataset"),
     ],
 )
 def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, name, reason):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import tiny
+from tests import resshift, tiny
 from tests.training import tiny_options
 from upsr.config.load import merged, parse_options
 from upsr.config.schema import CommonOptions, TileOptions
@@ -32,16 +32,20 @@ class Case:
     """A method on tiny networks.
 
     Attributes:
-        changes: of the options of :func:`tests.training.tiny_options`; ``None`` for a method that is not trained.
+        changes: of the options of ``base``; ``None`` for a method that is not trained.
         make: such a method, in a folder for its files.
+        base: options on tiny networks.
+        needs: package without which there is no such method.
     """
 
     draws: bool
     changes: Callable[[Path], dict[str, Any]] | None = None
     make: Callable[[Path], Method] | None = None
+    base: Callable[..., dict[str, Any]] = tiny_options
+    needs: str = "torch"
 
 
-def _upsr(_: Path) -> dict[str, Any]:
+def _plain(_: Path) -> dict[str, Any]:
     return {}
 
 
@@ -62,18 +66,24 @@ def _sr(_: Path) -> dict[str, Any]:
     }
 
 
+def _sinsr(root: Path) -> dict[str, Any]:
+    return {"phase": "distillation", "path": {"pretrain_network_g": str(root / "start_resshift.safetensors")}}
+
+
 def _ldm(root: Path) -> Method:
     return build_method(parse_options({"name": "x", "datasets": {}, **tiny.ldm_options(root / "ldm")}, "test"))
 
 
 CASES = {
-    "upsr": Case(True, _upsr),
+    "upsr": Case(True, _plain),
     "upsr, posterior": Case(True, _posterior),
     "upsr in one step": Case(True, _one_step),
     "sr": Case(False, _sr),
     "bicubic": Case(False, make=lambda _: Bicubic(4)),
-    "ldm": Case(True, make=_ldm),
-    "ldm, new noise": Case(True, make=lambda root: _ldm(root).adjusted(eta=1)),
+    "ldm": Case(True, make=_ldm, needs="diffusers"),
+    "ldm, new noise": Case(True, make=lambda root: _ldm(root).adjusted(eta=1), needs="diffusers"),
+    "resshift": Case(True, _plain, base=resshift.tiny_options, needs="diffusers"),
+    "sinsr": Case(True, _sinsr, base=resshift.tiny_options, needs="diffusers"),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
 
@@ -83,18 +93,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos, and weights of a denoiser that are not those of its initialisation."""
     from safetensors.torch import save_file
 
-    from upsr.archs import UNetModelSwin
+    from upsr.archs import ResShiftUNet, UNetModelSwin
 
     root = tmp_path_factory.mktemp("methods")
     tiny.save_pictures(root / "photos", 3)
     save_file(tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict(), root / "start.safetensors")
+    arguments = {key: value for key, value in resshift.OPTIONS["network_g"].items() if key != "type"}
+    save_file(tiny.random_weights(ResShiftUNet(**arguments)).state_dict(), root / "start_resshift.safetensors")
     return root
 
 
 def options(root: Path, case: str, **changes: Any) -> CommonOptions:
     make = CASES[case].changes
     assert make is not None
-    data = merged(tiny_options(root, root / "photos", **make(root)), changes)
+    pytest.importorskip(CASES[case].needs)
+    data = merged(CASES[case].base(root, root / "photos", **make(root)), changes)
     data["path"]["allow_random_weights"] = True
     return parse_options(data, "test")
 
@@ -107,6 +120,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def model(root: Path, name: str) -> Method:
     """The method, with weights that no initialiser leaves at zero."""
+    pytest.importorskip(CASES[name].needs)
     if (make := CASES[name].make) is not None:
         return make(root).eval()
     method = build_method(options(root, name))
@@ -179,7 +193,7 @@ def test_a_knob_that_it_has_not_is_refused_by_name(model):
 
 def test_a_knob_out_of_its_range_is_refused_by_name(model):
     for name, knob in model.knobs().items():
-        for value in (knob.low - 1, knob.high + 1, float("nan"), *([knob.low + 0.5] if knob.whole else [])):
+        for value in (knob.low - 1, knob.high + 1, float("nan"), "1", *([knob.low + 0.5] if knob.whole else [])):
             with pytest.raises(UpsrError, match=f"^{name} is"):
                 model.adjusted(**{name: value})
 

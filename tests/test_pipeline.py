@@ -583,6 +583,8 @@ def test_maps_of_a_network_without_uncertainty_are_refused(foreign, tmp_path, ca
 def test_the_package_has_the_pipeline_and_loads_it_when_asked():
     assert upsr.UPSRPipeline is UPSRPipeline
     code = "import sys, upsr; assert 'torch' not in sys.modules; assert not hasattr(upsr, 'Pipeline')"
+    slow = {"torchvision", "basicsr", "scipy", "lpips", "diffusers"}
+    code += f"; upsr.UPSRPipeline; assert not sys.modules.keys() & {slow}"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

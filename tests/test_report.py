@@ -22,10 +22,11 @@ from upsr.cli import main
 from upsr.evaluation.entries import describe
 from upsr.evaluation.results import read_summary
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
-from upsr.report.figures import FIGURES
 from upsr.report.html import best_methods, differing_places, write_report
 from upsr.report.tables import COST_DIGITS, COST_TITLES, read_publication
 from upsr.timing import timed
+
+FIGURES = list(read_publication("upsr").figures)
 
 pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
 
@@ -48,7 +49,7 @@ def cells(folder: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
 
 def test_with_nothing_here_every_cell_is_explained(place, capsys):
     out = reproduce(capsys, "--no_cost", "--figure", *FIGURES)
-    publication = read_publication()
+    publication = read_publication("upsr")
     for number, table in publication.tables.items():
         assert (
             f"### Table {number}. {table.title}\n\n{len(table.rows) * len(table.columns)} cells, none measured" in out
@@ -79,7 +80,7 @@ def test_published_values_are_those_of_the_reference(shared_dir):
     import yaml
 
     reference = yaml.safe_load((shared_dir / "reference/paper_tables.yml").read_text())
-    tables = read_publication().tables
+    tables = read_publication("upsr").tables
     names = {"RealSet": "RealSet65"}
     for i, method in enumerate(reference["table4"]["methods"]):
         row = next(row for row in tables["4"].rows if row.label == method)
@@ -91,6 +92,27 @@ def test_published_values_are_those_of_the_reference(shared_dir):
             assert row.published == [*expected["RealSR"], *expected["RealSet"]]
     for number in ("2", "3", "6", "7"):
         assert {row.label: row.published for row in tables[number].rows} == reference[f"table{number}"]["rows"]
+
+
+def test_published_values_of_diff_sr_are_those_of_the_paper(shared_dir):
+    lines = (shared_dir / "papers/diff_sr.txt").read_text(encoding="utf-8").splitlines()
+    printed = {}
+    for line in lines:
+        cells = re.sub(r"</?b>|\(Ours\)", "", line).split("\t")
+        if len(cells) == 16 and cells[1] in ("4\N{MULTIPLICATION SIGN}", "2\N{MULTIPLICATION SIGN}"):
+            printed[cells[0], f"x{cells[1][0]}"] = [
+                None if cell == "NA" else float(cell.rstrip("MG")) for cell in cells[2:]
+            ]
+    tables = read_publication("diffsr").tables
+    found = 0
+    for scale in ("x4", "x2"):
+        for row in tables[f"1-{scale}"].rows:
+            parameters, _, *measures = printed[row.label, scale]
+            sets = [measures[i : i + 3] for i in range(0, 12, 3)]
+            expected = [parameters, *(value for fid, psnr, ssim in sets for value in (fid, psnr, psnr, ssim, ssim))]
+            assert row.published == expected
+            found += 1
+    assert found == len(printed) == 22
 
 
 @pytest.fixture

@@ -6,33 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from tests.golden_recipe import arr, fill, filled, key_shapes, vector
+from tests.golden_recipe import arr, filled, key_shapes, vector
+from tests.resshift import TINY, TINY_B, VQ_TINY, released_vq
 from upsr.accelerate import accelerated
 from upsr.archs import ResShiftUNet
 from upsr.archs.weights import load_network_weights
 from upsr.errors import UpsrError
 
-TINY = {"model_channels": 32, "swin_embed_dim": 32, "num_head_channels": 16}
-TINY_B = {
-    "image_size": 32, "lq_size": 64, "model_channels": 32, "swin_embed_dim": 64, "num_head_channels": 16,
-    "attention_resolutions": (32, 8, 4), "num_res_blocks": (1, 2, 1, 1), "mlp_ratio": 2.0,
-}  # fmt: skip
-VQ_TINY = {"ch": 32, "n_embed": 32}
-
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
-
-
-def released_vq(**arguments: object) -> nn.Module:
-    """An autoencoder with golden weights, by the names of its released file."""
-    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
-    from upsr.codecs import VQAutoencoder
-
-    codec = VQAutoencoder(**arguments)  # type: ignore[arg-type]
-    for name, value in codec.other_layouts()[1].items():
-        value.copy_(fill(name, tuple(value.shape)))
-    return codec.eval()
 
 
 @pytest.fixture(scope="module")

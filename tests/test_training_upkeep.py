@@ -60,7 +60,7 @@ def spoilt(monkeypatch) -> Callable[..., dict]:
             self.calls += 1
             return loss * self.value if self.calls - 1 in self.at else loss
 
-    monkeypatch.setitem(LOSS_REGISTRY._obj_map, "Spoilt", Spoilt)
+    monkeypatch.setitem(LOSS_REGISTRY._own, "Spoilt", Spoilt)
     return lambda **arguments: {"type": "Spoilt", **arguments}
 
 
@@ -119,7 +119,7 @@ def _one_of_two(rank: int, port: int, options: dict, at: dict[int, list[int]]) -
             loss = (prediction - target).square().mean()
             return loss.detach() * float("nan") + 0 * prediction.mean() if self.calls - 1 in at[rank] else loss
 
-    LOSS_REGISTRY._obj_map["SpoiltOnOneRank"] = SpoiltOnOneRank
+    LOSS_REGISTRY.register()(SpoiltOnOneRank)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)

@@ -45,6 +45,21 @@ class ArgumentParser(argparse.ArgumentParser):
         return argument
 
 
+def run_parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """The arguments that train.py and test.py share."""
+    result = ArgumentParser(description=description, epilog=epilog)
+    result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
+    add_launcher(result)
+    result.add_argument(
+        "--force_yml",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override options: train.total_iter=1000 datasets.train.batch_size_per_gpu=4",
+    )
+    return result
+
+
 def path(text: str) -> Path:
     """The type of arguments that name a file or folder.
 

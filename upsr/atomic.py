@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,37 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise UpsrError(f"{path}: cannot be written ({cause.strerror or cause})") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, *full: type[Exception]) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` that takes its name when the block ends well, and is removed otherwise.
+
+    What a killed process has left of it is replaced, so no other may be writing it.
+
+    Args:
+        full: exceptions that mean a full disk, beside OSError.
+
+    Raises:
+        UpsrError: there is more than an empty folder at ``path``, or it cannot be written to.
+    """
+    target = Path(path).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UpsrError(f"{path}: exists already and is no empty folder; remove it or choose another name")
+    writable_folder(target.parent)
+    unfinished = target.with_name(f".{target.name}{_UNFINISHED}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    failures: tuple[type[Exception], ...] = (OSError, *full)
+    try:
+        unfinished.mkdir()
+        yield unfinished
+        if target.exists():
+            target.rmdir()
+        unfinished.rename(target)
+    except failures as error:
+        raise UpsrError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import upsr
 from upsr.arguments import ArgumentParser
-from upsr.errors import exiting
+from upsr.errors import UpsrError, exiting
 from upsr.patience import said_if_slow
 
 _COMMANDS = {
@@ -18,40 +18,82 @@ _COMMANDS = {
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
     "report": "a folder of HTML to look at an evaluation",
-    "tables": "the tables and figures of the paper, measured here, beside the published values",
+    "tables": "the tables and figures of papers, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
     "serve": "a page in the browser to upscale photos with",
     "options": "JSON schemas and the reference page of option files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
 }
-_EPILOG = """`upsr COMMAND --help` explains a command with examples. Training and testing from option files: train.py, test.py.
+_HELP = "COMMAND --help explains a command with examples."
+_EPILOG = f"""{_HELP} Training and testing from option files: train.py, test.py.
 Options may be written with - or _: --max-images, --max_images.
+
+Methods: `upsr METHOD` lists the commands of one, which may be your own (docs/extending.md).
 
 Exit codes: 0 finished; 2 a mistake in arguments, files or devices (one message says which); 130 interrupted."""
 
 
 @exiting
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command."""
+    """Run a sub-command, or one that a method states."""
     given = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names hold any bytes
-    parser = ArgumentParser("upsr", description="UPSR: super-resolution of real photos.", epilog=_EPILOG)
+    own = {name: (f"upsr.commands.{name}", about) for name, about in _COMMANDS.items()}
+    if given and given[0] in own:
+        return _run(f"upsr {given[0]}", own[given[0]][0], given[1:])
+    methods = _commands_of_methods(given[0] if given and not given[0].startswith("-") else None)
+    if given and given[0] in methods:
+        return _chosen(f"upsr {given[0]}", f"Commands of the method {given[0]}.", _HELP, methods[given[0]], given[1:])
+    lines = {name: ("", f"of the method: {', '.join(commands)}") for name, commands in methods.items()}
+    return _chosen("upsr", "UPSR: super-resolution of real photos.", _EPILOG, own | lines, given)
+
+
+def _commands_of_methods(asked: str | None) -> dict[str, Mapping[str, tuple[str, str]]]:
+    """Commands by method: of this package's methods that have any, and of ``asked``, which may be a user's own.
+
+    Raises:
+        UpsrError: ``asked`` is no method, or has none.
+    """
+    from upsr.config.methods import UnknownMethodError, commands_of, method_names
+    from upsr.config.problems import did_you_mean
+
+    found = {name: commands for name in method_names() if (commands := commands_of(name))}
+    if asked is not None and asked not in found:
+        near = did_you_mean(asked, [*_COMMANDS, *found])
+        try:
+            own = commands_of(asked)
+        except UnknownMethodError as error:
+            reason = str(error).partition(";")[0]
+            raise UpsrError(f"{asked}: no such command, nor a method with commands{near} ({reason})") from None
+        if not own:
+            raise UpsrError(f"{asked}: no such command, nor a method with commands{near}")
+        found[asked] = own
+    return found
+
+
+def _chosen(prog: str, about: str, epilog: str, commands: Mapping[str, tuple[str, str]], given: Sequence[str]) -> int:
+    """Runs one of several commands; lists them where none is named."""
+    parser = ArgumentParser(prog, description=about, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"upsr {upsr.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, about in _COMMANDS.items():
-        commands.add_parser(name, help=about, add_help=False)
+    names = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (_, line) in commands.items():
+        names.add_parser(name, help=line, add_help=False)
     chosen = parser.parse_known_args(given)[0].command
     if chosen is None:
         parser.print_help()
         return 0
-    # Only the chosen command is imported: each brings its own heavy libraries.
-    with said_if_slow(f"upsr {chosen}: loading"):
-        module = importlib.import_module(f"upsr.commands.{chosen}")
-    own = ArgumentParser(f"upsr {chosen}", description=module.__doc__, epilog=module.EXAMPLES)
-    module.add_arguments(own)
-    return module.main(own.parse_args(given[given.index(chosen) + 1 :]))
+    return _run(f"{prog} {chosen}", commands[chosen][0], given[given.index(chosen) + 1 :])
+
+
+def _run(prog: str, module: str, given: Sequence[str]) -> int:
+    """Runs a command. Only its module is imported: each brings its own heavy libraries."""
+    with said_if_slow(f"{prog}: loading"):
+        command = importlib.import_module(module)
+    own = ArgumentParser(prog, description=command.__doc__, epilog=command.EXAMPLES)
+    command.add_arguments(own)
+    return command.main(own.parse_args(given))
 
 
 if __name__ == "__main__":

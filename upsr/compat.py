@@ -1,34 +1,80 @@
-"""The one place that makes basicsr 1.4.2 importable and hands out its registries.
+"""The registries of components, and the shim that makes basicsr 1.4.2 importable.
 
-basicsr imports ``torchvision.transforms.functional_tensor``, which torchvision removed in 0.17. Everything
-in this project that needs basicsr imports this module first, so the mend happens exactly once.
+basicsr imports ``torchvision.transforms.functional_tensor``, which torchvision removed in 0.17. A module that imports
+basicsr imports this one first. basicsr and torchvision take two seconds to import, so both wait until they are used.
 """
 
 from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-import torchvision.transforms.functional as _functional
-
-
-def _restore_functional_tensor() -> None:
-    name = "torchvision.transforms.functional_tensor"
-    if name not in sys.modules:
-        module = types.ModuleType(name)
-        module.rgb_to_grayscale = _functional.rgb_to_grayscale  # type: ignore[attr-defined]
-        sys.modules[name] = module
+C = TypeVar("C", bound=type)
 
 
-_restore_functional_tensor()
+def _functional_tensor() -> types.ModuleType:
+    module = types.ModuleType("torchvision.transforms.functional_tensor")
 
-from basicsr.utils.registry import (  # noqa: E402  (must follow the mend)
-    ARCH_REGISTRY,
-    DATASET_REGISTRY,
-    LOSS_REGISTRY,
-    METRIC_REGISTRY,
-    Registry,
-)
+    def of_torchvision(name: str) -> Any:
+        if name != "rgb_to_grayscale":  # all that basicsr takes from it
+            raise AttributeError(name)
+        from torchvision.transforms.functional import rgb_to_grayscale
+
+        return rgb_to_grayscale
+
+    module.__getattr__ = of_torchvision  # type: ignore[method-assign]
+    return module
+
+
+sys.modules.setdefault("torchvision.transforms.functional_tensor", _functional_tensor())
+
+
+class Registry(Mapping[str, Any]):
+    """Classes by their names: those registered here, then those in basicsr's registry.
+
+    Args:
+        name: which :attr:`upsr.config.schema.Component.registry` gives.
+        basicsr: name of its registry in ``basicsr.utils.registry``, which is imported when a name is not found here.
+    """
+
+    def __init__(self, name: str, basicsr: str | None = None) -> None:
+        self.name, self._basicsr = name, basicsr
+        self._own: dict[str, Any] = {}
+
+    def register(self) -> Callable[[C], C]:
+        """Decorator that adds a class under its name."""
+
+        def add(found: C) -> C:
+            if found.__name__ in self._own:
+                raise ValueError(f"{self.name} {found.__name__} is registered already")
+            self._own[found.__name__] = found
+            return found
+
+        return add
+
+    def __getitem__(self, name: str) -> Any:
+        return self._own[name] if name in self._own else self._of_basicsr()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._own, **self._of_basicsr()})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _of_basicsr(self) -> dict[str, Any]:
+        if self._basicsr is None:
+            return {}
+        from basicsr.utils import registry
+
+        return dict(iter(getattr(registry, self._basicsr)))
+
+
+ARCH_REGISTRY = Registry("arch", "ARCH_REGISTRY")
+DATASET_REGISTRY = Registry("dataset", "DATASET_REGISTRY")
+LOSS_REGISTRY = Registry("loss", "LOSS_REGISTRY")
+METRIC_REGISTRY = Registry("metric", "METRIC_REGISTRY")
 
 ENTRY_REGISTRY = Registry("entry")
 """Ways to get a restored image that evaluation can measure."""
@@ -37,7 +83,7 @@ BENCHMARK_PREPARER_REGISTRY = Registry("benchmark preparer")
 """Ways to make a benchmark's folder from a download."""
 
 REGISTRIES = {
-    registry._name: registry
+    registry.name: registry
     for registry in (
         ARCH_REGISTRY,
         BENCHMARK_PREPARER_REGISTRY,
@@ -47,14 +93,4 @@ REGISTRIES = {
         METRIC_REGISTRY,
     )
 }
-"""By their names, which :attr:`upsr.config.schema.Component.registry` gives."""
-
-__all__ = [
-    "ARCH_REGISTRY",
-    "BENCHMARK_PREPARER_REGISTRY",
-    "DATASET_REGISTRY",
-    "ENTRY_REGISTRY",
-    "LOSS_REGISTRY",
-    "METRIC_REGISTRY",
-    "REGISTRIES",
-]
+"""By their names."""

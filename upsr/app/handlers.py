@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from upsr.methods.base import Seen
 from upsr.pipeline.images import shown_frame
 from upsr.pipeline.settings import Settings
 
-_CANCELLED = "Cancelled. Nothing is running."
+_CANCELLING, _CANCELLED = "Cancelling ...", "Cancelled. Nothing is running."
 
 _log = logging.getLogger("upsr.app")
 
@@ -73,11 +74,17 @@ class Handlers:
         for control in (its.choice, its.side, its.x, its.y):
             control.change(self.redraw, its.region, [its.preview, its.crop_box], trigger_mode="always_last", **quick)
         its.preview.select(self.move, its.upload, [its.choice, its.x, its.y], **quick)
+        # Gradio's page drops a click on Upscale until the upscaling before it has ended, which a cancelled one does at its next
+        # report. So the button waits: it is disabled in the browser, before the event, and enabled after it, however it ended.
+        its.run.click(None, None, its.run, js=_enabled(False), **quick)
         running = its.run.click(
             self.upscale, its.region.union(its.settings),
             [its.pair, its.gallery, its.steps, its.download, its.status, *([its.heat] if its.heat else [])],
             api_visibility="private", show_progress_on=its.progress, concurrency_limit=1,
         )  # fmt: skip
+        for after in (running.then, running.failure):
+            after(None, None, its.run, js=_enabled(True), **quick)
+        its.cancel.click(None, None, its.status, js=f"() => {json.dumps(status_line(_CANCELLING))}", **quick)
         its.cancel.click(self.cancel, None, its.status, cancels=[running], **quick)
         app.unload(self.leave)
 
@@ -238,14 +245,19 @@ class Handlers:
             its.download: gr.DownloadButton(value=result, interactive=True),
         }
 
-    def cancel(self, request: gr.Request) -> str:
-        """Cancel was pressed. Gradio has cancelled the waiting by now; the thread it does not know is stopped here."""
-        self._jobs.cancel(request.session_hash or "")
+    async def cancel(self, request: gr.Request) -> str:
+        """Cancel was pressed: stop the upscaling. One that waits in Gradio's queue is taken out of it by Gradio afterwards."""
+        await self._jobs.stop(request.session_hash or "")
         return status_line(_CANCELLED)
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self._jobs.cancel(request.session_hash or "")
+
+
+def _enabled(enabled: bool) -> str:
+    """JavaScript that enables or disables a button."""
+    return f'() => ({{__type__: "update", interactive: {json.dumps(enabled)}}})'
 
 
 def _region(upload: Upload, choice: str, side: int, x: float, y: float) -> Region:

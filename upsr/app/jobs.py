@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class Jobs:
     """Runs one computation at a time in a thread, and can stop those of a session or all."""
 
     def __init__(self) -> None:
-        self._running: dict[Token, str] = {}
+        self._running: dict[Token, tuple[str, asyncio.Future[Any]]] = {}
         self._one_at_a_time = threading.Lock()
 
     async def run(self, session: str, work: Callable[[Token], T]) -> T:
@@ -48,8 +48,8 @@ class Jobs:
             CancelledError: it was stopped.
         """
         token = Token()
-        self._running[token] = session
         thread = asyncio.ensure_future(asyncio.to_thread(self._work, token, work))
+        self._running[token] = session, thread
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
@@ -67,6 +67,12 @@ class Jobs:
 
     def cancel(self, session: str | None = None) -> None:
         """Stop the computations of a session, or of all."""
-        for token, owner in list(self._running.items()):
+        for token, (owner, _) in list(self._running.items()):
             if session is None or owner == session:
                 token.cancel()
+
+    async def stop(self, session: str) -> None:
+        """Stop the computations of a session, and wait for their ends."""
+        self.cancel(session)
+        if threads := [thread for owner, thread in self._running.values() if owner == session]:
+            await asyncio.wait(threads)

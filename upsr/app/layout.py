@@ -29,7 +29,7 @@ class Pipeline(Protocol):
     """The part of :class:`upsr.pipeline.pipeline.UPSRPipeline` that the page uses."""
 
     @property
-    def scale(self) -> int:
+    def scale(self) -> float:
         """The method's upscaling factor."""
 
     @property
@@ -86,7 +86,7 @@ class Controls:
         shared: dict[str, Any] = {"min_width": 150, "render": False}
         self.scale = gr.Slider(
             1, LARGEST_SCALE, min(pipe.scale, LARGEST_SCALE), step=0.5, label="Scale", elem_id="scale",
-            info=f"Native: x{pipe.scale}.", **shared,
+            info=f"Native: x{pipe.scale:g}.", **shared,
         )  # fmt: skip
         # A slider cannot be left empty: a knob without a value of its own stays with the method.
         shown = {name: knob for name, knob in pipe.knobs().items() if not knob.advanced and knob.default is not None}

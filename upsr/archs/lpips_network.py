@@ -11,19 +11,12 @@ from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.errors import UpsrError
 
 Backbone = Literal["vgg", "alex", "squeeze"]
-
-_BACKBONES = {
-    "vgg": torchvision.models.VGG16_Weights.IMAGENET1K_V1,
-    "alex": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
-    "squeeze": torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1,
-}
 
 
 class BackboneUnavailableError(UpsrError):
@@ -53,12 +46,20 @@ def lpips_network(net: Backbone, backbone_path: str | None, key: str) -> nn.Modu
         network: nn.Module = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     path = Path(backbone_path) if backbone_path is not None else next(_in_hub_folder(net), None)
     if path is None:
-        source, weights = _BACKBONES[net].url, _fetched(net, key)
+        source, weights = _backbone(net).url, _fetched(net, key)
     else:
         source, weights = str(path), _read(net, path, key)
     assert isinstance(network.net, nn.Module)
     _fill(network.net, weights, f"{key}: {source}")
     return network.requires_grad_(False).eval()
+
+
+def _backbone(net: str) -> Any:
+    """torchvision's description of the weights of a backbone."""
+    from torchvision import models  # a second to import, which restoring needs nothing of
+
+    known = {"vgg": models.VGG16_Weights, "alex": models.AlexNet_Weights, "squeeze": models.SqueezeNet1_1_Weights}
+    return known[net].IMAGENET1K_V1
 
 
 def as_rgb(image: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def as_rgb(image: Tensor) -> Tensor:
 
 def _in_hub_folder(net: str) -> Iterator[Path]:
     """Files of the backbone below torch's hub folder, torchvision's own name first."""
-    own = Path(_BACKBONES[net].url).name
+    own = Path(_backbone(net).url).name
     name = own.split("-")[0]
     hub = Path(torch.hub.get_dir())
     for folder in (hub / "checkpoints", hub):
@@ -79,7 +80,7 @@ def _in_hub_folder(net: str) -> Iterator[Path]:
 
 
 def _read(net: str, path: Path, key: str) -> Mapping[str, Tensor]:
-    weights = _BACKBONES[net]
+    weights = _backbone(net)
     file_name = Path(weights.url).name
     if not path.is_file():
         raise UpsrError(f"{key}: no such file: {path}; it is torchvision's {file_name}, from {weights.url}")
@@ -90,7 +91,7 @@ def _read(net: str, path: Path, key: str) -> Mapping[str, Tensor]:
 
 
 def _fetched(net: str, key: str) -> Mapping[str, Any]:
-    weights = _BACKBONES[net]
+    weights = _backbone(net)
     file_name = Path(weights.url).name
     try:
         return weights.get_state_dict(progress=True, check_hash=True)

@@ -48,6 +48,7 @@ class ResShiftUNet(SwinUNet):
     """
 
     full_precision = ("time_embed", "emb_layers", "out.2")
+    scale = 1
 
     def __init__(
         self,

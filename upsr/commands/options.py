@@ -105,11 +105,13 @@ def main(given: argparse.Namespace) -> int:
 
 def kinds() -> Iterator[tuple[str, str, str]]:
     """Every kind, its files and what they are."""
-    from upsr.config.methods import find_method, method_names
+    from upsr.config.methods import PACKAGE, find_method, method_names
+    from upsr.config.schema import CommonOptions
 
     for name in method_names():
-        if find_method({"method": name}).training is not None:
-            yield name, "options/**/*.yml", f"Training and test runs of the method {name}."
+        if find_method({"method": name}).options is not CommonOptions:
+            about = (importlib.import_module(f"{PACKAGE}.{name}").__doc__ or "").strip().splitlines()[0]
+            yield name, "options/**/*.yml", about
     for name, kind in KINDS.items():
         yield name, kind.files, kind.about
 

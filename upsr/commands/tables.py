@@ -1,4 +1,4 @@
-"""The tables and figures of the UPSR paper, measured here, beside the published values.
+"""The tables and figures of a paper, measured here, beside the published values.
 
 Evaluates what is here (weights and datasets), times what can be timed on this machine, and explains every other cell.
 What is finished is not done again: run it once more after adding weights or datasets.
@@ -7,10 +7,11 @@ What is finished is not done again: run it once more after adding weights or dat
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,13 +25,24 @@ from upsr.evaluation.plan import Plan, Unavailable
 from upsr.evaluation.session import run_evaluation
 from upsr.provenance import machine, versions
 from upsr.report.cost import CostMeter
-from upsr.report.figures import FIGURES, FigureUnavailableError, Material
+from upsr.report.figures import Material
 from upsr.report.formats import FORMATS
-from upsr.report.tables import Evidence, Publication, Table, fill, needed, read_publication, what_is_waited_for
+from upsr.report.panels import FigureUnavailableError
+from upsr.report.tables import (
+    Evidence,
+    Publication,
+    Table,
+    fill,
+    needed,
+    publications,
+    read_publication,
+    what_is_waited_for,
+)
 
 EXAMPLES = """examples:
   upsr tables                                    everything that can be had here
   upsr tables --table 4 --datasets_root /data/benchmarks
+  upsr tables --paper NAME                       another paper's
   upsr tables --table 2 3 6 7 --repeats 20       parameters, seconds and memory on this machine
   upsr tables --table --figure 2 5 7 --max_images 20
   torchrun --nproc_per_node=4 -m upsr tables --table 4 --batch_size 32
@@ -38,16 +50,20 @@ EXAMPLES = """examples:
 Methods are described in options/methods/ (`upsr evaluate --list`), datasets in datasets/ (`upsr data list`); both say where
 to get what. Weights of a method that are not what its description says are flagged, and their numbers not shown."""
 
+Described = TypeVar("Described")
+
+_PAPER = "upsr"
 _CPU_REPEATS, _GPU_REPEATS = 3, 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr tables``."""
-    tables = list(read_publication().tables)
-    parser.add_argument("--table", nargs="*", choices=tables, default=tables, metavar="N", help="tables (all)")
-    parser.add_argument("--figure", nargs="*", choices=list(FIGURES), default=[], metavar="N",
-                        help=f"figures: {', '.join(FIGURES)} (none)")  # fmt: skip
-    parser.add_argument("--out", type=path, default=Path("results/tables"), help="folder (results/tables)")
+    papers = {name: read_publication(name) for name in publications()}
+    parser.add_argument("--paper", choices=list(papers), default=_PAPER, help=f"whose ({_PAPER})")
+    for kind, default in (("table", "all"), ("figure", "none")):
+        have = "; ".join(f"{name}: {', '.join(getattr(paper, kind + 's'))}" for name, paper in papers.items())
+        parser.add_argument(f"--{kind}", nargs="*", metavar="N", help=f"{kind}s ({default}). {have}")
+    parser.add_argument("--out", type=path, help="folder (results/tables, of another paper results/tables/PAPER)")
     add_datasets_root(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of methods that draw noise (0)")
     parser.add_argument("--max_images", type=int, help="only the first images of each set, to try it out")
@@ -68,9 +84,11 @@ def main(given: argparse.Namespace) -> int:
 
 def _reproduce(given: argparse.Namespace, run: Any) -> None:
     """Evaluate, time, and write tables and figures to ``--out``."""
-    publication = read_publication()
+    publication = read_publication(given.paper)
+    wanted = _named(publication.tables, given.table, "table", list(publication.tables))
+    figures = _named(publication.figures, given.figure, "figure", [])
+    given.out = given.out or Path("results/tables") / ("" if given.paper == _PAPER else given.paper)
     writable_folder(given.out)
-    wanted = {number: publication.tables[number] for number in given.table}
     pairs = needed(wanted.values())
     no_dataset = _unusable(sorted({name for names in pairs.values() for name in names}), given.datasets_root)
     summary = _evaluated(given, run, publication, pairs, no_dataset)
@@ -88,18 +106,33 @@ def _reproduce(given: argparse.Namespace, run: Any) -> None:
     material = Material(
         given.datasets_root, run.device, max_images=given.max_images, evaluation=given.out / "evaluation"
     )
-    for number in given.figure:
+    for number, figure in figures.items():
         path = given.out / f"figure_{number}.png"
         try:
-            FIGURES[number](path, material)
+            module, _, function = figure.draw.partition(":")
+            getattr(importlib.import_module(module), function)(path, material, **figure.arguments)
             print(f"Figure {number}: {path}")
         except FigureUnavailableError as error:
             print(f"Figure {number}: missing: {error}")
     if hints := what_is_waited_for(tables):
         print("\n".join(["", *hints]))
     if wanted:
-        print(_origin(summary, run.device))
+        print(_origin(summary, run.device, publication.remark))
     print(f"written to {given.out}")
+
+
+def _named(
+    found: Mapping[str, Described], numbers: list[str] | None, kind: str, default: list[str]
+) -> dict[str, Described]:
+    """Tables or figures by the numbers that were asked for.
+
+    Raises:
+        UpsrError: the paper has no such one here.
+    """
+    chosen = default if numbers is None else numbers
+    if unknown := [number for number in chosen if number not in found]:
+        raise UpsrError(f"--{kind} {unknown[0]}: this paper has here {', '.join(found)}")
+    return {number: found[number] for number in chosen}
 
 
 def _show(table: Table, folder: Path) -> None:
@@ -170,12 +203,9 @@ def _meter(given: argparse.Namespace, device: torch.device) -> CostMeter:
     return CostMeter(device, repeats, batch=given.cost_batch or (None if on_gpu else 1))
 
 
-def _origin(summary: Mapping[str, Any] | None, device: torch.device) -> str:
+def _origin(summary: Mapping[str, Any] | None, device: torch.device, remark: str | None) -> str:
     facts = machine(device)
     place = facts.get("gpu", f"{facts['cpu']}, {facts['threads']} threads")
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     seeds = "" if summary is None else f" Seeds {', '.join(map(str, summary['seeds']))}."
-    return (
-        f"Measured on {place}; {packages}.{seeds} The paper does not state its metric versions: MANIQA's scale changed in pyiqa "
-        "0.1.10 and its crops in 0.1.12."
-    )
+    return f"Measured on {place}; {packages}.{seeds} {remark or ''}".rstrip()

@@ -25,7 +25,7 @@ _BASES = {
     "arch": ("torch.nn.modules.module.Module",),
     "loss": ("torch.nn.modules.module.Module",),
     "metric": ("upsr.metrics.base.Metric",),
-    "dataset": ("torch.utils.data.dataset.Dataset",),
+    "dataset": ("upsr.data.datasets.ImageDataset",),
 }
 """Bases of a class that is named by its path, by the registry's name: an option file may not call just anything."""
 
@@ -41,12 +41,13 @@ def resolve(registry: Any, type_name: str) -> Any:
     Raises:
         UnknownTypeError: there is none.
     """
-    if type_name in registry:  # basicsr's own ``get`` prints when a name is missing
-        return registry.get(type_name)
-    if bases := _BASES.get(registry._name):
-        if "." in type_name:
-            return checked_class(imported(type_name), bases, type_name)
-        for point in entry_points(group=f"upsr.{registry._name}", name=type_name):
+    bases = _BASES.get(registry.name)
+    if bases and "." in type_name:
+        return checked_class(imported(type_name), bases, type_name)
+    if type_name in registry:
+        return registry[type_name]
+    if bases:
+        for point in entry_points(group=f"upsr.{registry.name}", name=type_name):
             return checked_class(point.load(), bases, type_name)
     raise UnknownTypeError(f"unknown type '{type_name}'" + did_you_mean(type_name, registry.keys()))
 

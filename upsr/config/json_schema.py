@@ -133,7 +133,7 @@ def _component_definitions(kind: type[Component], registry: Any) -> Json:
 
 def _usable(kind: str, registry: Any) -> Iterator[tuple[str, Any]]:
     """The registered components of this package and of installed packages, by name."""
-    own = [name for name, found in registry if found.__module__.startswith("upsr.") or name in _OF_BASICSR]
+    own = [name for name, found in registry.items() if found.__module__.startswith("upsr.") or name in _OF_BASICSR]
     installed = [point.name for point in entry_points(group=f"upsr.{kind}")]
     for name in sorted({*own, *installed}):
         yield name, resolve(registry, name)

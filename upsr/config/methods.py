@@ -93,6 +93,21 @@ def method_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(folders) if module.ispkg)
 
 
+def commands_of(name: str) -> Mapping[str, tuple[str, str]]:
+    """Sub-commands that a method states as ``COMMANDS``, by name: the module of each, and its use in a line.
+
+    Args:
+        name: as ``method`` in options.
+
+    Raises:
+        UnknownMethodError: there is no such method.
+    """
+    found = _at(name)
+    module = found if isinstance(found, ModuleType) else importlib.import_module(found.__module__)
+    commands: Mapping[str, tuple[str, str]] = getattr(module, "COMMANDS", {})
+    return commands
+
+
 def _of_model_type(name: str) -> Found:
     older: dict[str, tuple[str, str]] = {}
     for folder in method_names():

@@ -150,11 +150,8 @@ def _kind(value: Json, definitions: Json) -> str:
             return f"list of {len(items)}: {_kind(items[0], definitions)}"
         return f"list of {_kind(value.get('items', {}), definitions)}"
     if kind == "object":
-        return (
-            f"mapping to {_kind(value['additionalProperties'], definitions)}"
-            if value.get("additionalProperties")
-            else "mapping"
-        )
+        values = value.get("additionalProperties")
+        return f"mapping to {_kind(values, definitions)}" if isinstance(values, dict) and values else "mapping"
     words = {"string": "text", "number": "number", "integer": "whole number", "boolean": "true or false"}
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     return " ".join(

@@ -1,6 +1,6 @@
 """From image files to training pairs: datasets in DATASET_REGISTRY, degradation, pair pool."""
 
-from upsr.data.datasets import BicubicFolderDataset, FolderDataset, PairedFolderDataset, RealESRGANDataset
+from upsr.data.datasets import BicubicFolderDataset, FolderDataset, ImageDataset, PairedFolderDataset, RealESRGANDataset
 from upsr.data.degradation import RealESRGANDegradation
 from upsr.data.loader import batches_of, build_train_loader
 from upsr.data.pair_pool import PairPool
@@ -13,6 +13,7 @@ __all__ = [
     "DevicePrefetcher",
     "FolderDataset",
     "GlobalBatchSampler",
+    "ImageDataset",
     "PairPool",
     "PairedFolderDataset",
     "RealESRGANDataset",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from upsr.atomic import atomic_write
+from upsr.atomic import atomic_folder, atomic_write
 from upsr.data.backends import open_backend
 from upsr.data.shards import index_shards
 from upsr.data.survey import survey
@@ -46,7 +44,7 @@ def make_lmdb(source: Path, target: Path, workers: int = 1) -> LeftOut:
 
     left_out: LeftOut = []
     lines: dict[str, str] = {}
-    with _new_folder(target, lmdb.DiskError) as folder:
+    with atomic_folder(target, lmdb.DiskError) as folder:
         backend = open_backend(source)
         environment = lmdb.open(str(folder), map_size=_LMDB_GROWTH)
         for name, (height, width) in _whole(source, workers, left_out):
@@ -77,7 +75,7 @@ def make_shards(source: Path, target: Path, megabytes: int = 512, workers: int =
     import webdataset
 
     left_out: LeftOut = []
-    with _new_folder(target) as folder:
+    with atomic_folder(target) as folder:
         backend = open_backend(source)
         with webdataset.ShardWriter(
             str(folder / _SHARD), maxsize=megabytes << 20, maxcount=1 << 30, verbose=0
@@ -115,25 +113,3 @@ def _whole(source: Path, workers: int, left_out: LeftOut) -> Iterator[tuple[str,
             left_out.append((found.key, found.fault))
         else:
             yield found.key, found.size
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path, *full: type[Exception]) -> Iterator[Path]:
-    """A folder that becomes ``target`` when it is finished, and is removed otherwise.
-
-    Args:
-        full: exceptions that mean a full disk, beside OSError.
-    """
-    if target.exists():
-        raise UpsrError(f"{target}: exists already; remove it or choose another name")
-    unfinished = target.with_name(f".{target.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    failures: tuple[type[Exception], ...] = (OSError, *full)
-    try:
-        yield unfinished
-        unfinished.rename(target)
-    except failures as error:
-        raise UpsrError(f"{target}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

@@ -35,7 +35,7 @@ _ATTEMPTS = 10
 
 Item = dict[str, Any]
 Sides = dict[str, tuple["ImageFolder", Sequence[str]]]
-"""The folder of the "gt" and of the "lq" images, where there are such files, and their keys in the order of the items."""
+"""Folders of the "gt" and the "lq" images, as far as there are such files, with their keys in the order of the items."""
 Choose = Callable[[int, int], tuple[int, int]]
 
 
@@ -53,7 +53,7 @@ class ImageFolder:
         return decode_image(self._backend.read(key), self.channels, f"{self.root}/{key}")
 
     def digest(self, key: str) -> str:
-        """sha256 of the encoded image, from whatever backend."""
+        """sha256 of the encoded image."""
         return hashlib.sha256(self._backend.read(key)).hexdigest()
 
     def size(self, key: str) -> tuple[int, int]:
@@ -77,7 +77,7 @@ class ImageFolder:
         return image[top : top + side, left : left + side]
 
     def names(self) -> list[str]:
-        """The images' names, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names would not be distinct."""
+        """Names of the images, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names are not distinct."""
         names = {key: self._backend.name(key) for key in self.keys}
         while ambiguous := {name for name, times in Counter(names.values()).items() if times > 1}:
             names = {key: key if name in ambiguous else name for key, name in names.items()}
@@ -85,7 +85,7 @@ class ImageFolder:
 
 
 def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) -> NDArray[np.uint8]:
-    """A view of an (H, W, C) image: flipped, then transposed, as asked for."""
+    """A view of an (H, W, C) image, flipped, then transposed."""
     if hflip:
         image = image[:, ::-1]
     if vflip:
@@ -94,7 +94,7 @@ def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) 
 
 
 def partner_name(key: str, template: str) -> str:
-    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem.
+    """Name of the partner of ``key``, in the folder of the same name; ``{}`` in the template is the key's stem.
 
     Raises:
         UpsrError: the template gives every image the same partner.
@@ -107,12 +107,33 @@ def partner_name(key: str, template: str) -> str:
     return "/".join(filter(None, [folder, template.replace("{}", stem)]))
 
 
+class ImageDataset(Dataset[Item]):
+    """Base class of datasets. Items of a validation set: ``lq`` (C, h, w) in [0, 1], ``gt`` where there is one, ``key``.
+
+    Attributes:
+        keys: names of the images, in the order of the items.
+        channels: of the images, 1 or 3.
+        scale: of stored pairs; ``None`` where it is not known before they are read.
+    """
+
+    keys: Sequence[str]
+    channels: int
+    scale: int | None = None
+
+    def sides(self) -> Sides:
+        """The files of the images; empty for a set without files."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
 @DATASET_REGISTRY.register()
-class RealESRGANDataset(Dataset[Item]):
+class RealESRGANDataset(ImageDataset):
     """HR crops and blur kernels; the degradation makes LR images of them on the training device.
 
     Items: ``gt`` (C, gt_size, gt_size) uint8, ``kernels`` (:func:`upsr.data.kernels.draw_kernels`), ``key``, and
-    ``unreadable``: the files that could not be decoded and were replaced by others.
+    ``unreadable``: files that could not be decoded and were replaced by others.
 
     Args:
         dataroot_gt: folder, lmdb or index of shards (`upsr data shards`) of HR images.
@@ -133,23 +154,16 @@ class RealESRGANDataset(Dataset[Item]):
         use_rot: bool = True,
     ) -> None:
         self.folder = ImageFolder(dataroot_gt, channels, meta_info)
+        self.keys = self.folder.keys
         self.channels = channels
         self.gt_size = gt_size
-        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
         self._degradation = DegradationOptions()
 
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
         """Tie the draws to a run's seed and the kernels to its degradation."""
         self._seed, self._degradation = seed, degradation
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Of the images, in the order of their numbers."""
-        return self.folder.keys
-
-    def __len__(self) -> int:
-        return len(self.folder.keys)
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
@@ -162,10 +176,10 @@ class RealESRGANDataset(Dataset[Item]):
         }
 
     def _readable(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str, list[str]]:
-        """A crop of the image at ``index``, or of one drawn in its place while it cannot be decoded."""
+        """A crop of the image at ``index``, its key, and the files before it that could not be decoded."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
-            key = self.folder.keys[index]
+            key = self.keys[index]
             try:
                 return self._augmented_crop(key, rng), key, unreadable
             except UnreadableImageError as error:
@@ -176,15 +190,15 @@ class RealESRGANDataset(Dataset[Item]):
         )
 
     def _augmented_crop(self, key: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-        hflip, vflip, transpose = rng.random(3) < 0.5
+        turns = self._turns & (rng.random(3) < 0.5)
         crop = self.folder.crop(
             key, self.gt_size, lambda *sides: tuple(int(rng.integers(side - self.gt_size + 1)) for side in sides)
         )
-        return turned(crop, self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose)
+        return turned(crop, *turns)
 
 
 @DATASET_REGISTRY.register()
-class PairedFolderDataset(Dataset[Item]):
+class PairedFolderDataset(ImageDataset):
     """Pairs of LR and HR images, matched by name. Items: ``lq``, ``gt`` (C, H, W) in [0, 1], ``key``.
 
     Args:
@@ -219,11 +233,8 @@ class PairedFolderDataset(Dataset[Item]):
             self._lq_keys.append(partners[name])
 
     def sides(self) -> Sides:
-        """Where the files are."""
+        """See :class:`ImageDataset`."""
         return {"gt": (self.gt, self.gt.keys), "lq": (self.lq, self._lq_keys)}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
         lq, gt = self.lq.image(self._lq_keys[index]), self.gt.image(self.gt.keys[index])
@@ -231,7 +242,7 @@ class PairedFolderDataset(Dataset[Item]):
 
 
 @DATASET_REGISTRY.register()
-class FolderDataset(Dataset[Item]):
+class FolderDataset(ImageDataset):
     """LR images without ground truth. Items: ``lq`` (C, H, W) in [0, 1], ``key``.
 
     Args:
@@ -246,18 +257,15 @@ class FolderDataset(Dataset[Item]):
         self.keys = self.lq.names()
 
     def sides(self) -> Sides:
-        """Where the files are."""
+        """See :class:`ImageDataset`."""
         return {"lq": (self.lq, self.lq.keys)}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
         return {"lq": to_tensor(self.lq.image(self.lq.keys[index])), "key": self.keys[index]}
 
 
 @DATASET_REGISTRY.register()
-class BicubicFolderDataset(Dataset[Item]):
+class BicubicFolderDataset(ImageDataset):
     """HR images and their antialiased bicubic reduction, rounded to 8 bit (Set5, Set14, ...).
 
     Items: ``lq``, ``gt`` (C, H, W) in [0, 1], ``key``. HR images are cropped at the bottom and the right to a multiple of
@@ -269,6 +277,8 @@ class BicubicFolderDataset(Dataset[Item]):
         meta_info: lists the images to use.
         channels: 3 for RGB, 1 for grey.
     """
+
+    scale: int
 
     def __init__(
         self,
@@ -283,11 +293,8 @@ class BicubicFolderDataset(Dataset[Item]):
         self.keys = self.gt.names()
 
     def sides(self) -> Sides:
-        """Where the files are."""
+        """See :class:`ImageDataset`."""
         return {"gt": (self.gt, self.gt.keys)}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def __getitem__(self, index: int) -> Item:
         image = self.gt.image(self.gt.keys[index])

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from upsr.atomic import atomic_write
 from upsr.images import png, tiff
@@ -92,6 +91,8 @@ def _decode_plain(data: bytes, channels: int) -> NDArray[np.uint8] | None:
             if orientation is None:
                 return None
             if channels == 3 and file.format == "JPEG" and file.mode == "RGB":
+                from torchvision.io import ImageReadMode, decode_jpeg  # a second to import, which PNGs spare
+
                 pixels = torch.frombuffer(bytearray(data), dtype=torch.uint8)
                 image = decode_jpeg(pixels, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
             else:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import rgb_to_grayscale
 
 from upsr.rng import stacked
 
@@ -41,6 +40,8 @@ def gaussian_noise(
 
 def poisson_noise(image: Tensor, scale: Tensor, gray: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Shot noise of an 8-bit sensor times ``scale``; where ``gray`` is 1, that of the grey image in all channels."""
+    from torchvision.transforms.functional import rgb_to_grayscale  # a second to import
+
     luma = rgb_to_grayscale(image) if image.shape[1] == 3 else image
     # Both are drawn for every sample, so that its generator moves on alike whatever the coin showed.
     return torch.where(gray > 0, _shot_noise(luma, generators), _shot_noise(image, generators)) * scale

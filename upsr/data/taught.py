@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
-from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
 from upsr.config.schema_data import DegradationOptions
-from upsr.data.datasets import ImageFolder, Item, turned
+from upsr.data.datasets import ImageDataset, ImageFolder, Item, turned
 from upsr.data.image_io import to_tensor
 from upsr.data.sampler import SampleId
 from upsr.errors import UpsrError
@@ -21,7 +20,7 @@ KINDS = ("lq", "gt", "teacher")
 
 
 class TaughtCrops:
-    """The crops of a cache by number, each kind (H, W, 3) uint8."""
+    """Crops of a cache by number, each kind (H, W, 3) uint8."""
 
     def __init__(self, index: str) -> None:
         self._images = ImageFolder(index, 3)
@@ -41,11 +40,11 @@ class TaughtCrops:
 
 
 @DATASET_REGISTRY.register()
-class TaughtDataset(Dataset[Item]):
+class TaughtDataset(ImageDataset):
     """Stored pairs for training, whose target is the ground truth or a teacher's estimate.
 
-    Each sample's target is drawn anew in every epoch, so that over a training a loss is the mixture
-    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher) in expectation, for the cost of one of them.
+    A sample's target is drawn in every epoch. The expected loss is the mixture
+    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher), at the cost of one of them.
 
     Items: ``lq`` and ``gt`` (the target), (3, h, w) and (3, H, W) uint8, ``key``, ``unreadable`` (always empty).
 
@@ -57,6 +56,7 @@ class TaughtDataset(Dataset[Item]):
     """
 
     channels = 3
+    scale: int
 
     def __init__(
         self,
@@ -68,37 +68,29 @@ class TaughtDataset(Dataset[Item]):
         use_rot: bool = True,
     ) -> None:
         self.crops = TaughtCrops(index)
-        self.scale = self.crops.scale
+        self.keys, self.scale = self.crops.keys, self.crops.scale
         stored = self.scale * self.crops.image(0, "lq").shape[0]
         if not 0 < gt_size <= stored or gt_size % self.scale:
             raise UpsrError(
                 f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
             )
         self.gt_size, self.teacher_share = gt_size, teacher_share
-        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
 
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
         """Tie the draws to a run's seed.
 
         Raises:
-            UpsrError: the run has a degradation, which stored pairs have behind them.
+            UpsrError: the run has a degradation, and stored pairs are degraded already.
         """
         if degradation != DegradationOptions():
             raise UpsrError("degradation: TaughtDataset's pairs are degraded already; remove the section")
         self._seed = seed
 
-    @property
-    def keys(self) -> list[str]:
-        """Of the crops, in the order of their numbers."""
-        return self.crops.keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
-        hflip, vflip, transpose = rng.random(3) < 0.5
+        turns = self._turns & (rng.random(3) < 0.5)
         target = "teacher" if rng.random() < self.teacher_share else "gt"
         side = self.gt_size // self.scale
         lq, gt = self.crops.image(sample.image, "lq"), self.crops.image(sample.image, target)
@@ -106,15 +98,13 @@ class TaughtDataset(Dataset[Item]):
         images = []
         for image, factor in ((lq, 1), (gt, self.scale)):
             rows, columns = (slice(factor * start, factor * (start + side)) for start in (top, left))
-            crop = turned(
-                image[rows, columns], self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose
-            )
+            crop = turned(image[rows, columns], *turns)
             images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
-        return {"lq": images[0], "gt": images[1], "key": self.crops.keys[sample.image], "unreadable": []}
+        return {"lq": images[0], "gt": images[1], "key": self.keys[sample.image], "unreadable": []}
 
 
 @DATASET_REGISTRY.register()
-class TaughtPairsDataset(Dataset[Item]):
+class TaughtPairsDataset(ImageDataset):
     """Stored pairs for validation. Items: ``lq``, ``gt`` (3, H, W) in [0, 1], ``key``.
 
     Args:
@@ -125,11 +115,7 @@ class TaughtPairsDataset(Dataset[Item]):
 
     def __init__(self, index: str) -> None:
         self.crops = TaughtCrops(index)
-        self.scale = self.crops.scale
-        self.keys = self.crops.keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
+        self.keys, self.scale = self.crops.keys, self.crops.scale
 
     def __getitem__(self, index: int) -> Item:
         lq, gt = (to_tensor(self.crops.image(index, kind)) for kind in ("lq", "gt"))

@@ -25,7 +25,7 @@ from upsr.data.image_io import UnreadableImageError, to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
 from upsr.errors import UpsrError
-from upsr.methods.base import Seen
+from upsr.methods.base import Facts, Seen
 from upsr.metrics import Metric, MetricUnavailableError
 from upsr.restoring import Restorer
 
@@ -99,7 +99,7 @@ class ValidationSet:
     dataset: Any
     batch_size: int
     num_workers: int
-    scale: int | None = None
+    scale: float | None = None
 
 
 def build_validation_set(phase: str, options: DatasetOptions, max_images: int | None) -> ValidationSet:
@@ -227,11 +227,12 @@ def _one_by_one(batch: dict[str, Any]) -> list[dict[str, Any]]:
     return [{name: part[i : i + 1] for name, part in batch.items()} for i in range(len(batch["key"]))]
 
 
-def _problem(lq: Tensor, restored: Tensor, scale: int | None) -> str | None:
+def _problem(lq: Tensor, restored: Tensor, scale: float | None) -> str | None:
     """Why an image is not the restoration of an LR image."""
-    (height, width), wanted = restored.shape[-2:], [scale * side for side in lq.shape[-2:]] if scale else None
-    if wanted is not None and [height, width] != wanted:
-        return f"the restored image is {width}x{height}; {scale} times the LR image is {wanted[1]}x{wanted[0]}"
+    height, width = restored.shape[-2:]
+    wanted = Facts(scale, lq.shape[0]).output_size(*lq.shape[-2:]) if scale else (height, width)
+    if (height, width) != wanted:
+        return f"the restored image is {width}x{height}; {scale:g} times the LR image is {wanted[1]}x{wanted[0]}"
     if not torch.isfinite(restored).all():
         return "the restored image has values that are not finite; check the weights"
     return None

@@ -58,9 +58,8 @@ class DegradedPairs:
             raise UpsrError(
                 f"datasets.train.gt_size: {size} is no multiple of {multiple}, which the network needs at x{scale}"
             )
-        own_scale = getattr(dataset, "scale", scale)
-        if own_scale != scale:
-            raise UpsrError(f"datasets.train: its pairs are x{own_scale}, but scale is {scale}")
+        if dataset.scale not in (None, scale):
+            raise UpsrError(f"datasets.train: its pairs are x{dataset.scale}, but scale is {scale}")
         if dataset.channels != facts.channels:
             raise UpsrError(f"datasets.train.channels: {dataset.channels}, but the network has {facts.channels}")
         self.training.refuse_crops(size, device)

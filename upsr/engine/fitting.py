@@ -1,4 +1,4 @@
-"""Whether a validation set fits the model: known from options and headers, so told before the first iteration."""
+"""Checks from options and headers, before the first iteration, that a validation set fits the method."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def refuse_misfits(phase: str, data: ValidationSet, facts: Facts) -> None:
     used = range(len(data.dataset))  # a subset is of the first images
     if dataset.channels != facts.channels:
         raise UpsrError(f"datasets.{phase}.channels: {dataset.channels}, but the network has {facts.channels}")
-    own_scale = getattr(dataset, "scale", None)
-    if own_scale is not None and own_scale != facts.scale:
+    if dataset.scale not in (None, facts.scale):
         raise UpsrError(
-            f"datasets.{phase}: its pairs are x{own_scale}, but scale is {facts.scale}; make them agree (scale: {facts.scale})"
+            f"datasets.{phase}: its pairs are x{dataset.scale}, but scale is {facts.scale:g}; "
+            f"make them agree (scale: {facts.scale:g})"
         )
     for name, sizes in _sizes(dataset, used):
-        if problem := _problem(sizes, facts.scale):
+        if problem := _problem(sizes, facts):
             raise UpsrError(f"datasets.{phase}: {name}: {problem}")
 
 
 def _sizes(dataset: Any, used: range) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
     """(height, width) of the files of each image, by side, from their headers."""
-    sides = dataset.sides() if hasattr(dataset, "sides") else {}
+    sides = dataset.sides()
     for index in used if "gt" in sides else ():
         try:
             yield dataset.keys[index], {side: folder.size(keys[index]) for side, (folder, keys) in sides.items()}
@@ -46,16 +46,17 @@ def _sizes(dataset: Any, used: range) -> Iterator[tuple[str, dict[str, tuple[int
             continue
 
 
-def _problem(sizes: dict[str, tuple[int, int]], scale: int) -> str | None:
-    gt = sizes["gt"]
+def _problem(sizes: dict[str, tuple[int, int]], facts: Facts) -> str | None:
+    gt, scale = sizes["gt"], facts.scale
     if min(gt) < scale:
-        return f"{gt[1]}x{gt[0]} is smaller than {scale} pixels, the scale"
+        return f"{gt[1]}x{gt[0]} is smaller than {scale:g} pixels, the scale"
     if "lq" not in sizes:
         return None
     lq = sizes["lq"]
-    if all(0 <= large - scale * small <= _MOST_EXTRA for large, small in zip(gt, lq, strict=True)):
+    height, width = facts.output_size(*lq)
+    if 0 <= gt[0] - height <= _MOST_EXTRA and 0 <= gt[1] - width <= _MOST_EXTRA:
         return None
     return (
-        f"the LR image is {lq[1]}x{lq[0]}, which gives {scale * lq[1]}x{scale * lq[0]} at x{scale}, and its ground truth is "
+        f"the LR image is {lq[1]}x{lq[0]}, which gives {width}x{height} at x{scale:g}, and its ground truth is "
         f"{gt[1]}x{gt[0]}; check scale and pairing"
     )

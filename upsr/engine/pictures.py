@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.utils import make_grid
 
 _LARGEST_SIDE = 512
 
@@ -21,4 +20,6 @@ def strip(images: Mapping[str, Tensor]) -> Tensor:
         F.interpolate(image[None].float().cpu().expand(-1, 3, -1, -1), size=size, mode="nearest-exact")
         for image in images.values()
     ]
+    from torchvision.utils import make_grid  # a second to import
+
     return make_grid(torch.cat(row).clamp(0, 1), nrow=len(row), padding=4, pad_value=1.0)

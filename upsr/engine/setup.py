@@ -12,7 +12,6 @@ import torch
 
 import upsr.data
 import upsr.metrics  # noqa: F401  (both register their classes)
-from upsr.arguments import ArgumentParser, add_launcher
 from upsr.compat import DATASET_REGISTRY, REGISTRIES
 from upsr.config.components import UnknownTypeError, all_component_problems, resolve
 from upsr.config.load import option_problems, parse_options, read_options, refuse
@@ -25,21 +24,6 @@ from upsr.errors import UpsrError, exiting
 from upsr.weights import named_weights, section
 
 Purpose = Literal["train", "test"]
-
-
-def parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """The arguments that train.py and test.py share."""
-    result = ArgumentParser(description=description, epilog=epilog)
-    result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
-    add_launcher(result)
-    result.add_argument(
-        "--force_yml",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override options: train.total_iter=1000 datasets.train.batch_size_per_gpu=4",
-    )
-    return result
 
 
 @exiting

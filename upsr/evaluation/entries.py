@@ -97,7 +97,7 @@ class Entry:
     """
 
     restorer: Callable[[int, str, Sequence[str]], Restorer]
-    scale: int | None
+    scale: float | None
     channels: int | None
     draws: bool
     weights: list[Path] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Entry:
     def misfit(self, name: str, scale: int, channels: int) -> str | None:
         """The reason why it cannot restore the images of the dataset ``name``; ``None`` if it can."""
         if self.scale not in (None, scale):
-            return f"x{self.scale}, but {name} is x{scale}"
+            return f"x{self.scale:g}, but {name} is x{scale}"
         if self.channels not in (None, channels):
             return (
                 f"it takes images of {self.channels} channel(s), but those of {name} have {channels} (its key channels)"

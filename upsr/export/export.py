@@ -6,16 +6,13 @@ beside the files holds its numbers.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from upsr.atomic import writable_folder
+from upsr.atomic import atomic_folder
 from upsr.choices import ExportFormat
 from upsr.errors import UpsrError
 from upsr.export.check import TOLERANCE, Difference, differences
@@ -85,7 +82,7 @@ def export_model(
     require(formats, check)
     sizes = Sizes(method.facts.multiple, size)
     networks: dict[str, tuple[Graph, list[ExportedFile]]] = {}
-    with _whole_folder(Path(folder)) as unfinished:
+    with atomic_folder(folder) as unfinished:
         for graph in exported.graphs:
             traced = trace(graph, sizes)
             networks[graph.name] = graph, [write(traced, form, unfinished, sizes, check) for form in formats]
@@ -140,23 +137,3 @@ def _record(graph: Graph, files: Sequence[ExportedFile]) -> dict[str, Any]:
         "output": graph.output,
         "files": [asdict(file) for file in files],
     }
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside ``folder`` that takes its name when the block ends well, and is removed otherwise."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UpsrError(f"{folder}: exists and is no empty folder; give another one")
-    folder = folder.absolute()
-    writable_folder(folder.parent)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        unfinished.mkdir()
-        yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    except OSError as error:
-        raise UpsrError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

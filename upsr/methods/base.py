@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -28,29 +29,53 @@ class Facts:
     """What callers of a method have to know.
 
     Attributes:
-        scale: upscaling factor.
+        scale: upscaling factor, which may be a fraction; :meth:`output_size` is the size that it gives.
         channels: image channels, 1 or 3.
         multiple: LR sides of :meth:`Method.restore` are multiples of it.
         state: channels of the diffusion's state, and HR pixels per side of one of its cells: (48, 4) for pixels unshuffled by 4,
             (4, 8) for a latent of a KL autoencoder; the noise has this shape. (0, 1) without noise.
         values_per_pixel: numbers held at once for each LR pixel while restoring, at most; decides how large tiles are.
+        canvas: least side in HR pixels of the image that the diffusion works on, and a number that its sides are multiples of;
+            both are multiples of a cell's side.
     """
 
-    scale: int
+    scale: float
     channels: int
     multiple: int = 1
     state: tuple[int, int] = (0, 1)
     values_per_pixel: int = 0
+    canvas: tuple[int, int] = (1, 1)
 
     @property
     def draws(self) -> bool:
         """A restoration depends on its noise."""
         return self.state[0] > 0
 
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the restoration of an LR image: rounded, at least 1."""
+        return max(round(self.scale * height), 1), max(round(self.scale * width), 1)
+
+    def canvas_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in HR pixels of the image that the diffusion works on, of which the restoration is the top left."""
+        least, multiple = self.canvas
+        rows, columns = (max(-(-side // multiple) * multiple, least) for side in self.output_size(height, width))
+        return rows, columns
+
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape of one image's noise for LR sides that are multiples of ``multiple``."""
         channels, cell = self.state
-        return channels, height * self.scale // cell, width * self.scale // cell
+        rows, columns = (side // cell for side in self.canvas_size(height, width))
+        return channels, rows, columns
+
+    def whole_scale(self, purpose: str) -> int:
+        """The scale as an integer.
+
+        Raises:
+            UpsrError: it is a fraction, with which ``purpose`` does not go.
+        """
+        if self.scale != int(self.scale):
+            raise UpsrError(f"scale is {self.scale:g}, but {purpose} needs a whole number")
+        return int(self.scale)
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,7 @@ class Seen:
 
     Attributes:
         name: for captions: ``g(y)``, ``t=4``, ``uncertainty``.
-        image: (B, 1 or C, s*h, s*w) in [0, 1].
+        image: (B, 1 or C, H, W) in [0, 1], (H, W) the output's size.
         kind: a picture of the scene, or a map over it.
     """
 
@@ -158,7 +183,7 @@ class Method(nn.Module, ABC):
             watch: see :data:`Watch`.
 
         Returns:
-            (B, C, s*h, s*w) in [0, 1], on the method's device or in a file of ``tiles.scratch``.
+            (B, C, *facts.output_size(h, w)) in [0, 1], on the method's device or in a file of ``tiles.scratch``.
         """
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -201,9 +226,11 @@ class Method(nn.Module, ABC):
                 have = f"; it has {', '.join(own)}" if own else ""
                 raise UpsrError(f"{name}: the method {type(self).__name__} has no such setting{have}")
             knob = own[name]
-            if not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
+            number = isinstance(value, Real)  # a caller in Python may give text
+            if not number or not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
                 numbers = "whole numbers from " if knob.whole else ""
-                raise UpsrError(f"{name} is {value:g}; give {numbers}{knob.low:g} to {knob.high:g}: {knob.about}")
+                said = f"{value:g}" if number else repr(value)
+                raise UpsrError(f"{name} is {said}; give {numbers}{knob.low:g} to {knob.high:g}: {knob.about}")
         given = {name: value for name, value in knobs.items() if value is not None}
         return self._adjusted(**given) if given else self
 

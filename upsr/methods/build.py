@@ -88,14 +88,14 @@ def build_network(
     """
     network = build(ARCH_REGISTRY, component)
     if not isinstance(network, contract):
-        able = sorted(name for name, known in ARCH_REGISTRY if isinstance(known, type) and issubclass(known, contract))
+        able = sorted(name for name, known in ARCH_REGISTRY.items() if issubclass(known, contract))
         raise UpsrError(f"{key}.type: {component.type} is no {contract.__name__}; those that are: {', '.join(able)}")
     if scale is not None and network.scale != scale:
         raise UpsrError(f"{key}: the network is x{network.scale}, but scale is {scale}; make them agree")
     return network
 
 
-def load_weights(network: nn.Module, opt: NetworkOptions, section: str, part: str, *, optional: bool = False) -> None:
+def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str, *, optional: bool = False) -> None:
     """Fill a network from the file that the options name, or say why it stays random.
 
     The file is ``path.pretrain_SECTION``; ``path.param_key_`` and ``path.strict_load_`` with the section's ending say how it is
@@ -125,7 +125,7 @@ def load_weights(network: nn.Module, opt: NetworkOptions, section: str, part: st
         logger.warning("path.%s is not set: %s starts from random weights", key, type(network).__name__)
     else:
         raise UpsrError(
-            f"path.{key}: weights are needed here; give a file (stage one trains g: docs/your_own_data.md), "
+            f"path.{key}: weights are needed here; give a file (docs/methods says where there are any, or how to train them), "
             "or set path.allow_random_weights: true for a dry run"
         )
 

@@ -1,15 +1,18 @@
-"""Options that methods with one trained network and losses on images share."""
+"""Options that several methods share."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
+from upsr.choices import Sampler, Spacing
 from upsr.config.schema import (
     CommonOptions,
     LossComponent,
     NetworkComponent,
     OptimizerOptions,
     PathOptions,
+    Section,
     TrainOptions,
 )
 
@@ -47,3 +50,60 @@ class NetworkOptions(CommonOptions):
     network_g: NetworkComponent = Field(description="The network that is trained.")
     path: NetworkPathOptions = NetworkPathOptions()
     train: NetworkTrainOptions | None = Field(None, description="Needed by train.py.")
+
+
+class SamplerOptions(Section):
+    """How an image is sampled."""
+
+    type: Sampler = Field(
+        "ddim", description="ddim: deterministic, as the released weights were tested; posterior: Eq. 8 of the paper."
+    )
+    steps: int | None = Field(None, ge=1, description="Network calls; by default all steps of the schedule.")
+    spacing: Spacing = Field(
+        "endpoint", description="Which steps fewer calls keep; 'released' drops the last one as the released code does."
+    )
+
+
+class ResidualShiftOptions(Section):
+    """The residual-shifting process and its schedule."""
+
+    steps: int = Field(
+        5, ge=1, le=10**4, description="T of the schedule the network is trained with (5, 4, 15, 1, ...)."
+    )
+    kappa: float = Field(2.5, gt=0, le=1000, description="Noise strength.")
+    power: float = Field(0.2, gt=0, description="Exponent of the exponential schedule.")
+    min_noise_level: float = Field(0.2, gt=0, description="Bound of kappa * sqrt(eta) at the first step.")
+    sqrt_eta_end: float = Field(0.99, gt=0, lt=1, description="sqrt(eta) at the last step.")
+    one_step: bool = Field(False, description="Train at the last step alone and sample with one network call.")
+    sampler: SamplerOptions = SamplerOptions()
+
+    @property
+    def first_sqrt_eta(self) -> float:
+        """sqrt(eta) at the first step."""
+        return min(self.min_noise_level / self.kappa, self.min_noise_level)
+
+    @model_validator(mode="after")
+    def _sampler_fits_schedule(self) -> Self:
+        if self.sampler.steps is not None and self.sampler.steps > self.steps:
+            raise ValueError(f"sampler.steps is {self.sampler.steps}, but the schedule has {self.steps} steps")
+        if self.one_step and self.sampler.steps not in (None, 1):
+            raise ValueError("one_step samples with one network call; remove sampler.steps or set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_grows(self) -> Self:
+        if self.steps > 1 and self.first_sqrt_eta >= self.sqrt_eta_end:
+            raise ValueError(
+                f"sqrt(eta) would fall from {self.first_sqrt_eta:g} at the first step to {self.sqrt_eta_end:g} at the last; "
+                "lower min_noise_level or sqrt_eta_cap"
+            )
+        return self
+
+
+class ConsistencyOptions(Section):
+    """Weights of a student's further losses beside that to its teacher (SinSR: 1 and 1)."""
+
+    inverse: float = Field(0.0, ge=0, description="From the teacher's result back to the noisy state.")
+    ground_truth: float = Field(
+        0.0, ge=0, description="From the state that leads to the ground truth to the ground truth."
+    )

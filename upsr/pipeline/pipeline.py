@@ -45,6 +45,8 @@ from upsr.tiling.tiles import Progress, TilePlan
 _LEAST_TILE = 8
 _COMPILED = "denoiser"
 """The part that is called once for each step."""
+_SCALE = "scale"
+"""The knob of a method that restores at any scale."""
 
 
 class UPSRPipeline:
@@ -175,14 +177,16 @@ class UPSRPipeline:
             for name, network in self.method.parts().items()
         )
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{type(self).__name__}({type(self.method).__name__} x{self.scale}{networks}, {dtype} on {self.device})"
+        return (
+            f"{type(self).__name__}({type(self.method).__name__} x{self.scale:g}{networks}, {dtype} on {self.device})"
+        )
 
     def digest(self) -> dict[str, str]:
         """sha256 of the weights of the method's networks, by name."""
         return {name: weights_digest(network) for name, network in self.method.parts().items()}
 
     @property
-    def scale(self) -> int:
+    def scale(self) -> float:
         """How much larger the method makes a photo."""
         return self.method.facts.scale
 
@@ -258,9 +262,9 @@ class UPSRPipeline:
             peers: processes that share the tiles; all of them call this with the same photo and get the same result.
         """
         settings = self.settled(settings or Settings())
-        method = self._working.adjusted(**settings.knobs)
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
+        method = self._working.adjusted(**self._knobs_for(first.shape[:2], size, settings))
         tile = self._tile(settings)
         identity = hashlib.sha256(repr(first.shape).encode() + first.tobytes()).hexdigest()
 
@@ -319,10 +323,25 @@ class UPSRPipeline:
                 factor = wide / width if wide is not None else high / height  # type: ignore[operator]
                 return max(round(height * factor), 1), max(round(width * factor), 1)
             return high, wide
-        factor = self.scale if settings.outscale is None else settings.outscale
+        own = settings.knobs.get(_SCALE) or self.scale
+        factor = own if settings.outscale is None else settings.outscale
         if not 0 < factor <= 64:
             raise UpsrError(f"outscale is {factor:g}; give a factor above 0 and up to 64")
         return max(round(height * factor), 1), max(round(width * factor), 1)
+
+    def _knobs_for(self, shape: Sequence[int], size: Sequence[int], settings: Settings) -> Mapping[str, float | None]:
+        """The settings' knobs; a method that restores at any scale does so at that of the result, if it has not one of its own.
+
+        Args:
+            shape, size: (height, width) of the photo and of the result.
+        """
+        knob = self.knobs().get(_SCALE)
+        asked = settings.outscale is not None or settings.size is not None
+        if knob is None or settings.knobs.get(_SCALE) is not None or not asked:
+            return settings.knobs
+        factor = settings.outscale if settings.size is None else max(size[0] / shape[0], size[1] / shape[1])
+        assert factor is not None
+        return {**settings.knobs, _SCALE: min(max(factor, knob.low), knob.high)}
 
     def _tile(self, settings: Settings) -> TileOptions | None:
         if settings.tile is None:

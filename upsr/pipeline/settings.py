@@ -15,7 +15,8 @@ class Settings:
 
     Attributes:
         seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a method without noise.
-        outscale: size of the result over that of the photo; ``None`` for the method's scale.
+        outscale: size of the result over that of the photo; ``None`` for the method's scale. A method with a knob ``scale``
+            restores at it; what other methods give is resized.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.

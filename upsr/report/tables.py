@@ -70,7 +70,7 @@ class RowDescription(Section):
     """A method and its published values."""
 
     label: str
-    method: str
+    method: str | None = Field(description="An entry of options/methods/; null for published values alone.")
     published: list[float | None]
 
 
@@ -90,12 +90,25 @@ class TableDescription(Section):
         return self
 
 
+class FigureDescription(Section):
+    """A figure of the paper that can be drawn from what is measured here."""
+
+    title: str
+    draw: str = Field(
+        pattern=r"^[\w.]+:\w+$",
+        description="module:function of the file, upsr.report.figures.Material, and the arguments.",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
 class Publication(Section):
     """A file of ``published/``."""
 
     title: str
     protocol: str = Field(description="By which the metrics were measured.")
+    remark: str | None = Field(None, description="Said below the tables.")
     tables: dict[str, TableDescription]
+    figures: dict[str, FigureDescription] = Field(default_factory=dict, description="By their number in the paper.")
 
 
 _NO_COST = "costs were not asked for (--no_cost)"
@@ -175,8 +188,13 @@ class Table:
         return of_rows, of_columns
 
 
-def read_publication(name: str = "upsr") -> Publication:
-    """The figures of a paper."""
+def publications() -> list[str]:
+    """Names of the papers, sorted."""
+    return sorted(path.stem for path in PUBLISHED.glob("*.yml"))
+
+
+def read_publication(name: str) -> Publication:
+    """The tables and figures of a paper."""
     return Publication.model_validate(yaml.safe_load((PUBLISHED / f"{name}.yml").read_text(encoding="utf-8")))
 
 
@@ -202,8 +220,10 @@ class Evidence:
     def __post_init__(self) -> None:
         self._wrong = _suspicious(self.summary["methods"]) if self.summary else {}
 
-    def find(self, method: str, column: Column) -> Finding:
+    def find(self, method: str | None, column: Column) -> Finding:
         """A cell's finding."""
+        if method is None:
+            return Finding(None, "missing", ("published values alone: options/methods/ has no such entry",))
         return self._cost(method, column) if column.cost else self._quality(method, column)
 
     def _cost(self, method: str, column: Column) -> Finding:
@@ -286,7 +306,8 @@ def needed(tables: Iterable[TableDescription]) -> dict[str, set[str]]:
         for column in table.columns:
             if column.dataset is not None:
                 for row in table.rows:
-                    pairs[row.method].add(column.dataset)
+                    if row.method is not None:
+                        pairs[row.method].add(column.dataset)
     return dict(pairs)
 
 

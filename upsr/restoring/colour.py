@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,12 +55,19 @@ COLOUR_FIXES: dict[ColourFix, ColourFixer] = {"none": unchanged, "adain": adain,
 
 
 def _upsampled_rows(lq: Tensor, height: int, width: int, top: int, bottom: int) -> Tensor:
-    """Rows top to bottom of the bicubically upsampled image."""
-    scale = height // lq.shape[-2]
-    first, last = max(top // scale - 2, 0), min(-(-bottom // scale) + 2, lq.shape[-2])
-    size = ((last - first) * scale, width)
+    """Rows top to bottom of the bicubically upsampled image.
+
+    The grids of both images meet every ``period`` LR rows: 1 at a whole scale, all rows where the heights have no common
+    divisor, and the whole image is then upsampled at once.
+    """
+    rows = lq.shape[-2]
+    period = rows // math.gcd(height, rows)
+    first = max(top * rows // height - 2, 0) // period * period
+    last = min(-(-(-(-bottom * rows // height) + 2) // period) * period, rows)
+    start, stop = first * height // rows, last * height // rows
+    size = (stop - start, width)
     enlarged = F.interpolate(lq[..., first:last, :], size=size, mode="bicubic", align_corners=False)
-    return enlarged[..., top - first * scale : bottom - first * scale, :]
+    return enlarged[..., top - start : bottom - start, :]
 
 
 def _low_pass(image: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 from upsr.accelerate.allocator import kept_buffers
 from upsr.config.schema import TileOptions
 from upsr.methods.base import Method, Seen, Watch
-from upsr.restoring.padding import pad_to_multiple, padded_size
 from upsr.rng import torch_generator
+from upsr.tiling.padding import pad_to_multiple, padded_size
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import TilePlan
 from upsr.tiling.windows import Canvas, Tile, tiles_of
@@ -35,7 +35,7 @@ class Restorer(Protocol):
             watch: sees intermediate results, where there are any.
 
         Returns:
-            (B, C, s*h, s*w) in [0, 1], on the device of ``lq``.
+            (B, C, H, W) in [0, 1], of the output's size, on the device of ``lq``.
         """
         ...
 
@@ -132,7 +132,10 @@ def restore(
         watch: sees the intermediate results; of images that are cut, put together from their tiles.
 
     Returns:
-        (B, C, s*h, s*w) in [0, 1].
+        (B, C, *method.facts.output_size(h, w)) in [0, 1].
+
+    Raises:
+        UpsrError: the images are cut into tiles that are averaged at the end, and the scale is a fraction.
     """
     in_steps = tile is None or tile.blend == "step"
     plan = TilePlan(tile if in_steps else None, Scratch(lq.device, _ROOM))
@@ -149,7 +152,7 @@ def restore_planned(
     facts = method.facts
     padded = pad_to_multiple(lq, facts.multiple)
     noise = NoiseField(seed, names, facts.noise_shape(*padded.shape[-2:]), plan.scratch)
-    height, width = (facts.scale * side for side in lq.shape[-2:])
+    height, width = facts.output_size(*lq.shape[-2:])
     inside = (..., slice(height), slice(width))
     shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))
     with kept_buffers(len(lq) * _pixels_at_once(plan, padded)):
@@ -169,16 +172,15 @@ def _restore_apart(
 ) -> Tensor:
     """Restores tiles for themselves and averages them where they overlap, as the released code does."""
     facts = method.facts
-    height, width = padded_size(lq.shape[-2:], facts.multiple)
-    field = cache(NoiseField(seed, names, facts.noise_shape(height, width), Scratch(lq.device)))
+    scale, cell = facts.whole_scale("blend: end"), facts.state[1]
+    shape = facts.noise_shape(*padded_size(lq.shape[-2:], facts.multiple))
+    field = cache(NoiseField(seed, names, shape, Scratch(lq.device)))
 
     def restore_tile(pixels: Tensor, place: Tile, watch: Watch | None) -> Tensor:
         padded = pad_to_multiple(pixels, facts.multiple)
         _, rows, columns = facts.noise_shape(*padded.shape[-2:])
-        _, top, left = facts.noise_shape(
-            min(place.top, height - padded.shape[-2]), min(place.left, width - padded.shape[-1])
-        )
-        inside = (..., slice(pixels.shape[-2] * facts.scale), slice(pixels.shape[-1] * facts.scale))
+        top, left = min(place.top * scale // cell, shape[1] - rows), min(place.left * scale // cell, shape[2] - columns)
+        inside = (..., slice(pixels.shape[-2] * scale), slice(pixels.shape[-1] * scale))
         shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))
 
         def noise(k: int) -> Tensor:
@@ -187,12 +189,12 @@ def _restore_apart(
         with kept_buffers(padded[:, 0].numel()):
             return method.restore(padded, noise, watch=shown)[inside]
 
-    canvas = Canvas(lq, facts.scale)
+    canvas = Canvas(lq, scale)
     shown: dict[tuple[str, Any], Canvas] = {}
     for place in tiles_of(lq.shape[-2], lq.shape[-1], tile.size, tile.overlap):
 
         def collect(seen: Seen, place: Tile = place) -> None:
-            shown.setdefault((seen.name, seen.kind), Canvas(lq, facts.scale)).add(seen.image, place)
+            shown.setdefault((seen.name, seen.kind), Canvas(lq, scale)).add(seen.image, place)
 
         pixels = lq[..., place.top : place.bottom, place.left : place.right]
         canvas.add(restore_tile(pixels, place, None if watch is None else collect), place)

@@ -16,7 +16,7 @@ from upsr.tiling.tiles import TilePlan
 class Bicubic(Method):
     """The y of the paper as a result; nothing to train."""
 
-    def __init__(self, scale: int, channels: int = 3) -> None:
+    def __init__(self, scale: float, channels: int = 3) -> None:
         super().__init__()
         self.facts = Facts(scale, channels)
 
@@ -28,4 +28,5 @@ class Bicubic(Method):
     @torch.inference_mode()
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
         """See :meth:`Method.restore`; no noise is used, and images are not cut."""
-        return F.interpolate(lq, scale_factor=self.facts.scale, mode="bicubic", align_corners=False).clamp(0, 1)
+        size = self.facts.output_size(*lq.shape[-2:])
+        return F.interpolate(lq, size=size, mode="bicubic", align_corners=False).clamp(0, 1)

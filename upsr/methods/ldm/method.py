@@ -136,7 +136,7 @@ class LatentDiffusionSR(Method):
         save((self.unet, self.autoencoder, self.scheduler), folder)
 
     def _decoded(self, latent: Tensor, area: Tiles) -> Tensor:
-        scale = self.facts.scale
+        scale = self.facts.state[1]
         image = area.blend(
             area.blank(self.facts.channels, scale),
             lambda windows: decoded(self.autoencoder, area.cut(latent, windows)),

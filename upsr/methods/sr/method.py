@@ -75,7 +75,7 @@ class SR(Method):
     @torch.inference_mode()
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
         """See :meth:`Method.restore`; no noise is used and nothing is shown."""
-        scale, channels = self.facts.scale, self.facts.channels
+        scale, channels = self.g.scale, self.g.channels
         area = Tiles(tiles or whole_plan(lq.device), lq, self.facts.multiple, passes=1)
         # Blended at the LR size, where a pixel's weight is one number.
         blended = area.blend(

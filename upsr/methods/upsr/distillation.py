@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
+from upsr.methods.options import ConsistencyOptions
+from upsr.methods.residual_shift import consistency, consistency_losses, errors_by_timestep
 from upsr.methods.upsr.method import UPSR
 from upsr.methods.upsr.options import DiffusionOptions, UPSROptions
-from upsr.methods.upsr.training import Task, UPSRTraining
+from upsr.methods.upsr.training import UPSRTraining
 from upsr.rng import stacked
 
 
@@ -29,19 +32,22 @@ class UPSRDistillation(UPSRTraining):
     """Trains a one-step UPSR on the results of a UPSR that takes all its steps.
 
     The deterministic sampler makes the result a function of the initial noise, and a student can learn this function: the
-    consistency to the teacher's trajectory of SinSR (Wang et al., CVPR 2024), without its terms for the inverse and the ground
-    truth. Student and teacher both begin with ``path.pretrain_network_g``. What comes out is tested as a UPSR with
+    consistency of SinSR (Wang et al., CVPR 2024). Its terms for the inverse and the ground truth are options
+    (``train.consistency``). Student and teacher both begin with ``path.pretrain_network_g``. The result is tested as a UPSR with
     ``diffusion.one_step: true``.
 
     Args:
         teacher: makes the images that the losses compare with; frozen.
+        weights: of the further terms.
     """
 
     METHOD = OneStepUPSR
 
-    def __init__(self, method: UPSR, losses: Losses, player: Player, teacher: UPSR) -> None:
+    def __init__(
+        self, method: UPSR, losses: Losses, player: Player, teacher: UPSR, weights: ConsistencyOptions
+    ) -> None:
         super().__init__(method, losses, player)
-        self.teacher = teacher.requires_grad_(False).eval()
+        self.teacher, self.weights = teacher.requires_grad_(False).eval(), weights
 
     @classmethod
     def from_options(cls, opt: UPSROptions) -> Self:
@@ -51,8 +57,9 @@ class UPSRDistillation(UPSRTraining):
             UpsrError: the teacher's sampler draws, so that its result is no function of the initial noise.
         """
         method = OneStepUPSR.from_options(opt, training=True)
-        player = Player(method.denoiser, train_options(opt).optim_g)
-        return cls(method, build_losses(opt), player, UPSR.from_options(opt).for_inference(torch.float32))
+        train = train_options(opt)
+        teacher = UPSR.from_options(opt).for_inference(torch.float32)
+        return cls(method, build_losses(opt), Player(method.denoiser, train.optim_g), teacher, train.consistency)
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode."""
@@ -60,16 +67,28 @@ class UPSRDistillation(UPSRTraining):
         self.teacher.eval()
         return self
 
-    def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
-        """The teacher's result for the same noise; the ground truth is not used."""
+    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """The teacher's result for the same noise; see :meth:`Training.forward`."""
         method, lq = self.method, batch["lq"]
+        schedule, encode, decode = method.schedule, method.codec.encode, method.codec.decode
         cond = method.condition(lq)
-        noise = method.codec.encode(stacked("randn", cond.y.shape[1:], generators)).to(lq)
+        noise = encode(stacked("randn", cond.y.shape[1:], generators)).to(lq)
         with torch.no_grad():
-            target = self.teacher.generate(cond, lambda k: noise).clamp(-1, 1)
-        t = torch.full((len(lq),), method.sampling.timesteps[0], device=lq.device)
-        x_t = method.process_of(cond).prior(t, noise)
-        return Task(method.schedule.scale_input(x_t, t), t, cond, target)
+            x_0 = self.teacher.generate(cond, lambda k: noise).clamp(-1, 1)
+        last = schedule.num_timesteps - 1
+        t = torch.full((len(lq),), last, device=lq.device)
+
+        def student(state: Tensor, label: int) -> Tensor:
+            return encode(method.estimate(schedule.scale_input(state, t), torch.full_like(t, label), cond))
+
+        start = method.process_of(cond).prior(t, noise)
+        pairs = consistency(student, start, encode(x_0), encode(2 * batch["gt"] - 1), last, self.weights)
+        prediction = decode(pairs["teacher"][0])
+        more = consistency_losses(pairs, self.weights)
+        losses = self.losses(prediction, x_0, generators)
+        by_timestep = errors_by_timestep(prediction, x_0, t, last + 1)
+        total = torch.stack([losses["total"], *more.values()]).sum()
+        return {**losses, **more, "total": total, "by_timestep": by_timestep}
 
 
 def _one_step(opt: UPSROptions) -> DiffusionOptions:

@@ -15,12 +15,13 @@ from typing_extensions import Self
 from upsr.accelerate import accelerated
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.choices import Sampler, Spacing
-from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas, respace, sample
+from upsr.diffusion import Between, ResidualShift, respace, sample
 from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
 from upsr.methods.build import autocast_dtype, build_network, load_weights
 from upsr.methods.graphs import Exported
+from upsr.methods.residual_shift import build_schedule, trained_timesteps, visited_timesteps
 from upsr.methods.upsr.codec import PixelUnshuffleCodec
 from upsr.methods.upsr.export import graphs, numbers
 from upsr.methods.upsr.fidelity import ABOUT_FIDELITY, at_fidelity
@@ -128,17 +129,15 @@ class UPSR(Method):
         load_weights(denoiser, opt, "network_g", "denoiser", optional=training)
         load_weights(g, opt, "network_aux", "g")
         d = opt.diffusion
-        calls = 1 if d.one_step else d.sampler.steps or d.steps
-        timesteps = [d.steps - 1] if d.one_step else respace(d.steps, calls, d.sampler.spacing)
         uncertainty = UncertaintyWeight(opt.uncertainty.psi_max, opt.uncertainty.b_u, opt.uncertainty.enabled)
         return cls(
             denoiser,
             g,
-            _schedule(opt),
-            Sampling(tuple(timesteps), uncertainty, d.sampler.type, d.sampler.spacing),
+            build_schedule(d, sqrt_eta_cap=d.sqrt_eta_cap, noise_power=d.noise_power, data_variance=d.data_variance),
+            Sampling(visited_timesteps(d), uncertainty, d.sampler.type, d.sampler.spacing),
             sr_condition=d.sr_condition,
             residual=d.estimate == "residual",
-            trained=(d.steps - 1 if d.one_step else 0, d.steps),
+            trained=trained_timesteps(d),
             g_dtype=autocast_dtype(opt.train.aux_amp) if training and opt.train else None,
         )
 
@@ -294,7 +293,7 @@ class UPSR(Method):
             # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
             return (image.masked_fill(image.isinf(), torch.nan).clamp(-1, 1) + 1) / 2
 
-        return area.in_bands(area.blank(self.facts.channels, self.facts.scale), pixels, self.facts.scale)
+        return area.in_bands(area.blank(self.facts.channels, self.codec.scale), pixels, self.codec.scale)
 
     def _shower(self, watch: Watch | None) -> Callable[[str, Tensor], None]:
         """Shows states of the diffusion as images."""
@@ -360,25 +359,7 @@ class _Image:
         top, left = max(window.top - _MARGIN, 0), max(window.left - _MARGIN, 0)
         y = self.method.upsample(self.lq[..., top : window.bottom + _MARGIN, left : window.right + _MARGIN])
         inside = Tile(window.top - top, window.bottom - top, window.left - left, window.right - left)
-        return y[inside.place(self.method.facts.scale)]
-
-
-def _schedule(opt: UPSROptions) -> ResidualShift:
-    d = opt.diffusion
-    sqrt_etas = exponential_sqrt_etas(
-        d.steps,
-        kappa=d.kappa,
-        power=d.power,
-        min_noise_level=d.min_noise_level,
-        sqrt_eta_end=d.sqrt_eta_end,
-        sqrt_eta_cap=d.sqrt_eta_cap,
-    )
-    if not bool((sqrt_etas.square().diff() > 0).all()) or float(sqrt_etas[0]) ** 2 == 0:
-        raise UpsrError(
-            "diffusion: eta does not grow from step to step with these kappa, power, min_noise_level, sqrt_eta_end and "
-            "sqrt_eta_cap; begin with the defaults"
-        )
-    return ResidualShift(sqrt_etas, d.kappa, noise_power=d.noise_power, data_variance=d.data_variance)
+        return y[inside.place(self.method.codec.scale)]
 
 
 def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: UPSROptions) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from upsr.methods.base import Batch
+from upsr.methods.residual_shift import drawn_timesteps, errors_by_timestep
 from upsr.methods.supervised import Supervised
 from upsr.methods.upsr.method import UPSR, Condition
 
@@ -40,21 +41,13 @@ class UPSRTraining(Supervised):
         """One step of Algorithm 1; see :meth:`Training.forward`."""
         task = self.task(batch, generators)
         prediction = self.method.estimate(task.x, task.t, task.cond)
-        by_timestep = self._by_timestep(prediction, task.target, task.t)
+        by_timestep = errors_by_timestep(prediction, task.target, task.t, self.method.schedule.num_timesteps)
         return {**self.losses(prediction, task.target, generators), "by_timestep": by_timestep}
 
     def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
         """The ground truths, noised at timesteps drawn for each sample."""
         method, lq, x_0 = self.method, batch["lq"], 2 * batch["gt"] - 1
         cond = method.condition(lq)
-        low, high = method.trained
-        t = torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators]).to(lq.device)
+        t = drawn_timesteps(*method.trained, generators).to(lq.device)
         x_t = method.schedule.q_sample(x_0, cond.y, t, weight=cond.weight, generator=generators)
         return Task(method.codec.encode(method.schedule.scale_input(x_t, t)), t, cond, x_0)
-
-    @torch.no_grad()
-    def _by_timestep(self, prediction: Tensor, target: Tensor, t: Tensor) -> Tensor:
-        """(2, T): sum of the squared error over the samples at each timestep, and their number."""
-        errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
-        table = errors.new_zeros(2, self.method.schedule.num_timesteps)
-        return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
