@@ -193,7 +193,7 @@ def test_a_knob_that_it_has_not_is_refused_by_name(model):
 
 def test_a_knob_out_of_its_range_is_refused_by_name(model):
     for name, knob in model.knobs().items():
-        for value in (knob.low - 1, knob.high + 1, float("nan"), *([knob.low + 0.5] if knob.whole else [])):
+        for value in (knob.low - 1, knob.high + 1, float("nan"), "1", *([knob.low + 0.5] if knob.whole else [])):
             with pytest.raises(UpsrError, match=f"^{name} is"):
                 model.adjusted(**{name: value})
 

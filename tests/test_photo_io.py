@@ -361,6 +361,14 @@ def test_texts_of_a_png_are_kept_and_their_loss_is_said(tmp_path):
     assert len(write_photo(tmp_path / "x.webp", photo)) == 4
 
 
+def test_a_long_comment_is_kept_in_a_gif_and_left_out_of_a_jpeg(tmp_path):
+    photo = still(PICTURE, texts=(("Comment", "x" * 65534),))
+    assert write_photo(tmp_path / "x.gif", photo) == ()
+    assert read((tmp_path / "x.gif").read_bytes()).texts == photo.texts
+    assert write_photo(tmp_path / "x.jpg", photo) == ("text 'Comment' left out: JPEG does not hold it",)
+    assert "comment" not in opened(tmp_path / "x.jpg").info
+
+
 def test_colour_chunks_of_a_png_are_kept_or_their_loss_is_said(tmp_path):
     photo = still(PICTURE, colour=(GAMMA,))
     assert write_photo(tmp_path / "x.png", photo) == ()

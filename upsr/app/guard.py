@@ -1,4 +1,4 @@
-"""What of Gradio's server a visitor can reach: what the page needs, and nothing that fetches from elsewhere."""
+"""Restricts Gradio's server to the routes that the page needs, none of which fetches from elsewhere."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Guard:
 
 
 def client_of(scope: _Message) -> str:
-    """Whom the rate of requests is limited for."""
+    """The address that the rate of requests is limited for."""
     return scope["client"][0] if scope.get("client") else ""
 
 
@@ -103,7 +103,7 @@ async def _checked(receive: _Receive) -> tuple[_Receive, tuple[int, str] | None]
 
 
 def _names_elsewhere(given: Any) -> bool:
-    """Whether a file is named by an address."""
+    """True if the path of a file is an address."""
     waiting = [given]
     while waiting:
         value = waiting.pop()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one visitor may ask of the server.
+    """Limits of one visitor.
 
     Attributes:
         upload_bytes: largest file.

@@ -1,4 +1,4 @@
-"""Where image bytes come from: folders, lmdb, WebDataset shards."""
+"""Storage of encoded images: folders, lmdb, WebDataset shards."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ _environments: dict[Path, tuple[int, Any]] = {}
 
 
 def _lmdb_environment(root: Path) -> Any:
-    """The open lmdb of this process: each may be opened once, and one that a fork has brought along must be opened anew."""
+    """The open lmdb of this process. A process may open each once, and must reopen one that it inherited by a fork."""
     import lmdb
 
     process, environment = _environments.get(root, (None, None))

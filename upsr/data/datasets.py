@@ -35,7 +35,7 @@ _ATTEMPTS = 10
 
 Item = dict[str, Any]
 Sides = dict[str, tuple["ImageFolder", Sequence[str]]]
-"""The folder of the "gt" and of the "lq" images, where there are such files, and their keys in the order of the items."""
+"""Folders of the "gt" and the "lq" images, as far as there are such files, with their keys in the order of the items."""
 Choose = Callable[[int, int], tuple[int, int]]
 
 
@@ -53,7 +53,7 @@ class ImageFolder:
         return decode_image(self._backend.read(key), self.channels, f"{self.root}/{key}")
 
     def digest(self, key: str) -> str:
-        """sha256 of the encoded image, from whatever backend."""
+        """sha256 of the encoded image."""
         return hashlib.sha256(self._backend.read(key)).hexdigest()
 
     def size(self, key: str) -> tuple[int, int]:
@@ -77,7 +77,7 @@ class ImageFolder:
         return image[top : top + side, left : left + side]
 
     def names(self) -> list[str]:
-        """The images' names, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names would not be distinct."""
+        """Names of the images, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names are not distinct."""
         names = {key: self._backend.name(key) for key in self.keys}
         while ambiguous := {name for name, times in Counter(names.values()).items() if times > 1}:
             names = {key: key if name in ambiguous else name for key, name in names.items()}
@@ -85,7 +85,7 @@ class ImageFolder:
 
 
 def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) -> NDArray[np.uint8]:
-    """A view of an (H, W, C) image: flipped, then transposed, as asked for."""
+    """A view of an (H, W, C) image, flipped, then transposed."""
     if hflip:
         image = image[:, ::-1]
     if vflip:
@@ -94,7 +94,7 @@ def turned(image: NDArray[np.uint8], hflip: bool, vflip: bool, transpose: bool) 
 
 
 def partner_name(key: str, template: str) -> str:
-    """Name of the image that belongs to ``key``, in the folder of the same name; ``{}`` in the template is the key's stem.
+    """Name of the partner of ``key``, in the folder of the same name; ``{}`` in the template is the key's stem.
 
     Raises:
         UpsrError: the template gives every image the same partner.
@@ -133,7 +133,7 @@ class RealESRGANDataset(ImageDataset):
     """HR crops and blur kernels; the degradation makes LR images of them on the training device.
 
     Items: ``gt`` (C, gt_size, gt_size) uint8, ``kernels`` (:func:`upsr.data.kernels.draw_kernels`), ``key``, and
-    ``unreadable``: the files that could not be decoded and were replaced by others.
+    ``unreadable``: files that could not be decoded and were replaced by others.
 
     Args:
         dataroot_gt: folder, lmdb or index of shards (`upsr data shards`) of HR images.
@@ -157,7 +157,7 @@ class RealESRGANDataset(ImageDataset):
         self.keys = self.folder.keys
         self.channels = channels
         self.gt_size = gt_size
-        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
         self._degradation = DegradationOptions()
 
@@ -176,7 +176,7 @@ class RealESRGANDataset(ImageDataset):
         }
 
     def _readable(self, index: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], str, list[str]]:
-        """A crop of the image at ``index``, or of one drawn in its place while it cannot be decoded."""
+        """A crop of the image at ``index``, its key, and the files before it that could not be decoded."""
         unreadable: list[str] = []
         for _ in range(_ATTEMPTS):
             key = self.keys[index]
@@ -190,11 +190,11 @@ class RealESRGANDataset(ImageDataset):
         )
 
     def _augmented_crop(self, key: str, rng: np.random.Generator) -> NDArray[np.uint8]:
-        hflip, vflip, transpose = rng.random(3) < 0.5
+        turns = self._turns & (rng.random(3) < 0.5)
         crop = self.folder.crop(
             key, self.gt_size, lambda *sides: tuple(int(rng.integers(side - self.gt_size + 1)) for side in sides)
         )
-        return turned(crop, self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose)
+        return turned(crop, *turns)
 
 
 @DATASET_REGISTRY.register()

@@ -1,7 +1,7 @@
 """The second-order degradation of Real-ESRGAN on a batch, on the device that the batch is on.
 
-Every draw is a function of the step (``keys``) and of the place of a sample in the global batch (``slots``), so a
-batch that is split over processes or micro-batches in any way is degraded to the same images.
+Every draw is a function of the step (``keys``) and of a sample's place in the global batch (``slots``), so a batch that is
+split over processes or micro-batches is degraded to the same images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _JPEG_BLOCK = 16
 
 @dataclass(frozen=True)
 class _Draws:
-    """Where the random numbers of one group of samples come from."""
+    """Generators of one group of samples."""
 
     decisions: np.random.Generator
     samples: list[torch.Generator]
@@ -63,7 +63,7 @@ class RealESRGANDegradation:
 
         Args:
             gt: (B, C, H, W) in [0, 1], sides multiples of the scale.
-            kernels: (B, 3, columns), what :func:`upsr.data.kernels.draw_kernels` gives for each sample.
+            kernels: (B, 3, columns), see :func:`upsr.data.kernels.draw_kernels`.
             slots: place of each sample in the global batch, ascending.
             keys: identity of the step.
 
@@ -88,7 +88,7 @@ class RealESRGANDegradation:
         return torch.cat(parts)
 
     def _rendered(self, kernels: Tensor) -> list[Tensor]:
-        """(B, k, k) of the first and second blur and the final filter, each at its own support."""
+        """(B, k, k) kernels of the first blur, the second and the final filter, each k the support of its own."""
         supports = [self.options.first.blur.support, self.options.second.blur.support, self.options.final.support]
         largest = max(supports)
         margins = [(largest - support) // 2 for support in supports]
@@ -146,7 +146,7 @@ class RealESRGANDegradation:
         return (x + noise).clamp(0, 1)
 
     def _compress(self, x: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
-        # At 100 basicsr's quantisation step is 0, and it divides by it.
+        # At 100 basicsr divides by a quantisation step of 0.
         quality = uniform(draws.samples, *stage.jpeg_range).flatten().clamp(max=_BEST_QUALITY)
         height, width = x.shape[-2:]
         below, right = -height % _JPEG_BLOCK, -width % _JPEG_BLOCK
@@ -158,19 +158,19 @@ class RealESRGANDegradation:
 
 
 def _quantisation_factor(quality: Tensor) -> Tensor:
-    """libjpeg's scaling of the quantisation tables, for a batch; basicsr's goes through the host for each image."""
+    """libjpeg's scaling of the quantisation tables, for a batch; basicsr's synchronises with the host for each image."""
     return torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
 
 
 def _blur(x: Tensor, kernel: Tensor) -> Tensor:
-    """Filtered, beyond the borders reflected; what of a kernel reaches further than a small image can be is cut off."""
+    """Filter with reflected borders; a kernel is cut where it is larger than a small image can be reflected."""
     from basicsr.utils.img_process_util import filter2D
 
     excess = kernel.shape[-1] // 2 - (min(x.shape[-2:]) - 1)
     if excess > 0:
         kernel = kernel[..., excess:-excess, excess:-excess]
         kernel = kernel / kernel.sum(dim=(-2, -1), keepdim=True)
-    return filter2D(x.contiguous(), kernel)  # it takes views of its input
+    return filter2D(x.contiguous(), kernel)  # filter2D makes views of its input
 
 
 def _to_size(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
@@ -178,5 +178,5 @@ def _to_size(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
 
 
 def _align(mode: str) -> bool | None:
-    """The modes that have corners to align do not align them; "area" has none."""
+    """``align_corners`` of a mode; "area" takes none."""
     return None if mode == "area" else False

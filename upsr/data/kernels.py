@@ -21,7 +21,7 @@ _SMALL_SINC = 13
 _BELL, _PLATEAU, _SINC = range(3)
 
 COLUMNS = ("size", "kind", "sigma_x", "sigma_y", "theta", "beta", "cutoff")
-"""What describes a kernel. A bell is exp(-q^beta / 2), a plateau 1 / (1 + q^beta), q the squared Mahalanobis distance."""
+"""Columns that describe a kernel. A bell is exp(-q^beta / 2), a plateau 1 / (1 + q^beta), q the squared Mahalanobis distance."""
 
 _Description = tuple[float, float, float, float, float, float, float]
 _DELTA: _Description = (1, _BELL, 1, 1, 0, 1, 1)

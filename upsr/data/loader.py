@@ -83,7 +83,7 @@ def set_up_worker(_: int) -> None:
 
 
 def _obey(parent: int) -> None:
-    """Ends this process at the parent's signal. Handlers are not told who sent a signal, waiting for one is."""
+    """Ends this process at the parent's signal. A handler does not learn the sender of a signal; sigwaitinfo does."""
     while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
         pass
     os._exit(0)

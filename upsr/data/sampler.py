@@ -1,4 +1,4 @@
-"""Which samples an iteration reads: one endless stream, cut into global batches."""
+"""The samples of each iteration: one endless stream, cut into global batches."""
 
 from __future__ import annotations
 

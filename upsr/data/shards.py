@@ -1,4 +1,4 @@
-"""WebDataset shards that are read at random."""
+"""WebDataset shards with random access."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from upsr.text import printable, read_text
 class ShardBackend:
     """WebDataset tar files and an index of them, from a disk or from any storage that fsspec knows.
 
-    Images are read by their place in a shard, so order and distribution over processes are the sampler's, as for a folder.
+    Images are read by their offset in a shard, so the sampler decides order and distribution over processes, as for a folder.
 
     Args:
         index: ``index.json`` that `upsr data shards` writes beside the shards; a path or a URL (``s3://...``).
@@ -58,7 +58,7 @@ class ShardBackend:
 
     def _from_disk(self, path: str, offset: int, size: int) -> bytes:
         try:
-            if path not in self._open:  # in the process that reads
+            if path not in self._open:  # opened in the process that reads
                 self._open[path] = os.open(path, os.O_RDONLY)
             return os.pread(self._open[path], size, offset)
         except OSError as error:
@@ -67,7 +67,7 @@ class ShardBackend:
     def _from_storage(self, path: str, offset: int, size: int) -> bytes:
         for attempt in range(self._TRIES):
             try:
-                if self._storage is None:  # in the process that reads: connections do not survive a fork
+                if self._storage is None:  # connected in the process that reads: connections do not survive a fork
                     import fsspec
 
                     self._storage = fsspec.core.url_to_fs(path)[0]
@@ -115,7 +115,7 @@ _Place = tuple[str, int, int, int]
 
 
 def _read_index(index: str, remote: bool) -> tuple[list[str], list[_Place]]:
-    """The shards' files, and the images in the order of their keys."""
+    """Files of the shards, and the images in the order of their keys."""
     try:
         if remote:
             import fsspec

@@ -20,7 +20,7 @@ KINDS = ("lq", "gt", "teacher")
 
 
 class TaughtCrops:
-    """The crops of a cache by number, each kind (H, W, 3) uint8."""
+    """Crops of a cache by number, each kind (H, W, 3) uint8."""
 
     def __init__(self, index: str) -> None:
         self._images = ImageFolder(index, 3)
@@ -43,8 +43,8 @@ class TaughtCrops:
 class TaughtDataset(ImageDataset):
     """Stored pairs for training, whose target is the ground truth or a teacher's estimate.
 
-    Each sample's target is drawn anew in every epoch, so that over a training a loss is the mixture
-    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher) in expectation, for the cost of one of them.
+    A sample's target is drawn in every epoch. The expected loss is the mixture
+    (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher), at the cost of one of them.
 
     Items: ``lq`` and ``gt`` (the target), (3, h, w) and (3, H, W) uint8, ``key``, ``unreadable`` (always empty).
 
@@ -75,14 +75,14 @@ class TaughtDataset(ImageDataset):
                 f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
             )
         self.gt_size, self.teacher_share = gt_size, teacher_share
-        self.use_hflip, self.use_vflip, self.use_rot = use_hflip, use_vflip, use_rot
+        self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
 
     def bind(self, seed: int, degradation: DegradationOptions) -> None:
         """Tie the draws to a run's seed.
 
         Raises:
-            UpsrError: the run has a degradation, which stored pairs have behind them.
+            UpsrError: the run has a degradation, and stored pairs are degraded already.
         """
         if degradation != DegradationOptions():
             raise UpsrError("degradation: TaughtDataset's pairs are degraded already; remove the section")
@@ -90,7 +90,7 @@ class TaughtDataset(ImageDataset):
 
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
-        hflip, vflip, transpose = rng.random(3) < 0.5
+        turns = self._turns & (rng.random(3) < 0.5)
         target = "teacher" if rng.random() < self.teacher_share else "gt"
         side = self.gt_size // self.scale
         lq, gt = self.crops.image(sample.image, "lq"), self.crops.image(sample.image, target)
@@ -98,9 +98,7 @@ class TaughtDataset(ImageDataset):
         images = []
         for image, factor in ((lq, 1), (gt, self.scale)):
             rows, columns = (slice(factor * start, factor * (start + side)) for start in (top, left))
-            crop = turned(
-                image[rows, columns], self.use_hflip and hflip, self.use_vflip and vflip, self.use_rot and transpose
-            )
+            crop = turned(image[rows, columns], *turns)
             images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
         return {"lq": images[0], "gt": images[1], "key": self.keys[sample.image], "unreadable": []}
 

@@ -1,4 +1,4 @@
-"""Whether a validation set fits the model: known from options and headers, so told before the first iteration."""
+"""Checks from options and headers, before the first iteration, that a validation set fits the method."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ class _Encoding:
         by_pillow: Pillow writes animations.
         keeps: names of the metadata that the format holds.
         texts: keywords of the texts that it holds; "*" for any.
+        longest_text: bytes of a text at most; ``None`` for any number.
     """
 
     saver: str | None
@@ -71,6 +72,7 @@ class _Encoding:
     longest_side: int = 10_000_000
     keeps: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    longest_text: int | None = None
 
 
 _PROFILE, _EXIF, _XMP, _IPTC, _RESOLUTION, _COLOUR = (
@@ -85,7 +87,7 @@ _ENCODINGS = {
     ),
     "JPEG": _Encoding(
         "jpegsave", lossy=True, alpha=False, longest_side=65500,
-        keeps=(_PROFILE, _EXIF, _XMP, _IPTC, _RESOLUTION), texts=("Comment",),
+        keeps=(_PROFILE, _EXIF, _XMP, _IPTC, _RESOLUTION), texts=("Comment",), longest_text=jpeg.LARGEST_SEGMENT,
     ),
     "WEBP": _Encoding(
         "webpsave", lossy=True, moving=True, longest_side=16383, keeps=(_PROFILE, _EXIF, _XMP, _RESOLUTION),
@@ -199,7 +201,8 @@ def _losses(photo: Photo, encoding: _Encoding, moving: bool) -> list[str]:
 
 
 def _holds_text(encoding: _Encoding, keyword: str, text: str) -> bool:
-    return keyword in encoding.texts and len(text_bytes(text)) <= jpeg.LARGEST_SEGMENT
+    short = encoding.longest_text is None or len(text_bytes(text)) <= encoding.longest_text
+    return keyword in encoding.texts and short
 
 
 def _has_meaning(photo: Photo) -> bool:

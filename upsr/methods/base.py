@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -225,9 +226,11 @@ class Method(nn.Module, ABC):
                 have = f"; it has {', '.join(own)}" if own else ""
                 raise UpsrError(f"{name}: the method {type(self).__name__} has no such setting{have}")
             knob = own[name]
-            if not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
+            number = isinstance(value, Real)  # a caller in Python may give text
+            if not number or not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
                 numbers = "whole numbers from " if knob.whole else ""
-                raise UpsrError(f"{name} is {value:g}; give {numbers}{knob.low:g} to {knob.high:g}: {knob.about}")
+                said = f"{value:g}" if number else repr(value)
+                raise UpsrError(f"{name} is {said}; give {numbers}{knob.low:g} to {knob.high:g}: {knob.about}")
         given = {name: value for name, value in knobs.items() if value is not None}
         return self._adjusted(**given) if given else self
 

@@ -1,4 +1,4 @@
-"""Which files `upsr upscale` reads, and where each result goes: all of it is decided before the first photo is read."""
+"""Plans `upsr upscale`: the files to read and the places of their results, decided before the first photo is read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Naming:
-    """What decides the names of results: as the arguments of :func:`plan_jobs`."""
+    """Arguments of :func:`plan_jobs` that decide the names of results."""
 
     out: str
     suffix: str
@@ -58,16 +58,16 @@ def plan_jobs(
 ) -> list[Job]:
     """A job for each photo that the inputs name: files, folders with all below them, patterns, or ``-``.
 
-    No two results have one name, nor names that differ only by case or by how accents are written, which some file systems take
-    for one. Where photos would come to that, as a.png and a.tga do, all but one get a name of their own: a_tga.png.
+    No two results have one name, nor names that differ only in case or in the encoding of accents, which some file systems
+    treat as equal. Where the names of photos collide, as a.png and a.tga do, all but one result get another: a_tga.png.
 
     Args:
         out: a folder; or, for one photo, the file to write (a name with an image suffix), or ``-``.
         suffix: appended to names.
         form: suffix of the format of all results, ``None`` to keep each photo's.
-        maps: whether the maps are written too.
-        results_stay: whether results that are there are left alone; it is no mistake then that they lie among the photos.
-        on_remark: is told what is passed over and why, and which results have other names than their photos.
+        maps: write the maps too.
+        results_stay: existing results are kept, so they may lie among the photos.
+        on_remark: receives the files that are passed over, and the results that have other names than their photos.
 
     Raises:
         UpsrError: an input is not there, nothing is found, a name cannot be a result's, or a result would take the place of a
@@ -77,7 +77,7 @@ def plan_jobs(
     passed: dict[tuple[str, str], str] = {}
 
     def once(remark: Remark) -> None:
-        """Two inputs may hold the same file."""
+        """Passes a remark on, once for each file: two inputs may hold the same one."""
         place = os.path.realpath(remark.path.parent), remark.path.name
         if place not in passed:
             passed[place] = remark.text
@@ -147,10 +147,10 @@ def _job_of_one(source: Source, target: Path, naming: _Naming) -> Job:
 
 
 def _jobs_in_folder(found: Sequence[Source], naming: _Naming, results_stay: bool, on_remark: OnRemark) -> list[Job]:
-    """A job for each photo but those that are results of others, as there are after an earlier run into the same folder.
+    """A job for each photo, except results of other photos that an earlier run left in the same folder.
 
     Raises:
-        UpsrError: these would be made again, in the place of something that may be none.
+        UpsrError: one of these would be overwritten, and it may be no result.
     """
     results: dict[Source, Source] = {}
     jobs = _named_jobs(found, naming)
@@ -175,7 +175,7 @@ def _jobs_in_folder(found: Sequence[Source], naming: _Naming, results_stay: bool
 
 
 def _results_among(jobs: dict[Source, Job], naming: _Naming, places: _Places) -> dict[Source, Source]:
-    """Sources that are results of others, and of which. Appended names tell them whatever their format is."""
+    """Sources that are results, with the sources that they are results of. With a suffix, formats are ignored."""
     made: dict[str, Source] = {}
     for source, job in jobs.items():
         for path in (job.target, *job.maps.values()) if naming.suffix else _written(job, naming):
@@ -205,7 +205,7 @@ def _named_jobs(found: Sequence[Source], naming: _Naming) -> dict[Source, Job]:
             )
     places = _Places()
     names = {source: _natural(source, naming) for source in found}
-    # Photos that keep their format come first, and with it keep their name; then all maps, as the name of a photo may be one's.
+    # Photos that keep their format choose first and keep their names. Maps follow, as a photo may have the name of a map.
     first_kept = sorted(found, key=lambda source: names[source].ending.lower() != source.path.suffix.lower())
     targets = {source: places.take(names[source].variants(source), source)[0] for source in first_kept}
     return {source: Job(source.path, targets[source], _maps_of(source, targets[source], places)) for source in found}
@@ -218,12 +218,12 @@ class _Name:
     ending: str
 
     def variants(self, source: Source) -> Iterator[tuple[Path, ...]]:
-        """The name, and others in its place."""
+        """The name, then alternatives to it."""
         return ((self.folder / f"{stem}{self.ending}",) for stem in _stems(self.stem, source))
 
 
 def _natural(source: Source, naming: _Naming) -> _Name:
-    """The name of the result where no other photo has it."""
+    """The usual name of the result, before collisions are resolved."""
     name, own = source.inside.name, source.inside.suffix
     known = own.lower() in PHOTO_SUFFIXES or own.lower() in WRITABLE_SUFFIXES
     stem = name.removesuffix(own) if known else name
@@ -232,7 +232,7 @@ def _natural(source: Source, naming: _Naming) -> _Name:
 
 
 def ending_by_content(path: Path) -> str:
-    """The suffix of what a file holds; ".png" for what is only read."""
+    """The suffix of a file's format, by its content; ".png" for formats that are only read."""
     kind = kind_of(_head(path))
     return next((suffix for suffix, written in WRITABLE_SUFFIXES.items() if written == kind), ".png")
 
@@ -245,7 +245,7 @@ def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(HEAD)
-    except OSError:  # it is told when the photo is read
+    except OSError:  # reported when the photo is read
         return b""
 
 
@@ -262,14 +262,14 @@ def _stems(stem: str, source: Source) -> Iterator[str]:
 
 
 class _Places:
-    """The places of results, as the file system that is least particular has them."""
+    """Places of results, compared as the file system that distinguishes the least does."""
 
     def __init__(self) -> None:
         self._taken: dict[str, Source] = {}
         self._folders: dict[Path, str] = {}
 
     def key(self, path: Path) -> str:
-        """Equal for two paths that may be one place."""
+        """A key that is equal for paths that some file system treats as one."""
         folder = path.parent
         if folder not in self._folders:
             self._folders[folder] = os.path.realpath(folder)
@@ -286,12 +286,12 @@ class _Places:
 
 
 def folded(path: str) -> str:
-    """A path without what some file systems do not tell apart: case, and how accents are written."""
+    """A path in lower case with accents in one encoding, which some file systems do not distinguish."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).lower())
 
 
 def _check_places(jobs: Sequence[Job]) -> None:
-    """No result replaces a photo, or a link to one."""
+    """Refuses results in the place of a photo or of a link to one."""
     places = _Places()
     photos: dict[str, Path] = {}
     for job in jobs:

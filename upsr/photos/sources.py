@@ -1,4 +1,4 @@
-"""The photos that inputs name, and why other files are none."""
+"""Photos that inputs name, and the reasons for which other files are passed over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Source:
     Attributes:
         path: the file, or :data:`STREAM`.
         inside: its place below the input that named it.
-        in_folder: whether the input was a folder.
+        in_folder: the input was a folder.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a user should know of a file or folder.
+    """A message about a file or folder.
 
     Attributes:
         kind: "skipped" and "failed" count as files that are not done; a "note" does not.
@@ -52,8 +52,8 @@ OnRemark = Callable[[Remark], None]
 def find_sources(inputs: Sequence[str], out: Path, remark: OnRemark) -> list[Source]:
     """Each photo that the inputs name, once.
 
-    Folders are searched with all below them; links are followed, but no folder is entered twice. What is named itself is a photo
-    whatever its name is. Nothing but regular files is ever opened.
+    Folders are searched recursively. Links are followed, and no folder is entered twice. A file that is named itself is a photo
+    whatever its suffix. Only regular files are opened.
 
     Args:
         out: folder of the results, which is not searched below another one.
@@ -70,7 +70,7 @@ def find_sources(inputs: Sequence[str], out: Path, remark: OnRemark) -> list[Sou
 
 
 def irregular(path: Path) -> str | None:
-    """What a thing is that is no file and never opened: "a named pipe"; ``None`` for files, and for what is not there."""
+    """The kind of a path that is never opened, as "a named pipe"; ``None`` for files and for missing paths."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -110,7 +110,7 @@ def _file(path: Path, inside: Path | None = None) -> Source:
 
 
 def _below(folder: Path, out: Path, remark: OnRemark) -> Iterator[Source]:
-    """Photos in a folder and those below it, sorted. Folders are entered by their own name before any link to them is."""
+    """Photos in a folder and below it, sorted. Folders are entered by their own names before links to them."""
     top, results = os.path.realpath(folder), os.path.realpath(out)
     entered: set[str] = set()
     starts = [folder]
@@ -139,7 +139,7 @@ def _below(folder: Path, out: Path, remark: OnRemark) -> Iterator[Source]:
 
 
 def _closed(root: Path, folder: Path, top: str, results: str, entered: set[str]) -> str | None:
-    """Why a folder is not searched."""
+    """The reason for which a folder is not searched, if there is one."""
     real = os.path.realpath(root)
     if real in entered or (root != folder and os.path.commonpath([real, top]) == real):
         return f"not searched: it leads to {one_line(real)}, which is searched by its own name"
@@ -149,7 +149,7 @@ def _closed(root: Path, folder: Path, top: str, results: str, entered: set[str])
 
 
 def _no_photo(path: Path) -> str | None:
-    """Why a file in a folder is not taken."""
+    """The reason for which a file in a folder is passed over, if there is one."""
     if path.name.startswith("."):
         return "hidden"
     if kind := irregular(path):
@@ -165,7 +165,7 @@ def _no_photo(path: Path) -> str | None:
 
 
 def _matching(pattern: str) -> Iterator[Path]:
-    """What a pattern matches, sorted. A part of it that is the name of something there is no pattern: brackets in names stay."""
+    """Paths that match a pattern, sorted. A part that names an existing path is taken literally, as brackets in names are."""
     parts = Path(pattern).parts
     yield from map(Path, _expanded("", list(parts), set()))
 

@@ -1,4 +1,4 @@
-"""Upscales many photos: one after the other, whatever becomes of the others."""
+"""Upscales many photos, one after the other; one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from upsr.tiling.tiles import Progress
 
 JOURNAL = ".upsr-journal"
 FAILURES = (UpsrError, OSError, MemoryError)
-"""What may be wrong with a photo or its place."""
+"""Errors of a photo or of its place."""
 
 _CPU = torch.device("cpu")
 THERE, FINISHED = "its result is there", "finished before the run was interrupted"
-"""Why photos are left alone."""
+"""Reasons for which photos are skipped."""
 
 
 @dataclass(frozen=True)
 class Handling:
-    """What is done with files.
+    """Settings of reading and writing files.
 
     Attributes:
         quality: of JPEG, WebP and AVIF, 1 to 100.
         max_pixels: larger photos are refused.
-        skip_existing: leave photos alone whose result is there.
-        resume: leave photos alone that an interrupted run of the same settings has finished.
+        skip_existing: skip photos whose result exists.
+        resume: skip photos that an interrupted run of the same settings has finished.
         save_uncertainty: also write psi and the weight, as grey PNGs beside the result.
         stream_suffix: names the format of standard output; ``None`` for that of the photo.
     """
@@ -63,13 +63,13 @@ class Handling:
 
 @dataclass
 class Outcome:
-    """What became of a process's photos.
+    """Results of a process.
 
     Attributes:
         done: sources by name.
-        skipped: why each source that was left alone was.
-        failed: one line for each that failed.
-        notes: what was left out of photos or results, a phrase each, with the sources that it concerns.
+        skipped: reasons by source.
+        failed: one line for each source that failed.
+        notes: losses in reading or writing, a phrase each, with the sources that it concerns.
     """
 
     done: list[str] = field(default_factory=list)
@@ -80,12 +80,12 @@ class Outcome:
 
 
 class Journal:
-    """Names the finished photos of a run that has not ended, so that another can go on.
+    """Names the finished photos of a run that has not ended, so that another run can continue it.
 
     Args:
         folder: of the results.
         rank: each process has a file of its own.
-        settings: what the results depend on; entries of other settings do not count.
+        settings: everything that the results depend on; entries of other settings are ignored.
     """
 
     def __init__(self, folder: Path, rank: int, settings: dict[str, Any]) -> None:
@@ -95,11 +95,11 @@ class Journal:
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Whether a run into this folder has begun and not ended."""
+        """True if a run into this folder has begun and not ended."""
         return next(folder.glob(f"{JOURNAL}-*.jsonl"), None) is not None
 
     def begin(self) -> None:
-        """Make the file, so that a run that is interrupted before its first photo is known too."""
+        """Make the file, so that a run that is interrupted before its first photo is recognised."""
         self._path.touch()
 
     def finished(self) -> dict[str, str]:
@@ -116,7 +116,7 @@ class Journal:
         return entries
 
     def name(self, target: Path) -> str:
-        """What a result is called in the journal: its place in the folder, wherever the folder is looked at from."""
+        """The name of a result in the journal: its path relative to the folder."""
         return os.path.relpath(target, self._folder)
 
     def add(self, job: Job) -> None:
@@ -130,7 +130,7 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
     def close(self) -> None:
-        """Remove this process's file: the run has come to its end."""
+        """Remove this process's file at the end of the run."""
         self._path.unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -151,21 +151,21 @@ def upscale_all(
     on_read: Callable[[Job, Photo], None] | None = None,
     on_failure: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Upscale photos; one that fails does not keep the others from it.
+    """Upscale photos; one that fails does not stop the others.
 
     Args:
-        journal: where finished photos are noted, and read from with ``handling.resume``.
-        peers: processes that share the tiles of each photo, which all of them are given; its main process reads and writes.
-        on_photo: called before each photo, gives what is told its progress.
+        journal: records finished photos, and names those to skip with ``handling.resume``.
+        peers: processes that share the tiles of each photo; all get the same jobs, the main process reads and writes.
+        on_photo: called before each photo; returns the receiver of its progress.
         on_read: called with each photo before it is upscaled.
-        on_failure: is told why a photo failed, in one line.
+        on_failure: receives the reason of a failure, in one line.
     """
     outcome = Outcome()
     finished: dict[str, str] = {}
     if journal is not None:
         finished = journal.finished() if handling.resume else {}
         journal.begin()
-    # Whatever is wrong with one photo, the others are done. In a team they would wait for one that gave up.
+    # Any error of one photo is caught, so that the others are done. Among peers, the others would wait for the one that failed.
     failures: Any = Exception if peers is None else FAILURES
     began = time.monotonic()
     for job in jobs:
@@ -198,10 +198,10 @@ def upscale_all(
 
 
 def check_name(job: Job, handling: Handling) -> None:
-    """Refuse a photo whose result has a name that the file system cannot hold, or that is a folder's.
+    """Check the name of a result.
 
     Raises:
-        UpsrError: it is so.
+        UpsrError: the file system cannot hold it, or a folder has it.
     """
     if job.target == STREAM:
         return
@@ -250,7 +250,7 @@ def _upscale_one(
 
 
 def _check_room(name: str, photo: Photo, size: tuple[int, int]) -> None:
-    """Refuse a result that is larger than the memory: a system that runs out of it ends the process without a word."""
+    """Refuse a result that is larger than the free memory; a system without memory ends the process without a message."""
     height, width = size
     needed = height * width * sum(frame.shape[-1] * frame.itemsize for frame in photo.frames)
     free = free_memory(_CPU)
@@ -262,7 +262,7 @@ def _check_room(name: str, photo: Photo, size: tuple[int, int]) -> None:
 
 
 def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) -> Photo:
-    """The photo, of which the result can be written as far as is known before it is made."""
+    """Read a photo whose result can be written, as far as that is known before it is made."""
     check_name(job, handling)
     name = one_line(str(job.source))
     if kind := irregular(job.source) if job.source != STREAM else None:
@@ -271,7 +271,7 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     photo = read_photo(source, name, max_pixels=handling.max_pixels)
     size = pipe.target_size(photo.frames[0].shape[:2], settings)
     try:
-        check_writable(_result_name(job, photo, handling), photo, size)
+        check_writable(job.target if job.target != STREAM else Path(_stream_name(photo, handling)), photo, size)
     except UpsrError as error:
         raise UpsrError(f"{name}: {error}") from None
     _check_room(name, photo, size)
@@ -279,7 +279,7 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
 
 
 def _read_by(peers: Peers | None, read: Callable[[], Photo]) -> Photo:
-    """What the main process reads, or its error, on every process: none waits for one that gave up."""
+    """The photo that the main process reads, or its error, on every process, so that none waits for another."""
     if peers is None:
         return read()
     found: Photo | Exception | None = None
@@ -295,7 +295,7 @@ def _read_by(peers: Peers | None, read: Callable[[], Photo]) -> Photo:
 
 
 def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> list[str]:
-    """Write the result and the maps; what was left out or made up for in reading and writing."""
+    """Write the result and the maps; returns the losses in reading and writing."""
     if job.target == STREAM:
         return [*large.notes, *_write_to_stdout(large, handling)]
     losses = write_photo(job.target, large, quality=handling.quality)
@@ -306,20 +306,19 @@ def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -
 
 def _write_to_stdout(photo: Photo, handling: Handling) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"photo{handling.stream_suffix or suffix_for(photo)}"
+        path = Path(folder) / _stream_name(photo, handling)
         losses = write_photo(path, photo, quality=handling.quality)
         sys.stdout.buffer.write(path.read_bytes())
         sys.stdout.buffer.flush()
     return losses
 
 
-def _result_name(job: Job, photo: Photo, handling: Handling) -> Path:
-    """The result's path, or for standard output a name of its format."""
-    return Path(f"-{handling.stream_suffix or suffix_for(photo)}") if job.target == STREAM else job.target
+def _stream_name(photo: Photo, handling: Handling) -> str:
+    return f"-{handling.stream_suffix or suffix_for(photo)}"
 
 
 def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished: dict[str, str]) -> str | None:
-    """Why the result need not be made again, if so."""
+    """The reason for which the result is not made again, if there is one."""
     if job.target == STREAM or not os.path.isfile(job.target):
         return None
     if handling.skip_existing:
@@ -333,7 +332,7 @@ def _one_line(job: Job, error: Exception) -> str:
     name, text = one_line(str(job.source)), " ".join(str(error).split())
     if isinstance(error, UpsrError):
         return one_line(str(error))
-    # torch says with a RuntimeError that memory is short.
+    # torch reports a lack of memory as a RuntimeError.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in text):
         return f"{name}: not enough memory; give a smaller --tile, or upscale a smaller photo"
     if isinstance(error, OSError):
@@ -343,7 +342,7 @@ def _one_line(job: Job, error: Exception) -> str:
 
 
 def write_record(path: Path, outcome: Outcome, facts: dict[str, Any]) -> None:
-    """Write what was done, and all that the results depend on, as JSON."""
+    """Write the outcome, and everything that the results depend on, as JSON."""
     content = {**facts, **asdict(outcome)}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

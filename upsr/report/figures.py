@@ -20,13 +20,19 @@ from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.entries import ENTRIES, make_ready, option_file
 from upsr.heat import heat
+from upsr.methods.base import Seen
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.report.panels import FigureUnavailableError, panels
+from upsr.restoring import Restorer
 
 _PREFERRED = ("ImageNet-Test", "Val_SR", "Set14")
 _SHOWN = 4
 _LARGEST_RESIDUAL = 0.4
+_ESTIMATE, _WEIGHT = "g(y)", "weight"
 _CURVE_BINS = np.linspace(0.01, 0.16, 16)
+
+_Shown = dict[str, Tensor]
+"""Intermediate results of a restoration, by name."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Material:
 
     Attributes:
         datasets_root: folder of the datasets; the figures of UPSR use the first that is here of ImageNet-Test, Val_SR, Set14.
-        method: name of a UPSR method, for what needs g.
+        method: name of a method that shows g(y) and the weight of the noise, for figures 3 and 5.
         max_images: of the dataset.
         evaluation: folder of an evaluation, for what compares methods, and of other measures that are kept.
     """
@@ -59,16 +65,12 @@ class Material:
         """Its images."""
         return (dataset[i] for i in range(len(dataset))[: self.max_images])
 
-    def model(self) -> Any:
-        """The method, which has an uncertainty."""
-        description = ENTRIES.read(self.method)
+    def restorer(self) -> Restorer:
+        """The method at work."""
         try:
-            restorer: Any = make_ready(description, self.device, None).restorer(0, "", [])
+            return make_ready(ENTRIES.read(self.method), self.device, None).restorer(0, "", [])
         except UpsrError as error:
-            raise FigureUnavailableError(f"it needs g of {self.method}: {error}") from None
-        if not hasattr(getattr(restorer, "method", None), "condition"):
-            raise FigureUnavailableError(f"{self.method} is no UPSR model")
-        return restorer.method
+            raise FigureUnavailableError(f"it needs {self.method}: {error}") from None
 
 
 def residual_distribution(path: Path, material: Material) -> None:
@@ -97,16 +99,17 @@ def residual_maps(path: Path, material: Material) -> None:
         path,
         material,
         ["y", "|x - y|", "|g(y) - y|"],
-        lambda y, x, cond: [_shown(y), _heat((x - y).abs()), _heat(2 * cond.psi)],
+        lambda y, x, seen: [_shown(y), _heat((x - y).abs()), _heat((seen[_ESTIMATE] - y).abs())],
     )
 
 
 def noise_weights(path: Path, material: Material) -> None:
     """Figure 5: the uncertainty and the weight of the noise, with the weighted noise."""
 
-    def row(y: Tensor, x: Tensor, cond: Any) -> list[NDArray[np.uint8]]:
-        noise = cond.weight * torch.randn(cond.weight.shape, generator=torch.Generator().manual_seed(0)).to(cond.weight)
-        return [_shown(y), _heat(cond.psi, 0.1), _heat(cond.weight, 1.0), _shown(y + 0.2 * noise)]
+    def row(y: Tensor, x: Tensor, seen: _Shown) -> list[NDArray[np.uint8]]:
+        psi, weight = (seen[_ESTIMATE] - y).abs() / 2, seen[_WEIGHT]
+        noise = weight * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        return [_shown(y), _heat(psi, 0.1), _heat(weight, 1.0), _shown(y + 0.2 * noise)]
 
     _maps(path, material, ["y", "uncertainty", "weight (dark: little noise)", "weighted noise, scaled down"], row)
 
@@ -131,9 +134,9 @@ def weighting_function(path: Path, material: Material) -> None:
     finish(path)
 
 
-def _upsampled(item: Mapping[str, Any]) -> Tensor:
-    """y in [0, 1], (3, H, W)."""
-    size = item["gt"].shape[-2:]
+def _upsampled(item: Mapping[str, Any], size: Sequence[int] | None = None) -> Tensor:
+    """y in [0, 1], (3, H, W), of the size of the ground truth or a given one."""
+    size = tuple(size or item["gt"].shape[-2:])
     return F.interpolate(item["lq"][None], size=size, mode="bicubic", align_corners=False)[0].clamp(0, 1)
 
 
@@ -179,21 +182,20 @@ def _gradient(image: Tensor) -> Tensor:
 
 
 def _maps(
-    path: Path, material: Material, titles: Sequence[str], row: Callable[[Tensor, Tensor, Any], list[Any]]
+    path: Path, material: Material, titles: Sequence[str], row: Callable[[Tensor, Tensor, _Shown], list[Any]]
 ) -> None:
-    """One row of pictures for each of a few images."""
+    """One row of pictures for each of a few images: of y, x and what the method shows, (1, 3, H, W) in [0, 1]."""
     _, dataset = material.dataset()
-    model = material.model()
+    restorer = material.restorer()
     rows = []
     for item in itertools.islice(material.items(dataset), _SHOWN):
-        lq = item["lq"][None].to(material.device)
-        multiple = model.facts.multiple
-        height, width = (side // multiple * multiple or side for side in lq.shape[-2:])
-        cond = model.condition(lq[..., :height, :width])
-        y = ((cond.y + 1) / 2).clamp(0, 1).cpu()
-        rows.append(
-            row(y.to(material.device), item["gt"][None, :, : y.shape[-2], : y.shape[-1]].to(material.device), cond)
-        )
+        shown: list[Seen] = []
+        restorer(item["lq"][None].to(material.device), [item["key"]], shown.append)
+        seen = {s.name: s.image.cpu() for s in shown}
+        if missing := {_ESTIMATE, _WEIGHT} - seen.keys():
+            raise FigureUnavailableError(f"{material.method} does not show {' or '.join(sorted(missing))}")
+        height, width = seen[_ESTIMATE].shape[-2:]
+        rows.append(row(_upsampled(item, (height, width))[None], item["gt"][None, :, :height, :width], seen))
     axes, finish = panels(len(titles), rows=len(rows), height=2.6)
     for i, (picture, axis) in enumerate(zip((p for r in rows for p in r), axes, strict=True)):
         axis.imshow(picture)
