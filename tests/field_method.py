@@ -21,7 +21,7 @@ class FieldMethod(Method):
         super().__init__()
         self.scale, self.noise_level, self.steps = scale, noise_level, steps
         self.process = process_of("scaled_linear")
-        self.facts = Facts(int(scale), 3, state=(3, 1))
+        self.facts = Facts(scale, 3, state=(3, 1))
         self.register_buffer("power", spectrum())
 
     @classmethod
@@ -49,7 +49,7 @@ class FieldMethod(Method):
 
     @torch.inference_mode()
     def restore(self, lq, noise, *, tiles=None, watch=None):
-        size = [round(self.scale * side) for side in lq.shape[-2:]]
+        size = self.facts.output_size(*lq.shape[-2:])
         x = self.encode(F.interpolate(lq, size=size, mode="bicubic").clamp(0, 1))
         t = round(self.noise_level * self.process.num_timesteps)
         if t:

@@ -262,13 +262,14 @@ def calibrated(out, *arguments):
 
 
 def test_the_command_writes_levels_that_grow_with_the_scale(place, capsys):
-    found = calibrated("out", "--scales", "2", "4", "8", "--hf_ratio", "0.5")
+    found = calibrated("out", "--scales", "2", "2.6", "4", "8", "--hf_ratio", "0.5")
     printed = capsys.readouterr().out
     assert "without LPIPS" in printed
     assert set(found) == {"model", "schedule", "seed", "images", "hf_ratio", "scales", "formula"}
     assert found["schedule"]["alpha_bar"][2] == pytest.approx(TABLES["alphas_cumprod"]["scaled_linear"]["200"])
     scales = found["scales"]
-    assert scales["2"]["t_lo"] < scales["4"]["t_lo"] <= scales["8"]["t_lo"]
+    assert scales["2"]["t_lo"] <= scales["2.6"]["t_lo"] <= scales["4"]["t_lo"] <= scales["8"]["t_lo"]
+    assert scales["2"]["t_lo"] < scales["8"]["t_lo"]
     for name, scale in scales.items():
         curves = scale["curves"]
         assert {"t", "psnr", "ssim", "psnr_y", "ssim_y", "low_error", "hf_ratio"} == set(curves)
@@ -280,7 +281,7 @@ def test_the_command_writes_levels_that_grow_with_the_scale(place, capsys):
         assert f"x{name}: " in printed
     formula = found["formula"]
     assert len(formula["errors"]) == 50
-    assert set(formula["fidelity"]) == {"2", "4", "8"}
+    assert set(formula["fidelity"]) == {"2", "2.6", "4", "8"}
     for sums in formula["signature"].values():
         assert sums == sorted(sums)
     for losses in formula["fidelity"].values():

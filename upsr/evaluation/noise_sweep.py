@@ -19,7 +19,7 @@ from upsr.data.image_io import to_tensor, to_uint8, write_png
 from upsr.errors import UpsrError
 from upsr.evaluation.results import Journal, Measured
 from upsr.evaluation.work import WHOLE_SET, digest_of_file
-from upsr.methods.base import Method
+from upsr.methods.base import Facts, Method
 from upsr.metrics import PSNR, SSIM, Metric, MetricUnavailableError, SetMetric
 from upsr.metrics.bands import band_energies
 from upsr.provenance import digest_of
@@ -91,7 +91,7 @@ def bicubic(photos: Tensor, scale: float) -> Pair:
     At a fractional scale the photos are first cropped at the bottom and the right to what their LR images restore to.
     """
     low = [int(side / scale) for side in photos.shape[-2:]]
-    high = [round(scale * side) for side in low]
+    high = Facts(scale, photos.shape[1]).output_size(*low)
     gt = photos[..., : high[0], : high[1]]
     lq = F.interpolate(gt, size=low, mode="bicubic", antialias=True).clamp(0, 1)
     lq = (lq * 255).round() / 255
