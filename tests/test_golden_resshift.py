@@ -24,7 +24,7 @@ from upsr.methods.resshift.distillation import SinSRTraining
 from upsr.methods.resshift.method import ResShift, Sampling
 from upsr.methods.resshift.options import DiffusionOptions, ResShiftTrainOptions
 from upsr.methods.resshift.training import ResShiftTraining
-from upsr.restoring.padding import pad_to_multiple
+from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.windows import Canvas, tile_starts, tiles_of
 
 MIN_NOISE = {15: 0.04, 4: 0.2}

@@ -9,7 +9,7 @@ import torch
 from upsr.config.schema import TileOptions
 from upsr.methods import Facts, Method
 from upsr.restoring import restore
-from upsr.restoring.padding import pad_to_multiple
+from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.windows import tile_starts
 
 

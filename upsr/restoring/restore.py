@@ -13,8 +13,8 @@ from torch import Tensor
 from upsr.accelerate.allocator import kept_buffers
 from upsr.config.schema import TileOptions
 from upsr.methods.base import Method, Seen, Watch
-from upsr.restoring.padding import pad_to_multiple, padded_size
 from upsr.rng import torch_generator
+from upsr.tiling.padding import pad_to_multiple, padded_size
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import TilePlan
 from upsr.tiling.windows import Canvas, Tile, tiles_of

@@ -14,9 +14,13 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     Reflection leaves the border row out (reflect-101) and goes on for as long as it takes, so sides smaller than the
     padding work too (the released code fails for LR sides below 33); a side of 1 is repeated.
     """
+    return pad_to_size(image, padded_size(image.shape[-2:], multiple))
+
+
+def pad_to_size(image: Tensor, size: Sequence[int]) -> Tensor:
+    """As :func:`pad_to_multiple`, to a (height, width) that is at least the image's."""
     rows, columns = (
-        _reflected(side, padded, image.device)
-        for side, padded in zip(image.shape[-2:], padded_size(image.shape[-2:], multiple), strict=True)
+        _reflected(side, padded, image.device) for side, padded in zip(image.shape[-2:], size, strict=True)
     )
     return image[..., rows[:, None], columns]
 
