@@ -17,16 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
+from tests import resshift, tiny
 from tests.evaluations import CPU, describe_dataset, largest_difference, means, run, save_rrdb, values, workplace, write
 from upsr.cli import main
+from upsr.config.load import parse_options
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.errors import UpsrError
 from upsr.evaluation import statistics
-from upsr.evaluation.entries import ENTRIES, WrongWeightsError, make_ready
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, WrongWeightsError, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
+from upsr.methods import build_method
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
+from upsr.provenance import file_digest
 from upsr.report.numbers import head, tables_of_means
 
 REPOSITORY = Path(__file__).parents[1]
@@ -500,6 +503,42 @@ def test_published_sizes_are_those_of_the_networks(tmp_path):
         count = sum(p.numel() for p in RRDBNet(num_filters=64, num_blocks=23, scale=4).parameters())
     for name in ("ESRGAN", "RealSR-JPEG", "BSRGAN", "RealESRGAN"):
         assert ENTRIES.read(name).expected.parameters == count
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("LDM-15", ["ldm-sr"]),
+        ("ResShift-15", ["resshift_realsrx4_s15_v1.pth", "autoencoder_vq_f4.pth"]),
+        ("ResShift-4", ["resshift_realsrx4_s4_v3.pth", "autoencoder_vq_f4.pth"]),
+        ("SinSR-1", ["SinSR_v1.pth", "autoencoder_vq_f4.pth"]),
+    ],
+)
+def test_a_baseline_without_its_weights_names_each_file_and_where_it_is(place, name, files):
+    with pytest.raises(MissingWeightsError, match=r"weights are not here .*; get them from https://") as error:
+        make_ready(ENTRIES.read(name), CPU.device, None)
+    for file in files:
+        assert f"pretrained_models/{file}" in str(error.value)
+
+
+def test_each_weight_file_of_an_entry_has_its_digest(place):
+    options = resshift.tiny_options(place, place / "photos")
+    method = build_method(parse_options(options, "test"))
+    for part, key in method.weight_keys.items():
+        torch.save(method.parts()[part].state_dict(), place / f"{part}.pth")
+        options["path"][key] = str(place / f"{part}.pth")
+    options["path"]["allow_random_weights"] = False
+    write(place / "resshift.yml", options)
+    digests = [file_digest(place / f"{part}.pth") for part in method.weight_keys]
+    make = {"type": "OptionFile", "opt": "resshift.yml"}
+    write(place / "options/methods/Right.yml", {"make": make, "expected": {"sha256": digests}})
+    assert [path.name for path in make_ready(ENTRIES.read("Right"), CPU.device, None).weights] == [
+        "denoiser.pth",
+        "autoencoder.pth",
+    ]
+    write(place / "options/methods/Wrong.yml", {"make": make, "expected": {"sha256": [digests[0], digests[0]]}})
+    with pytest.raises(WrongWeightsError, match=r"autoencoder\.pth: sha256"):
+        make_ready(ENTRIES.read("Wrong"), CPU.device, None)
 
 
 def test_latent_diffusion_is_measured_from_its_option_file(place):
