@@ -3,7 +3,16 @@
 from upsr.archs.atd import ATD
 from upsr.archs.compact import CompactSR
 from upsr.archs.spandrel import SpandrelSR
+from upsr.archs.unconditional import DenoisingDiffusionUNet, DiffusersUNet2D
 from upsr.archs.unet_resshift import ResShiftUNet
 from upsr.archs.unet_upsr import UNetModelSwin
 
-__all__ = ["ATD", "CompactSR", "ResShiftUNet", "SpandrelSR", "UNetModelSwin"]
+__all__ = [
+    "ATD",
+    "CompactSR",
+    "DenoisingDiffusionUNet",
+    "DiffusersUNet2D",
+    "ResShiftUNet",
+    "SpandrelSR",
+    "UNetModelSwin",
+]

@@ -47,3 +47,19 @@ class DenoisingNetwork(nn.Module):
     def given(self, lq: Tensor) -> Self:
         """The network for several calls with the condition ``lq``; a faster form may compute its share of them once."""
         return self
+
+
+class NoisePredictor(nn.Module):
+    """An unconditional denoiser: called as (x, t) with (B, channels, H, W) and (B,) int64, returns x's shape.
+
+    Attributes:
+        channels: of the diffusion's state.
+        sample_size: side of the states that it is trained on.
+        size_multiple: H and W are multiples of it.
+        carries_weights: the constructor has loaded the weights, no other file is needed.
+    """
+
+    channels: int
+    sample_size: int
+    size_multiple: int = 1
+    carries_weights: bool = False

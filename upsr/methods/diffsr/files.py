@@ -12,6 +12,16 @@ from upsr.weights.diffusers_folder import class_in
 
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 _NETWORK = "UNet2DModel"
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_ARGUMENTS = (
+    "block_out_channels",
+    "down_block_types",
+    "up_block_types",
+    "layers_per_block",
+    "attention_head_dim",
+    "norm_num_groups",
+)
+"""Arguments that DiffusersUNet2D has under the names of diffusers."""
 _OPTIONS = {
     "beta_schedule": "schedule",
     "num_train_timesteps": "steps",
@@ -29,27 +39,42 @@ def released_options(path: Path) -> dict[str, Any] | None:
     then the default.
 
     Raises:
-        UpsrError: the scheduler is of a kind that is not known here.
+        UpsrError: the folder has no weights, or the scheduler is of a kind that is not known here.
     """
     kind = class_in(path)
     if kind not in (*_PIPELINES, _NETWORK):
         return None
     network = path / "unet" if kind in _PIPELINES else path
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    diffusion = _diffusion(scheduler) if kind in _PIPELINES else {}
+    weights = next((network / name for name in _WEIGHTS if (network / name).is_file()), None)
+    if weights is None:
+        raise UpsrError(f"{network}: no weights here ({', '.join(_WEIGHTS)})")
     return {
         "method": "diffsr",
-        "network_g": {"type": "DiffusersUNet2D", "path": str(network.absolute())},
-        "diffusion": diffusion,
-        "path": {},
+        "network_g": _network(network / "config.json"),
+        "diffusion": _diffusion(path / "scheduler" / "scheduler_config.json") if kind in _PIPELINES else {},
+        "path": {"pretrain_network_g": str(weights)},
     }
 
 
-def _diffusion(path: Path) -> dict[str, Any]:
+def _network(path: Path) -> dict[str, Any]:
+    config = {key: value for key, value in _read(path).items() if not key.startswith("_")}
+    channels, size = config.pop("in_channels", 3), config.pop("sample_size", None)
+    if config.pop("out_channels", channels) != channels or not isinstance(size, int):
+        raise UpsrError(f"{path}: Diff-SR needs a network with one sample_size and as many channels out as in")
+    named = {key: config.pop(key) for key in _ARGUMENTS if key in config}
+    return {"type": "DiffusersUNet2D", "sample_size": size, "channels": channels, **named, "more": config}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UpsrError(f"{path}: not a readable scheduler of diffusers ({error})") from None
+        raise UpsrError(f"{path}: not a readable description of diffusers ({error})") from None
+    return config
+
+
+def _diffusion(path: Path) -> dict[str, Any]:
+    config = _read(path)
     for key, allowed in _ALLOWED.items():
         if config.get(key, allowed[0]) not in allowed:
             raise UpsrError(f"{path}: {key} is {config[key]}; Diff-SR knows {', '.join(allowed)}")
