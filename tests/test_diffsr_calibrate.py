@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from upsr.data.datasets import ImageFolder
 from upsr.data.image_io import to_uint8, write_png
 from upsr.diffusion.recovery_error import fidelity_loss, printed_fidelity_loss, signature_loss, step_weights
 from upsr.evaluation.noise_sweep import HRPhoto, NoiseSweep, Pair, read_photos
+from upsr.evaluation.prediction_error import prediction_errors
 from upsr.evaluation.recoverable_field import ENOUGH_FOR_FID, recoverable_field
 from upsr.metrics import MetricUnavailableError
 from upsr.metrics.bands import band_energies
@@ -245,6 +247,7 @@ def place(tmp_path, monkeypatch):
     """A folder with colour photos of fields, the option file of the method that knows them, and no weights of LPIPS."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calibrate, "LPIPS", unavailable)
+    monkeypatch.setattr(calibrate, "prediction_errors", partial(prediction_errors, at=5, draws=2))
     (tmp_path / "field.yml").write_text(f"method: {METHOD}\nscale: 4\n")
     colours = field.images("in:sb.field.rgb", 18).view(6, 3, field.SIDE, field.SIDE)
     for i, image in enumerate(colours):
@@ -280,7 +283,7 @@ def test_the_command_writes_levels_that_grow_with_the_scale(place, capsys):
         assert scale["t_lo"] <= scale["t_star"]
         assert f"x{name}: " in printed
     formula = found["formula"]
-    assert len(formula["errors"]) == 50
+    assert len(formula["errors"]) == 5
     assert set(formula["fidelity"]) == {"2", "2.6", "4", "8"}
     for sums in formula["signature"].values():
         assert sums == sorted(sums)
@@ -308,12 +311,14 @@ def test_a_calibration_goes_on_where_it_was_interrupted_whatever_the_batch(place
     assert again == whole
 
 
-def test_the_prediction_errors_are_those_of_the_best_denoiser(place):
+def test_the_prediction_errors_are_those_of_the_best_denoiser(place, monkeypatch):
+    monkeypatch.setattr(calibrate, "prediction_errors", prediction_errors)
     found = calibrated("out", "--scales", "4")["formula"]
     photos = read_photos(ImageFolder("photos", channels=3), count=None, side=64)
     drawn = torch.stack([2 * photos[j % len(photos)].image - 1 for j in range(20)]).double()
     own = torch.fft.fft2(drawn, norm="ortho").abs().square().mean(dim=(0, 1))
     power, process = field.spectrum(), field.process_of("scaled_linear")
+    assert len(found["errors"]) == 50
     for i, error in list(zip(found["i"], found["errors"], strict=True))[5::10]:
         a = process.alpha_bar(torch.tensor([i]))
         gain = a.sqrt() * power / (a * power + 1 - a)
@@ -384,3 +389,21 @@ def test_a_method_without_a_noise_level_is_refused(place, capsys):
     (place / "bicubic.yml").write_text("method: bicubic\n")
     assert ended(METHOD, "calibrate", "bicubic.yml", "--images", "photos") == 2
     assert "Bicubic has no setting noise_level or scale" in capsys.readouterr().err
+
+
+def test_a_folder_of_diffusers_is_calibrated_and_restores_as_the_calibration_says(place):
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
+    from tests.test_diffsr import folder_of, method
+
+    folder = folder_of(place / "ddpm")
+    numbers = ("--scales", "2", "2.6", "--last", "0.2", "--step", "0.1", "--steps", "2", "--size", "32")
+    assert ended("diffsr", "calibrate", str(folder), "--images", "photos", "-o", "out", *numbers) == 0
+    found = json.loads(Path("out/calibration.json").read_text())
+    assert found["model"]["config"]["method"] == "diffsr"
+    assert len(found["formula"]["errors"]) == 5
+    for scale, own in found["scales"].items():
+        restorer = method(
+            place, scale=float(scale), noise_level={"policy": "prf", "calibration": "out/calibration.json"}
+        )
+        start = round(own["t_star"] * restorer.process.num_timesteps)
+        assert restorer.timesteps[:1] == ([start] if start else [])
