@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from tests import tiny
+from tests.diffsr import UNET, tiny_options
 from tests.gaussian_field import filtered, process_of, spectrum
 from tests.golden_recipe import GOLDEN
 from tests.processes import TrainingProcess
-from tests.training import tiny_options
 from upsr.archs import DenoisingDiffusionUNet, DiffusersUNet2D
 from upsr.archs.contracts import NoisePredictor
-from upsr.config.load import load_options, merged, parse_options
+from upsr.config.load import load_options, parse_options
 from upsr.diffusion import VariancePreserving, alphas_cumprod, schedule_betas
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
@@ -35,9 +35,6 @@ pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[late
 
 CPU = Runtime(torch.device("cpu"))
 FILES = Path(__file__).parents[1] / "options" / "diffsr"
-UNET: dict[str, Any] = {
-    "type": "DiffusersUNet2D", "sample_size": 32, "block_out_channels": [16, 32], "layers_per_block": 1, "norm_num_groups": 8,
-}  # fmt: skip
 
 
 class FieldPredictor(NoisePredictor):
@@ -57,16 +54,7 @@ class FieldPredictor(NoisePredictor):
 
 
 def options(root: Path, **changes: Any) -> dict[str, Any]:
-    """Options of a tiny Diff-SR."""
-    data = tiny_options(root, root / "photos")
-    for key in ("model_type", "network_aux", "network_g", "pair_pool"):
-        del data[key]
-    del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
-    own = {
-        "method": "diffsr", "network_g": dict(UNET), "path": {"allow_random_weights": True}, "sampler": {"steps": 4},
-        "datasets": {"train": {"gt_size": 32}},
-    }  # fmt: skip
-    return merged(merged(data, own), changes)
+    return tiny_options(root, root / "photos", **changes)
 
 
 @pytest.fixture(scope="module")

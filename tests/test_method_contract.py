@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import resshift, tiny
+from tests import diffsr, resshift, tiny
 from tests.training import tiny_options
 from upsr.config.load import merged, parse_options
 from upsr.config.schema import CommonOptions, TileOptions
@@ -83,6 +83,7 @@ CASES = {
     "ldm": Case(True, make=_ldm, needs="diffusers"),
     "ldm, new noise": Case(True, make=lambda root: _ldm(root).adjusted(eta=1), needs="diffusers"),
     "resshift": Case(True, _plain, base=resshift.tiny_options, needs="diffusers"),
+    "diffsr": Case(True, _plain, base=diffsr.tiny_options, needs="diffusers"),
     "sinsr": Case(True, _sinsr, base=resshift.tiny_options, needs="diffusers"),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
