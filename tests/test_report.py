@@ -78,6 +78,26 @@ def test_with_nothing_here_every_cell_is_explained(place, capsys):
     assert out.count("missing: no dataset of ImageNet-Test") == len(FIGURES)
 
 
+def test_another_paper_has_tables_and_figures_of_its_own(place, capsys):
+    out = reproduce(capsys, "--paper", "diffsr", "--no_cost", "--figure", "6", "7")
+    folder = place / "results/tables/diffsr"
+    assert {path.stem for path in folder.glob("*.md")} == {"table_1-x4", "table_1-x2"}
+    found = cells(folder, "1-x2")
+    assert found["Diff-SR", "Set5-256-x2 psnr_rgb"]["published"] == "38.373"
+    assert "weights are not here" in found["Diff-SR", "Set5-256-x2 psnr_rgb"]["remarks"]
+    assert "published values alone" in found["LIIF", "Set5-256-x2 psnr_rgb"]["remarks"]
+    assert "Set5-256-x2: no folder" in found["Bicubic", "Set5-256-x2 psnr_rgb"]["remarks"]
+    assert out.count("missing: REDS: no folder") == 2
+    assert "wait for published values alone" not in out
+    assert "MANIQA" not in out
+
+
+@pytest.mark.parametrize("arguments", [("--table", "4"), ("--figure", "2"), ("--table", "1-x3")])
+def test_what_a_paper_does_not_have_is_refused(place, capsys, arguments):
+    assert main(["tables", "--paper", "diffsr", *arguments]) == 2
+    assert f"{arguments[0]} {arguments[1]}: this paper has here" in capsys.readouterr().err
+
+
 def test_published_values_are_those_of_the_reference(shared_dir):
     import yaml
 
