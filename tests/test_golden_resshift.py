@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from tests.golden_recipe import GOLDEN, arr, key_shapes
 from tests.resshift import VQ_TINY, released_vq
-from upsr.config.schema import SchedulerOptions, TrainOptions
+from upsr.config.schema import OptimizerOptions, SchedulerOptions, TrainOptions
 from upsr.diffusion import exponential_sqrt_etas, respace, sample
 from upsr.diffusion.sampling import repeated
-from upsr.engine.players import rate_factor
+from upsr.engine.distributed import Runtime
+from upsr.engine.players import Updater, rate_factor
+from upsr.methods.base import Player
 from upsr.methods.options import ConsistencyOptions
 from upsr.methods.residual_shift import build_schedule, consistency
 from upsr.methods.resshift.distillation import SinSRTraining
@@ -27,6 +29,7 @@ from upsr.methods.resshift.training import ResShiftTraining
 from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.windows import Canvas, tile_starts, tiles_of
 
+CPU = Runtime(torch.device("cpu"))
 MIN_NOISE = {15: 0.04, 4: 0.2}
 SHAPE = (2, 3, 16, 16)
 
@@ -262,6 +265,18 @@ def test_learning_rates_match(name, total, scheduler):
         if after.isdigit():
             done = int(after) - 1 if int(after) <= 5000 else int(after)
             assert math.isclose(5e-5 * rate_factor(train, done), value, rel_tol=1e-12), after
+
+
+def test_average_of_the_weights_matches():
+    """It starts at 0 and follows three values."""
+    network = nn.Module()
+    network.weight = nn.Parameter(torch.zeros(4))
+    updater = Updater(Player(network, OptimizerOptions()), TrainOptions(total_iter=1, ema_decay=0.999), CPU)
+    for k, expected in enumerate(golden("ema")["ema"]):
+        with torch.no_grad():
+            network.weight.copy_(arr(f"in:rs.ema.{k}", (4,)))
+        updater.follow()
+        assert_close(updater.average["weight"], expected, 1e-7)
 
 
 def test_exponential_schedule_needs_no_cap():

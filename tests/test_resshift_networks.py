@@ -46,8 +46,13 @@ def test_parameters_are_those_of_the_paper():
 
     with torch.device("meta"):
         networks = [ResShiftUNet(), VQAutoencoder()]
-    counts = [sum(p.numel() for p in network.parameters()) for network in networks]
-    assert counts == [118_593_583, 55_322_782]
+        parts = [networks[1].network.encoder, networks[1].network.decoder, ResShiftUNet(**TINY), ResShiftUNet(**TINY_B)]
+    counts = [sum(p.numel() for p in network.parameters()) for network in [*networks, *parts]]
+    golden = key_shapes("resshift/counts.json")
+    assert counts[:2] == [118_593_583, 55_322_782]
+    assert counts == [
+        golden[n] for n in ("unet_full", "vq_full", "vq_encoder", "vq_decoder", "unet_tiny", "unet_tinyB")
+    ]
 
 
 @pytest.mark.parametrize(("arguments", "file"), [({}, "vq_keys"), (VQ_TINY, "vq_tiny_keys")])
