@@ -1,9 +1,10 @@
-"""The noise levels that Diff-SR needs: measured on fields whose best denoiser is known, and by the paper's formula."""
+"""The noise levels that Diff-SR needs, measured on fields whose best denoiser is known."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from tests.test_cli import ended
 from upsr.commands import calibrate
 from upsr.data.datasets import ImageFolder
 from upsr.data.image_io import to_uint8, write_png
-from upsr.diffusion.recovery_error import fidelity_loss, printed_fidelity_loss, signature_loss, step_weights
 from upsr.evaluation.noise_sweep import HRPhoto, NoiseSweep, Pair, read_photos
+from upsr.evaluation.prediction_error import prediction_errors
 from upsr.evaluation.recoverable_field import ENOUGH_FOR_FID, recoverable_field
 from upsr.metrics import MetricUnavailableError
 from upsr.metrics.bands import band_energies
@@ -198,44 +199,6 @@ def test_bands_are_parts_of_the_whole():
     assert band_energies(wave, wave, 1.9)["high"] == pytest.approx(0, abs=1e-12)
 
 
-def alpha_bar(schedule="scaled_linear"):
-    process = field.process_of(schedule)
-    return process.alpha_bar(torch.arange(process.num_timesteps))
-
-
-def test_the_formula_with_the_variance_has_the_golden_sums():
-    found = signature_loss(alpha_bar(), torch.tensor(0.02, dtype=torch.float64), "kl")
-    for t, value in TABLES["prf_cumulative_KLweights_E0_0.02"].items():
-        assert float(found[int(t)]) == pytest.approx(value, rel=1e-9)
-
-
-def test_the_formula_as_printed_is_saturated_after_a_twentieth_of_the_steps():
-    found = signature_loss(alpha_bar(), torch.tensor(0.02), "literal")
-    assert found[50] > 0.85 * found[-1]
-    assert step_weights(alpha_bar(), "literal")[0] == 0
-
-
-def test_the_fidelity_loss_is_the_divergence_of_the_two_forward_distributions():
-    found = fidelity_loss(alpha_bar(), 1.0)
-    assert float(found[200]) == pytest.approx(TABLES["K_t"]["scaled_linear@200"], rel=1e-9)
-    assert float(found[400]) == pytest.approx(TABLES["K_t"]["scaled_linear@400"], rel=1e-9)
-    x, x_hat = torch.tensor([0.3, -0.2]), torch.tensor([0.1, 0.4])
-    rate = alpha_bar()[200]
-    normal = [torch.distributions.Normal(rate.sqrt() * m.double(), (1 - rate).sqrt()) for m in (x, x_hat)]
-    divergence = torch.distributions.kl_divergence(*normal).mean()
-    assert fidelity_loss(alpha_bar(), float((x - x_hat).square().mean()))[200] == pytest.approx(
-        float(divergence), rel=1e-6
-    )
-
-
-def test_the_printed_fidelity_loss_is_no_distance():
-    x = torch.full((4,), 0.5)
-    assert float(printed_fidelity_loss(alpha_bar(), x, x)[200]) > 1
-    assert float(printed_fidelity_loss(alpha_bar(), x, 2 * x)[200]) < float(
-        printed_fidelity_loss(alpha_bar(), x, 4 * x)[200]
-    )
-
-
 METHOD = "tests.field_method"
 NUMBERS = ("--last", "0.4", "--step", "0.1", "--size", "64")
 
@@ -245,6 +208,7 @@ def place(tmp_path, monkeypatch):
     """A folder with colour photos of fields, the option file of the method that knows them, and no weights of LPIPS."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calibrate, "LPIPS", unavailable)
+    monkeypatch.setattr(calibrate, "prediction_errors", partial(prediction_errors, at=5, draws=2))
     (tmp_path / "field.yml").write_text(f"method: {METHOD}\nscale: 4\n")
     colours = field.images("in:sb.field.rgb", 18).view(6, 3, field.SIDE, field.SIDE)
     for i, image in enumerate(colours):
@@ -280,7 +244,7 @@ def test_the_command_writes_levels_that_grow_with_the_scale(place, capsys):
         assert scale["t_lo"] <= scale["t_star"]
         assert f"x{name}: " in printed
     formula = found["formula"]
-    assert len(formula["errors"]) == 50
+    assert len(formula["errors"]) == 5
     assert set(formula["fidelity"]) == {"2", "2.6", "4", "8"}
     for sums in formula["signature"].values():
         assert sums == sorted(sums)
@@ -308,12 +272,14 @@ def test_a_calibration_goes_on_where_it_was_interrupted_whatever_the_batch(place
     assert again == whole
 
 
-def test_the_prediction_errors_are_those_of_the_best_denoiser(place):
+def test_the_prediction_errors_are_those_of_the_best_denoiser(place, monkeypatch):
+    monkeypatch.setattr(calibrate, "prediction_errors", prediction_errors)
     found = calibrated("out", "--scales", "4")["formula"]
     photos = read_photos(ImageFolder("photos", channels=3), count=None, side=64)
     drawn = torch.stack([2 * photos[j % len(photos)].image - 1 for j in range(20)]).double()
     own = torch.fft.fft2(drawn, norm="ortho").abs().square().mean(dim=(0, 1))
     power, process = field.spectrum(), field.process_of("scaled_linear")
+    assert len(found["errors"]) == 50
     for i, error in list(zip(found["i"], found["errors"], strict=True))[5::10]:
         a = process.alpha_bar(torch.tensor([i]))
         gain = a.sqrt() * power / (a * power + 1 - a)
@@ -384,3 +350,21 @@ def test_a_method_without_a_noise_level_is_refused(place, capsys):
     (place / "bicubic.yml").write_text("method: bicubic\n")
     assert ended(METHOD, "calibrate", "bicubic.yml", "--images", "photos") == 2
     assert "Bicubic has no setting noise_level or scale" in capsys.readouterr().err
+
+
+def test_a_folder_of_diffusers_is_calibrated_and_restores_as_the_calibration_says(place):
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
+    from tests.test_diffsr import folder_of, method
+
+    folder = folder_of(place / "ddpm")
+    numbers = ("--scales", "2", "2.6", "--last", "0.2", "--step", "0.1", "--steps", "2", "--size", "32")
+    assert ended("diffsr", "calibrate", str(folder), "--images", "photos", "-o", "out", *numbers) == 0
+    found = json.loads(Path("out/calibration.json").read_text())
+    assert found["model"]["config"]["method"] == "diffsr"
+    assert len(found["formula"]["errors"]) == 5
+    for scale, own in found["scales"].items():
+        restorer = method(
+            place, scale=float(scale), noise_level={"policy": "prf", "calibration": "out/calibration.json"}
+        )
+        start = round(own["t_star"] * restorer.process.num_timesteps)
+        assert restorer.timesteps[:1] == ([start] if start else [])

@@ -17,16 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
+from tests import resshift, tiny
 from tests.evaluations import CPU, describe_dataset, largest_difference, means, run, save_rrdb, values, workplace, write
 from upsr.cli import main
+from upsr.config.load import parse_options
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.errors import UpsrError
 from upsr.evaluation import statistics
-from upsr.evaluation.entries import ENTRIES, WrongWeightsError, describe, make_ready
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, WrongWeightsError, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
+from upsr.methods import build_method
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
+from upsr.provenance import file_digest
 from upsr.report.numbers import head, tables_of_means
 
 REPOSITORY = Path(__file__).parents[1]
@@ -502,31 +505,46 @@ def test_published_sizes_are_those_of_the_networks(tmp_path):
         assert ENTRIES.read(name).expected.parameters == count
 
 
-def test_latent_diffusion_runs_from_a_folder(place):
-    diffusers = pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
-    unet = diffusers.UNet2DModel(
-        in_channels=6, out_channels=3, block_out_channels=(16, 16), norm_num_groups=8, **blocks
-    )
-    vqvae = diffusers.VQModel(
-        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(8, 8, 16), latent_channels=3, num_vq_embeddings=32, norm_num_groups=8,
-    )  # fmt: skip
-    pipeline = diffusers.LDMSuperResolutionPipeline(vqvae=vqvae, unet=unet, scheduler=diffusers.DDIMScheduler())
-    pipeline.save_pretrained(place / "ldm")
-    write(place / "options/methods/LDM.yml", {"make": {"type": "LatentDiffusion", "folder": "ldm", "steps": 3}})
-    first = means(run(place, methods=("LDM",), datasets=("Tiny",), folder=place / "a"))
-    assert means(run(place, methods=("LDM",), datasets=("Tiny",), folder=place / "b", batch_size=4)) == first
-    item = torch.rand(1, 3, 16, 16)
-    model = make_ready(describe("LDM"), CPU.device, None).restorer(0, "", []).method
-    pipeline.set_progress_bar_config(disable=True)
-    torch.manual_seed(5)
-    with torch.inference_mode():
-        ours = model.restore(item, lambda k: torch.randn(1, 3, 16, 16))
-    torch.manual_seed(5)  # the pipeline draws its noise in the same shape
-    theirs = pipeline(2 * item - 1, num_inference_steps=3, eta=0.0, output_type="np").images[0]
-    np.testing.assert_allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("LDM-15", ["ldm-sr"]),
+        ("ResShift-15", ["resshift_realsrx4_s15_v1.pth", "autoencoder_vq_f4.pth"]),
+        ("ResShift-4", ["resshift_realsrx4_s4_v3.pth", "autoencoder_vq_f4.pth"]),
+        ("SinSR-1", ["SinSR_v1.pth", "autoencoder_vq_f4.pth"]),
+    ],
+)
+def test_a_baseline_without_its_weights_names_each_file_and_where_it_is(place, name, files):
+    with pytest.raises(MissingWeightsError, match=r"weights are not here .*; get them from https://") as error:
+        make_ready(ENTRIES.read(name), CPU.device, None)
+    for file in files:
+        assert f"pretrained_models/{file}" in str(error.value)
+
+
+def test_each_weight_file_of_an_entry_has_its_digest(place):
+    options = resshift.tiny_options(place, place / "photos")
+    method = build_method(parse_options(options, "test"))
+    for part, key in method.weight_keys.items():
+        torch.save(method.parts()[part].state_dict(), place / f"{part}.pth")
+        options["path"][key] = str(place / f"{part}.pth")
+    options["path"]["allow_random_weights"] = False
+    write(place / "resshift.yml", options)
+    digests = [file_digest(place / f"{part}.pth") for part in method.weight_keys]
+    make = {"type": "OptionFile", "opt": "resshift.yml"}
+    write(place / "options/methods/Right.yml", {"make": make, "expected": {"sha256": digests}})
+    assert [path.name for path in make_ready(ENTRIES.read("Right"), CPU.device, None).weights] == [
+        "denoiser.pth",
+        "autoencoder.pth",
+    ]
+    write(place / "options/methods/Wrong.yml", {"make": make, "expected": {"sha256": [digests[0], digests[0]]}})
+    with pytest.raises(WrongWeightsError, match=r"autoencoder\.pth: sha256"):
+        make_ready(ENTRIES.read("Wrong"), CPU.device, None)
+
+
+def test_latent_diffusion_is_measured_from_its_option_file(place):
+    write(place / "ldm.yml", {"name": "x", "datasets": {}, **tiny.ldm_options(place / "ldm")})
+    first = means(run(place, methods=("ldm.yml",), datasets=("Tiny",), folder=place / "a"))
+    assert means(run(place, methods=("ldm.yml",), datasets=("Tiny",), folder=place / "b", batch_size=4)) == first
 
 
 def test_decoded_pictures_are_those_that_were_measured(finished):

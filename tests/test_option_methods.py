@@ -276,3 +276,12 @@ def test_a_method_of_one_s_own_has_a_schema(capsys):
     assert "options/protocols/*.yml" in capsys.readouterr().out
     assert cli.main(["options", "schema", "protocl"]) == 2
     assert "no such kind" in capsys.readouterr().err
+
+
+def test_the_list_has_every_method_with_its_phases(capsys):
+    assert cli.main(["options", "list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    listed = {words[0]: words[1:] for words in lines}
+    assert listed.keys() >= set(methods.method_names()) | set(command.KINDS)
+    assert listed["upsr"][:2] == ["supervised,", "distillation"]
+    assert listed["bicubic"][:2] == ["-", "Bicubic"]

@@ -203,7 +203,8 @@ def test_a_folder_counts_as_the_weight_files_in_it(folder, tmp_path):
     def options(backbone: str | None) -> Any:
         return FolderOptions(name="x", method=FOLDER, scale=2, datasets={}, backbone=backbone)
 
-    assert sorted(path.parent.name for path in weight_files(options(str(folder))).values()) == ["codec", "g"]
+    found = [str(path.relative_to(folder)) for path in weight_files(options(str(folder))).values()]
+    assert found == ["codec/model.safetensors", "g/model.safetensors", "model_index.json"], "weights, then descriptions"
     assert weight_files(options(str(tmp_path / "absent"))) == {"backbone": tmp_path / "absent"}
     assert weight_files(options("someone/absent")) == {"backbone": Path("someone/absent")}
     assert unset_weights(options(None)) == ["backbone"]

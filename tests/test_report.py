@@ -9,18 +9,20 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
+from tests import resshift, tiny
 from tests.evaluations import describe_dataset, run, save_rrdb, workplace, write
 from upsr.archs import UNetModelSwin
 from upsr.cli import main
 from upsr.evaluation.entries import describe
 from upsr.evaluation.results import read_summary
+from upsr.methods.ldm import networks
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
 from upsr.report.html import best_methods, differing_places, write_report
 from upsr.report.tables import COST_DIGITS, COST_TITLES, read_publication
@@ -76,6 +78,26 @@ def test_with_nothing_here_every_cell_is_explained(place, capsys):
     assert out.count("missing: no dataset of ImageNet-Test") == len(FIGURES)
 
 
+def test_another_paper_has_tables_and_figures_of_its_own(place, capsys):
+    out = reproduce(capsys, "--paper", "diffsr", "--no_cost", "--figure", "6", "7")
+    folder = place / "results/tables/diffsr"
+    assert {path.stem for path in folder.glob("*.md")} == {"table_1-x4", "table_1-x2"}
+    found = cells(folder, "1-x2")
+    assert found["Diff-SR", "Set5-256-x2 psnr_rgb"]["published"] == "38.373"
+    assert "weights are not here" in found["Diff-SR", "Set5-256-x2 psnr_rgb"]["remarks"]
+    assert "published values alone" in found["LIIF", "Set5-256-x2 psnr_rgb"]["remarks"]
+    assert "Set5-256-x2: no folder" in found["Bicubic", "Set5-256-x2 psnr_rgb"]["remarks"]
+    assert out.count("missing: REDS: no folder") == 2
+    assert "wait for published values alone" not in out
+    assert "MANIQA" not in out
+
+
+@pytest.mark.parametrize("arguments", [("--table", "4"), ("--figure", "2"), ("--table", "1-x3")])
+def test_what_a_paper_does_not_have_is_refused(place, capsys, arguments):
+    assert main(["tables", "--paper", "diffsr", *arguments]) == 2
+    assert f"{arguments[0]} {arguments[1]}: this paper has here" in capsys.readouterr().err
+
+
 def test_published_values_are_those_of_the_reference(shared_dir):
     import yaml
 
@@ -116,7 +138,7 @@ def test_published_values_of_diff_sr_are_those_of_the_paper(shared_dir):
 
 
 @pytest.fixture
-def fixtures(place):
+def fixtures(place, monkeypatch):
     """Small sets and networks under the names of the paper's."""
     workplace(place)
     for name in ("RealSR", "ImageNet-Test"):
@@ -144,7 +166,23 @@ def fixtures(place):
     random = {"type": "OptionFile", "opt": "options/tiny_upsr.yml",
               "force_yml": ["path.pretrain_network_g=null", "path.allow_random_weights=true"]}  # fmt: skip
     write(place / "options/methods/Table1-UNW.yml", {"make": random})
+    small = tiny.ldm_options(place / "ldm")["backbone"]
+    monkeypatch.setattr("upsr.methods.ldm.method.published", lambda: networks.read(small))
+    for name, method in (
+        ("LDM-15", {"method": "ldm", "backbone": "nowhere", "steps": 2}),
+        ("ResShift-15", _resshift(place)),
+    ):
+        write(place / f"options/{name}.yml", {"name": "x", "datasets": {}, **method})
+        write(place / f"options/methods/{name}.yml", {"make": {"type": "OptionFile", "opt": f"options/{name}.yml"}})
+    for name in ("ResShift-4", "SinSR-1"):
+        shutil.copy(place / "options/methods/ResShift-15.yml", place / f"options/methods/{name}.yml")
     return place
+
+
+def _resshift(place: Path) -> dict[str, Any]:
+    """Options of a ResShift with training, whose weights are not here."""
+    options = resshift.tiny_options(place, place / "photos")
+    return {**options, "path": {"pretrain_network_g": "nowhere.pth", "pretrain_autoencoder": "nowhere.pth"}}
 
 
 def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, capsys):
@@ -191,7 +229,11 @@ def test_costs_are_measured_on_this_machine(fixtures, capsys):
         assert "measured with 1 image at once, not 32" in table["UPSR-5", "runtime (s)"]["remarks"]
         assert "memory on GPUs only" in cells(fixtures / "results/tables", "3")["UPSR", "memory (GiB)"]["remarks"]
     assert float(cells(fixtures / "results/tables", "3")["UPSR", "s / iteration"]["ours"]) > 0
-    assert "not part of this project" in cells(fixtures / "results/tables", "3")["ResShift", "s / iteration"]["remarks"]
+    assert float(cells(fixtures / "results/tables", "3")["ResShift", "s / iteration"]["ours"]) > 0
+    for row in ("LDM-15", "ResShift-15", "ResShift-4"):
+        assert float(table[row, "runtime (s)"]["ours"]) > 0
+        assert float(table[row, "auxiliary (M)"]["ours"]) > 0
+        assert "weights are not here" in table[row, "RealSR musiq"]["remarks"]
     assert "Measured on" in out
 
 

@@ -277,7 +277,7 @@ def test_resuming_needs_something_to_resume(place, upscale):
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        (("a.png", "-o", "out", "--g", "nothere.pth"), "--part g"),
+        (("a.png", "-o", "out", "--g", "nothere.pth"), "--part g="),
         (("a.png", "-o", "b.png", "--format", "jpg"), "--format"),
         (("a.png", "-o", "b.png", "--suffix", "_x4"), "--suffix"),
         (("a.png", "-o", "-", "--suffix", "_x4"), "--suffix"),

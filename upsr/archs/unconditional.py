@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from upsr.archs.contracts import NoisePredictor
+from upsr.archs.diffusers_library import diffusers
 from upsr.compat import ARCH_REGISTRY
-from upsr.errors import UpsrError
+from upsr.errors import MissingPackageError, UpsrError
 
 
 @ARCH_REGISTRY.register()
@@ -40,13 +41,9 @@ class DiffusersUNet2D(NoisePredictor):
         more: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        try:
-            from diffusers import UNet2DModel
-        except ImportError:
-            raise UpsrError("DiffusersUNet2D needs diffusers: pip install 'upsr[latent]'") from None
         levels = len(block_out_channels)
         try:
-            self.network: Any = UNet2DModel(
+            self.network: Any = diffusers().UNet2DModel(
                 sample_size=sample_size,
                 in_channels=channels,
                 out_channels=channels,
@@ -96,7 +93,7 @@ class DenoisingDiffusionUNet(NoisePredictor):
         try:
             from denoising_diffusion_pytorch import Unet
         except ImportError:
-            raise UpsrError(
+            raise MissingPackageError(
                 "DenoisingDiffusionUNet needs denoising-diffusion-pytorch: pip install 'upsr[diffsr]'"
             ) from None
         self.network: nn.Module = Unet(dim=dim, dim_mults=tuple(dim_mults), channels=channels, flash_attn=flash_attn)

@@ -1,12 +1,8 @@
-"""The contract of latent codecs, and the import of diffusers."""
+"""The contract of latent codecs."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
-
-from upsr.errors import MissingPackageError
 
 
 class Codec(nn.Module):
@@ -31,16 +27,3 @@ class Codec(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, 3, factor*h, factor*w) in about [-1, 1], not clamped."""
         raise NotImplementedError
-
-
-def diffusers() -> Any:
-    """The library.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        import diffusers
-    except ImportError:
-        raise MissingPackageError("the autoencoder needs diffusers: pip install 'upsr[latent]'") from None
-    return diffusers

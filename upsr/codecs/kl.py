@@ -6,7 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from upsr.codecs.base import Codec, diffusers
+from upsr.archs.diffusers_library import diffusers
+from upsr.codecs.base import Codec
 from upsr.compat import ARCH_REGISTRY
 from upsr.errors import UpsrError
 

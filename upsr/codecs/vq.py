@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upsr.codecs.base import Codec, diffusers
+from upsr.archs.diffusers_library import diffusers
+from upsr.codecs.base import Codec
 from upsr.codecs.ldm_layout import in_ldm_layout
 from upsr.compat import ARCH_REGISTRY
 

@@ -153,7 +153,7 @@ def _schedule(method: Any, levels: list[float]) -> dict[str, Any]:
 def _say(name: str, field: RecoverableField) -> None:
     if field.t_hi is None:
         print(
-            f"x{name}: warning: no level is sharp enough and has a {field.signature} no worse than the upsampled image's; "
+            f"x{name}: warning: no level is sharp enough and no worse in {field.signature} than the upsampled image; "
             f"t_star is t_lo, {field.t_lo:g}"
         )
     else:

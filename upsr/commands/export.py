@@ -10,7 +10,7 @@ from upsr.choices import EXPORT_FORMATS
 EXAMPLES = """examples:
   upsr export tiny -o exported/tiny                              ONNX, for images of any size
   upsr export tiny -o exported/tiny --format onnx torch          torch.export's .pt2 beside it
-  upsr export upsr.pth --g atd_real.pth -o x --size 128 128      for LR images of 128 x 128 alone
+  upsr export upsr.pth --part g=atd_real.pth -o x --size 128 128      for LR images of 128 x 128 alone
   upsr export tiny -o exported/compiled --format aoti            compiled for this machine's CPU (needs a C++ compiler)
 
 export.json holds each network's inputs, in the order of its arguments, and their shapes; the numbers of the restoration around

@@ -89,8 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run the command."""
     if given.action == "list":
-        for name, files, about in kinds():
-            print(f"{name:<12}{files:<30}{about}")
+        _list()
     elif given.action == "docs":
         _write(page(all_schemas()), given.out)
     elif given.kind is None:
@@ -103,15 +102,37 @@ def main(given: argparse.Namespace) -> int:
     return 0
 
 
+def _list() -> None:
+    """Print the methods with their phases of training, and the other kinds with their places."""
+    from upsr.config.methods import method_names
+
+    print("methods (options/**/*.yml), their phases of training")
+    for name in method_names():
+        module = _module(name)
+        print(f"  {name:<12}{', '.join(module.TRAININGS) or '-':<32}{_about(module)}")
+    print("other files")
+    for name, kind in KINDS.items():
+        print(f"  {name:<12}{kind.files:<32}{kind.about}")
+
+
+def _module(method: str) -> Any:
+    from upsr.config.methods import PACKAGE
+
+    return importlib.import_module(f"{PACKAGE}.{method}")
+
+
+def _about(module: Any) -> str:
+    return str((module.__doc__ or "").strip().splitlines()[0])
+
+
 def kinds() -> Iterator[tuple[str, str, str]]:
     """Every kind, its files and what they are."""
-    from upsr.config.methods import PACKAGE, find_method, method_names
+    from upsr.config.methods import find_method, method_names
     from upsr.config.schema import CommonOptions
 
     for name in method_names():
         if find_method({"method": name}).options is not CommonOptions:
-            about = (importlib.import_module(f"{PACKAGE}.{name}").__doc__ or "").strip().splitlines()[0]
-            yield name, "options/**/*.yml", about
+            yield name, "options/**/*.yml", _about(_module(name))
     for name, kind in KINDS.items():
         yield name, kind.files, kind.about
 

@@ -18,8 +18,9 @@ _DEFAULTS = Limits()
 
 EXAMPLES = """examples:
   upsr serve                                      http://127.0.0.1:7860, with the weights that come with the package
-  upsr serve --weights upsr.pth --g atd_real.pth --device cuda       other weights
+  upsr serve --weights upsr.pth --part g=atd_real.pth --device cuda  other weights
   upsr serve --weights RealESRGAN_x4plus.pth      a network that spandrel knows: the page has the settings of its method
+  upsr serve --weights ldm-sr/ --method ldm       a folder of diffusers, or another method's published weights
   upsr serve --host 0.0.0.0 --port 8080           for other machines too; nothing asks who they are
   upsr serve --max_output_megapixels 4 --requests_per_minute 5 --queue 4      for many visitors
 
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr serve``."""
     add_model(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
-    parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="of the denoiser (auto)")
+    parser.add_argument(
+        "--dtype", choices=["auto", *DTYPES], default="auto", help="of the denoiser, where the method allows (auto)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"port to listen at ({PORT})")
     limits = parser.add_argument_group("limits, for each visitor")

@@ -15,7 +15,8 @@ EXAMPLES = """examples:
   upsr upscale a.png -o out/ --fidelity 0.8               smoother and closer to the photo; 0 for more detail and grain
   upsr upscale a.png -o out/ --save-uncertainty           also where the model was unsure, and how much noise that meant
   upsr upscale - -o - < small.png > large.png             in a pipe
-  upsr upscale shots/ -o large/ --weights upsr.pth --g atd_real.pth --devices cuda:0,cuda:1
+  upsr upscale shots/ -o large/ --weights upsr.pth --part g=atd_real.pth --devices cuda:0,cuda:1
+  upsr upscale a.png -o out/ --weights ldm-sr/ --method ldm --knob eta=0.5     a folder of diffusers, a knob of its method
   torchrun --nproc_per_node=4 -m upsr upscale shots/ -o large/
 
 The noise of a photo is a function of --seed and its pixels: names, order, batches and the number of processes do not matter.
@@ -23,7 +24,9 @@ No two results have one name: of a.png and a.tga the second becomes a_tga.png. W
 Profile, EXIF, XMP, texts, dpi, alpha, 16 bit, frames and pages are kept where the format can; what is left out is said.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
---fidelity: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the way to 1).
+Settings that the method has not are refused by name; --knob sets those that have no option here (docs/methods/README.md).
+--fidelity, of UPSR: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the
+way to 1).
 Towards 1 it falls to none (b_u to 0, psi_max to 4 times) and steps are left out; at 1 the result is g's estimate itself.
 
 Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices,
@@ -49,9 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look = parser.add_argument_group("restoration")
     add_model(look)
     look.add_argument("--seed", type=int, metavar="N", help="of the noise (0)")
-    look.add_argument("--steps", type=int, metavar="N", help="network calls (all that the model has); 0 for g alone")
     look.add_argument(
-        "--fidelity", type=float, metavar="0..1", help="0 more detail and grain, 0.5 the model's own, 1 g's estimate"
+        "--steps", type=int, metavar="N", help="network calls (the model's own number); UPSR: 0 for g alone"
+    )
+    look.add_argument(
+        "--fidelity",
+        type=float,
+        metavar="0..1",
+        help="UPSR: 0 more detail and grain, 0.5 the model's own, 1 g's estimate",
     )
     look.add_argument("--colour-fix", choices=COLOUR_FIXES, default="none", help="(none)")
     files = parser.add_argument_group("files")
@@ -66,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with an interrupted run: photos that it finished with these settings stay",
     )
-    files.add_argument("--save-uncertainty", action="store_true", help="also NAME_uncertainty.png and NAME_weight.png")
+    files.add_argument(
+        "--save-uncertainty",
+        action="store_true",
+        help="also the method's maps: UPSR's NAME_uncertainty.png and NAME_weight.png",
+    )
     files.add_argument("--record", type=path, metavar="FILE", help="write what was done, and with what, as JSON")
     files.add_argument(
         "--max-megapixels",
@@ -90,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--dtype",
         choices=["auto", *DTYPES],
-        help="of the denoiser; int8 and float8 of its weights alone; see docs/performance.md (auto)",
+        help="of the denoiser, where the method allows; int8 and float8 of its weights alone; docs/performance.md (auto)",
     )
     work.add_argument(
         "--compile",

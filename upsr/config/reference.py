@@ -63,7 +63,9 @@ def _joint(schemas: Mapping[str, Json], methods: Sequence[str]) -> Json:
 def _trainings(schema: Json) -> str:
     """The values of the keys that choose a training."""
     phases, older = (schema["properties"][key].get("enum", []) for key in ("phase", "model_type"))
-    return f"Trainings (`phase`): {', '.join(phases)}. Older names (`model_type`): {', '.join(older) or 'none'}."
+    return (
+        f"Trainings (`phase`): {', '.join(phases) or 'none'}. Older names (`model_type`): {', '.join(older) or 'none'}."
+    )
 
 
 def _shared(schemas: Sequence[Json]) -> frozenset[str]:

@@ -12,7 +12,10 @@ from tqdm import tqdm
 
 from upsr.diffusion import VariancePreserving
 from upsr.diffusion.recovery_error import OMEGA, fidelity_loss, printed_fidelity_loss, signature_loss
+from upsr.diffusion.sampling import Denoise
+from upsr.errors import UpsrError
 from upsr.evaluation.noise_sweep import HRPhoto, NoiseSweep
+from upsr.methods.base import Facts
 from upsr.rng import torch_generator
 
 E_0 = 0.02
@@ -23,13 +26,15 @@ class Denoising(Protocol):
     """A method whose network denoises the states of a variance-preserving process."""
 
     process: VariancePreserving
+    facts: Facts
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, image: Tensor) -> Tensor:
         """The state without noise of images (B, C, H, W) in [0, 1]."""
         ...
 
-    def estimate(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's estimate of x_0, (B, ...); t is (B,)."""
+    @property
+    def estimate(self) -> Denoise:
+        """The network's estimate of x_0."""
         ...
 
 
@@ -74,7 +79,7 @@ def recovery_error(
     fidelity = {}
     for scale in scales:
         pair = sweep.degrade(torch.stack([photo.image for photo in sweep.photos]), scale)
-        x, x_hat = 2 * pair.gt - 1, 2 * pair.upsampled - 1
+        x, x_hat = (_states(method, image, sweep) for image in (pair.gt, pair.upsampled))
         corrected = fidelity_loss(alpha_bar, float((x - x_hat).double().square().mean()))
         printed = printed_fidelity_loss(alpha_bar, x, x_hat)
         fidelity[f"{scale:g}"] = {"corrected": corrected[at].tolist(), "as_printed": printed[at].tolist()}
@@ -90,6 +95,21 @@ def recovery_error(
 
 
 @torch.inference_mode()
+def _state(method: Denoising, images: Tensor) -> Tensor:
+    """The states of images, whose sides are cropped to what the network takes."""
+    multiple = method.facts.canvas[1]
+    height, width = (side // multiple * multiple for side in images.shape[-2:])
+    if not height or not width:
+        raise UpsrError(f"photos of {images.shape[-1]}x{images.shape[-2]} are too small: the network needs {multiple}")
+    return method.encode(images[..., :height, :width])
+
+
+def _states(method: Denoising, images: Tensor, sweep: NoiseSweep) -> Tensor:
+    """The states of many images, on the CPU."""
+    return torch.cat([_state(method, part.to(sweep.device)).cpu() for part in images.split(sweep.batch_size)])
+
+
+@torch.inference_mode()
 def _error_at(method: Denoising, sweep: NoiseSweep, i: int, seed: int, draws: int) -> float:
     # One by one on a CPU, where products of matrices of another size are summed in another order.
     size = 1 if sweep.device.type == "cpu" else sweep.batch_size
@@ -97,7 +117,7 @@ def _error_at(method: Denoising, sweep: NoiseSweep, i: int, seed: int, draws: in
     for start in range(0, draws, size):
         drawn = range(start, min(start + size, draws))
         photos: list[HRPhoto] = [sweep.photos[j % len(sweep.photos)] for j in drawn]
-        x = method.encode(torch.stack([photo.image for photo in photos]).to(sweep.device))
+        x = _state(method, torch.stack([photo.image for photo in photos]).to(sweep.device))
         noise = torch.stack(
             [torch.randn(x.shape[1:], generator=torch_generator(seed, "prediction error", i, j)) for j in drawn]
         ).to(x)

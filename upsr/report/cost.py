@@ -96,8 +96,11 @@ def _inference(method: EntryDescription, meter: CostMeter, setting: Setting) -> 
 def _training(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
     if not _is_ours(method):
         raise NotMeasuredError("its training is not part of this project")
-    with tempfile.TemporaryDirectory() as folder, _building():
-        step = _training_step(_options(method, Path(folder)), meter.device, setting)
+    try:
+        with tempfile.TemporaryDirectory() as folder, _building():
+            step = _training_step(_options(method, Path(folder)), meter.device, setting)
+    except UpsrError as error:
+        raise NotMeasuredError(str(error)) from None
     configure_backends(meter.device)
     reset_peak(meter.device)
     result = {"train_s": timed(step, meter.device, meter.repeats, warmup=1).median}

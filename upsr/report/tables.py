@@ -112,6 +112,7 @@ class Publication(Section):
 
 
 _NO_COST = "costs were not asked for (--no_cost)"
+_ALONE = "published values alone: options/methods/ has no such entry"
 
 Status = Literal["measured", "missing", "wrong"]
 
@@ -223,7 +224,7 @@ class Evidence:
     def find(self, method: str | None, column: Column) -> Finding:
         """A cell's finding."""
         if method is None:
-            return Finding(None, "missing", ("published values alone: options/methods/ has no such entry",))
+            return Finding(None, "missing", (_ALONE,))
         return self._cost(method, column) if column.cost else self._quality(method, column)
 
     def _cost(self, method: str, column: Column) -> Finding:
@@ -284,7 +285,7 @@ def what_is_waited_for(tables: Sequence[Table], shown: int = 4) -> list[str]:
         for table in tables
         for row in table.cells
         for cell in row
-        if cell.finding.status == "missing" and _NO_COST not in cell.finding.remarks
+        if cell.finding.status == "missing" and not {_NO_COST, _ALONE} & set(cell.finding.remarks)
     ]
     lines = [
         f"{count:5} empty cells wait for {remark}"

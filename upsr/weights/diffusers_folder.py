@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from upsr.codecs.base import diffusers
+from upsr.archs.diffusers_library import diffusers
 from upsr.errors import UpsrError
 
 INDEX = "model_index.json"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
@@ -137,16 +136,16 @@ class LatentDiffusionSR(Method):
         save((self.unet, self.autoencoder, self.scheduler), folder)
 
     def _decoded(self, latent: Tensor, area: Tiles) -> Tensor:
-        scale, channels = self.facts.state[1], self.facts.channels
-        # Blended at the LR size, where a pixel's weight is one number.
-        blended = area.blend(
-            area.blank(channels * scale**2),
-            lambda windows: F.pixel_unshuffle(decoded(self.autoencoder, area.cut(latent, windows)), scale),
+        scale = self.facts.state[1]
+        image = area.blend(
+            area.blank(self.facts.channels, scale),
+            lambda windows: decoded(self.autoencoder, area.cut(latent, windows)),
+            scale,
         )
 
         def pixels(band: Tile) -> Tensor:
-            image = F.pixel_shuffle(area.cut(blended, [band]), scale)
             # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
-            return (image.masked_fill(image.isinf(), torch.nan).clamp(-1, 1) + 1) / 2
+            values = area.cut(image, [band], scale)
+            return (values.masked_fill(values.isinf(), torch.nan).clamp(-1, 1) + 1) / 2
 
-        return area.in_bands(area.blank(channels, scale), pixels, scale)
+        return area.in_bands(image, pixels, scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upsr.codecs.base import diffusers
+from upsr.archs.diffusers_library import diffusers
 from upsr.errors import UpsrError
 from upsr.weights.diffusers_folder import class_in, read_network, read_scheduler
 from upsr.weights.hub import folder_of
