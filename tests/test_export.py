@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,8 +247,8 @@ def test_any_method_that_states_its_graphs_is_exported(tmp_path):
 def test_the_command_exports_a_model_by_name(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def from_pretrained(name: str, g: str | None = None, *, device: str) -> SimpleNamespace:
-        asked.append((name, device))
+    def from_pretrained(source: str, *, device: str, **parts: Any) -> SimpleNamespace:
+        asked.append((source, device))
         model = model_of(CompactSR(num_feat=8, num_block=1))
         whole = model.exported()
         monkeypatch.setattr(model, "exported", lambda: replace(whole, graphs=whole.graphs[:1]))  # g: seconds less

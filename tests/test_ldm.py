@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests import tiny
 from upsr.cli import main
@@ -112,8 +116,6 @@ def test_saved_it_is_one_folder(folder, tmp_path):
 
 
 def test_the_command_upscales_with_a_folder(folder, tmp_path, capsys):
-    from PIL import Image
-
     Image.fromarray(tiny.picture(16, 20)).save(tmp_path / "a.png")
     arguments = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--weights", str(folder), "--quiet"]
     assert main([*arguments, "--method", "ldm", "--steps", "2", "--knob", "eta=0.5"]) == 0
@@ -174,3 +176,20 @@ def test_other_networks_than_the_scale_says_are_refused(folder):
         method(folder, scale=2)
     with pytest.raises(UpsrError, match="backbone: LDM-SR needs a folder of diffusers'"):
         method(folder, backbone=None)
+
+
+def test_a_test_run_restores_and_names_a_folder_that_is_not_here(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny.save_pictures(tmp_path / "photos", 1, size=16)
+    data = {**tiny.ldm_options(folder), "name": "run", "num_gpu": 0}
+    data["datasets"] = {"val": {"type": "FolderDataset", "dataroot_lq": "photos"}}
+    data["val"] = {"save_img": True}
+    for backbone, code in ((str(folder), 0), ("gone", 2)):
+        (tmp_path / "run.yml").write_text(json.dumps({**data, "backbone": backbone}))
+        monkeypatch.setattr(sys, "argv", ["test.py", "-opt", "run.yml"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(Path(__file__).parents[1] / "test.py"), run_name="__main__")
+        assert (ended.value.code or 0) == code
+    assert "backbone: no such folder: gone" in capsys.readouterr().err
+    (result,) = tmp_path.glob("results/run/**/*.png")
+    assert Image.open(result).size == (64, 64)

@@ -122,7 +122,7 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
                     files[f"datasets.{phase}.{key}"] = value
     for key, name in files.items():
         if isinstance(name, str) and "://" not in name and not Path(name).exists():
-            kind = "folder" if "dataroot" in key else "file"
+            kind = "folder" if "dataroot" in key or key in found.method.folder_keys.values() else "file"
             yield Problem(key, f"no such {kind}: {name}")
 
 
