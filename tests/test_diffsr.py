@@ -249,6 +249,14 @@ def test_folders_that_are_not_known_are_refused_in_one_line(tmp_path):
     scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "beta_schedule": "laplace"}))
     with pytest.raises(UpsrError, match=r"scheduler_config.json: beta_schedule is laplace; Diff-SR knows linear"):
         UPSRPipeline.from_pretrained(folder, device="cpu")
+    scheduler.write_text(json.dumps({"rescale_betas_zero_snr": True}))
+    with pytest.raises(UpsrError, match=r"has betas of its own \(rescale_betas_zero_snr\)"):
+        UPSRPipeline.from_pretrained(folder, device="cpu")
+    scheduler.write_text("{}")
+    network = folder / "unet" / "config.json"
+    network.write_text(json.dumps({**json.loads(network.read_text()), "num_class_embeds": 10}))
+    with pytest.raises(UpsrError, match=r"takes a class \(num_class_embeds\); Diff-SR needs an unconditional one"):
+        UPSRPipeline.from_pretrained(folder, device="cpu")
     for file in (folder / "unet").glob("*.safetensors"):
         file.unlink()
     with pytest.raises(UpsrError, match="unet: no weights here"):

@@ -22,6 +22,8 @@ _ARGUMENTS = (
     "norm_num_groups",
 )
 """Arguments that DiffusersUNet2D has under the names of diffusers."""
+_OF_CLASSES = ("class_embed_type", "num_class_embeds")
+_OWN_BETAS = ("trained_betas", "rescale_betas_zero_snr")
 _OPTIONS = {
     "beta_schedule": "schedule",
     "num_train_timesteps": "steps",
@@ -61,6 +63,8 @@ def _network(path: Path) -> dict[str, Any]:
     channels, size = config.pop("in_channels", 3), config.pop("sample_size", None)
     if config.pop("out_channels", channels) != channels or not isinstance(size, int):
         raise UpsrError(f"{path}: Diff-SR needs a network with one sample_size and as many channels out as in")
+    if classes := next((key for key in _OF_CLASSES if config.get(key) is not None), None):
+        raise UpsrError(f"{path}: the network takes a class ({classes}); Diff-SR needs an unconditional one")
     named = {key: config.pop(key) for key in _ARGUMENTS if key in config}
     return {"type": "DiffusersUNet2D", "sample_size": size, "channels": channels, **named, "more": config}
 
@@ -78,8 +82,8 @@ def _diffusion(path: Path) -> dict[str, Any]:
     for key, allowed in _ALLOWED.items():
         if config.get(key, allowed[0]) not in allowed:
             raise UpsrError(f"{path}: {key} is {config[key]}; Diff-SR knows {', '.join(allowed)}")
-    if config.get("trained_betas") is not None:
-        raise UpsrError(f"{path}: it has betas of its own (trained_betas); Diff-SR knows schedules by their names")
+    if own := next((key for key in _OWN_BETAS if config.get(key)), None):
+        raise UpsrError(f"{path}: it has betas of its own ({own}); Diff-SR knows schedules by their names")
     # diffusers' defaults, where the file leaves them out.
     usual = {
         "beta_schedule": "linear",
