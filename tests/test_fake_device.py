@@ -14,16 +14,34 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, unset_fake_temporarily
 
 from tests import tiny
+from tests.diffsr import UNET
 from tests.fake_device import FakeGenerator, fake_cuda, on_cuda, stays_on_the_device
+from tests.resshift import OPTIONS
 from upsr.accelerate import accelerated
-from upsr.archs import ATD, CompactSR, UNetModelSwin
-from upsr.config.schema import Component, OptimizerOptions, TileOptions
+from upsr.archs import ATD, CompactSR, DiffusersUNet2D, ResShiftUNet, UNetModelSwin
+from upsr.config.schema import Component, LossComponent, OptimizerOptions, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.kernels import draw_kernels
-from upsr.diffusion import Between, ResidualShift, exponential_sqrt_etas
+from upsr.diffusion import (
+    Between,
+    ResidualShift,
+    VariancePreserving,
+    alphas_cumprod,
+    exponential_sqrt_etas,
+    schedule_betas,
+)
 from upsr.methods import Player
 from upsr.methods.build import Losses
+from upsr.methods.diffsr import method as diffsr
+from upsr.methods.diffsr.method import DiffSR
+from upsr.methods.diffsr.noise_level import by_scale
+from upsr.methods.options import ConsistencyOptions
+from upsr.methods.resshift import method as resshift
+from upsr.methods.resshift.distillation import SinSRTraining
+from upsr.methods.resshift.method import ResShift
+from upsr.methods.resshift.options import ResShiftTrainOptions
+from upsr.methods.resshift.training import ResShiftTraining
 from upsr.methods.sr.method import SR
 from upsr.methods.sr.training import SRTraining
 from upsr.methods.upsr.distillation import UPSRDistillation
@@ -33,7 +51,7 @@ from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.restoring.restore import restore
 from upsr.rng import stacked
 
-SCHEDULE = {"diffusion/residual_shift.py eta: cpu -> cuda": 1}
+SCHEDULE = {"diffusion/coefficients.py __call__: cpu -> cuda": 1}
 """The schedule is computed on the host; each process takes it to a device once."""
 
 NOISE = "restoring/restore.py __call__: cpu -> cuda"
@@ -118,6 +136,39 @@ def test_what_observers_are_shown_is_on_the_device():
     assert len(shown) == 9
 
 
+def resshift_parts():
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
+    from upsr.codecs import VQAutoencoder
+
+    networks = [dict(OPTIONS[section]) for section in ("network_g", "autoencoder")]
+    for arguments in networks:
+        del arguments["type"]
+    denoiser, codec = ResShiftUNet(**networks[0]), VQAutoencoder(**networks[1])
+    schedule = ResidualShift(exponential_sqrt_etas(4, kappa=2.0), 2.0, noise_power=1, data_variance=1)
+    return denoiser, ResShift(denoiser, codec, schedule, resshift.Sampling((3, 2, 1, 0)), (0, 4))
+
+
+@pytest.mark.parametrize("tile", [None, TileOptions(size=16, overlap=4, blend="step")])
+def test_restoring_with_resshift_does_so_too(tile):
+    restoring(resshift_parts()[1], {**SCHEDULE, WINDOWS: 4 if tile else 2, NOISE: 4}, tile)
+
+
+def test_restoring_with_diff_sr_does_so_too():
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
+    network = DiffusersUNet2D(**{key: value for key, value in UNET.items() if key != "type"})
+    process = VariancePreserving(alphas_cumprod(schedule_betas("scaled_linear")))
+    restoring(
+        DiffSR(network, None, process, diffsr.Sampling(2.6, by_scale, steps=3)), {**SCHEDULE, WINDOWS: 3, NOISE: 1}
+    )
+
+
+def test_training_resshift_and_its_student_copies_the_schedule_once():
+    opt = ResShiftTrainOptions(total_iter=1, perceptual_opt=LossComponent(type="L1Loss"))
+    training(ResShiftTraining(resshift_parts()[1], opt), SCHEDULE)
+    teacher, _ = resshift_parts()
+    training(SinSRTraining(resshift_parts()[1], opt, teacher, range(3, -1, -1)), SCHEDULE)
+
+
 def training(model, allowed):
     model = on_cuda(model).train()
     lq, gt = (torch.empty(2, 3, side, side, device="cuda") for side in (16, 64))
@@ -144,7 +195,9 @@ def test_training_with_activation_checkpointing_copies_it_once(losses):
 
 def test_distillation_copies_the_schedules_of_student_and_teacher_once(losses):
     method = upsr(timesteps=(4,), trained=(4, 5))
-    student = UPSRDistillation(method, losses, Player(method.denoiser, OptimizerOptions()), upsr())
+    student = UPSRDistillation(
+        method, losses, Player(method.denoiser, OptimizerOptions()), upsr(), ConsistencyOptions()
+    )
     (place,) = SCHEDULE
     training(student, {place: 2})
 
@@ -211,7 +264,7 @@ def test_a_planted_look_at_the_values_is_found(read, monkeypatch):
     model = upsr()
     decode = model.codec.decode
     monkeypatch.setattr(
-        model, "codec", SimpleNamespace(encode=model.codec.encode, decode=lambda x: (read(x), decode(x))[1])
+        model, "codec", SimpleNamespace(scale=4, encode=model.codec.encode, decode=lambda x: (read(x), decode(x))[1])
     )
     with pytest.raises(Exception, match="aten") as error:
         restoring(model, {**SCHEDULE, WINDOWS: 2, NOISE: 1})

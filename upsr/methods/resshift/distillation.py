@@ -47,7 +47,7 @@ class SinSRTraining(ResShiftTraining):
         self, method: SinSR, opt: ResShiftTrainOptions, teacher: ResShiftUNet, timesteps: Sequence[int]
     ) -> None:
         super().__init__(method, opt)
-        self.teacher = accelerated(teacher.requires_grad_(False).eval())
+        self.teacher = teacher.requires_grad_(False).eval()
         self.timesteps = list(timesteps)
         self.weights = opt.consistency
 
@@ -57,7 +57,7 @@ class SinSRTraining(ResShiftTraining):
         teacher = build_network(opt.network_g, "network_g", contract=ResShiftUNet)
         load_weights(teacher, opt, "network_g", "denoiser")
         timesteps = range(opt.diffusion.steps - 1, -1, -1)
-        return cls(SinSR.from_options(opt, training=True), train_options(opt), teacher, timesteps)
+        return cls(SinSR.from_options(opt, training=True), train_options(opt), accelerated(teacher), timesteps)
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode."""
