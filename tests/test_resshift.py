@@ -255,3 +255,12 @@ def test_a_run_and_a_saved_pipeline_restore_the_same_photo(root, photos, autoenc
     Image.fromarray(photo).save(tmp_path / "photo.png")
     seen = pipe(tmp_path / "photo.png", return_intermediates=True)
     assert list(seen.intermediates[0]) == ["x_T", "t=3", "t=2", "t=1", "t=0"]
+
+
+def test_a_run_with_a_random_autoencoder_restores_with_the_same_one(root, photos):
+    settings = tiny_options(root, photos, name="random", train={"total_iter": 2})
+    opt = parse_options(settings, "test")
+    folder = train(opt, CPU)
+    pipe = UPSRPipeline.from_pretrained(folder, device="cpu")
+    codec, own = build_method(opt).codec.state_dict(), pipe.method.codec.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in codec.items())

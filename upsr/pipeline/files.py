@@ -187,14 +187,15 @@ def _of_options(described: Described) -> Loaded:
     schema = _found(described).options
     kept = {key: described.data[key] for key in schema.of_method() if key in described.data}
     # Weights that were named by the run's options stay named, and those of this source go before them; the keys inside
-    # files go with the files.
+    # files go with the files. Where a run may have random weights, they are those of its seed.
     keys = {f"param_key_{path.removeprefix('pretrain_network_')}" for path in described.paths}
     named = {
         key: value
         for key, value in (described.data.get("path") or {}).items()
-        if key.startswith(("pretrain_", "param_key")) and key not in keys
+        if key.startswith(("pretrain_", "param_key", "allow_random_weights")) and key not in keys
     }
-    whole = {**kept, "name": "pipeline", "datasets": {}, "path": {**named, **described.paths}}
+    seed = {key: described.data[key] for key in ("manual_seed",) if key in described.data}
+    whole = {**kept, **seed, "name": "pipeline", "datasets": {}, "path": {**named, **described.paths}}
     opt = parse_options(whole, str(described.source))
     refuse(str(described.source), list(all_component_problems(REGISTRIES, schema, whole)))
     return build_method(opt).eval(), config_of(opt)
