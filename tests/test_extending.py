@@ -19,11 +19,14 @@ from tests.toy import ToyMethod, ToyNetwork
 from upsr import cli
 from upsr.config import components
 from upsr.config.load import parse_options
+from upsr.config.schema import DatasetOptions
 from upsr.engine.distributed import Runtime
+from upsr.engine.evaluate import build_validation_set
+from upsr.engine.fitting import refuse_misfits
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
-from upsr.methods import build_method
+from upsr.methods import Facts, build_method
 from upsr.restoring import ModelRestorer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -113,7 +116,7 @@ def test_a_trained_method_of_one_s_own_restores(tmp_path):
         ),
         ("train.pixel_opt", "tests.toy.ToyMetric", "is no class that derives from torch.nn.modules.module.Module"),
         ("val.metrics.mae", "tests.toy.ToyLoss", "is no class that derives from upsr.metrics.base.Metric"),
-        ("datasets.train", "tests.toy.ToyLoss", "is no class that derives from upsr.data.datasets.ImageDataset"),
+        ("datasets.train", "tests.toy.ToyLoss", "is no class that derives from torch.utils.data.dataset.Dataset"),
     ],
 )
 def test_what_is_no_component_is_told_with_its_key(tmp_path, monkeypatch, key, name, reason):
@@ -173,3 +176,22 @@ def test_an_installed_package_s_components_have_short_names(monkeypatch):
     assert components.resolve(ARCH_REGISTRY, "Toy") is ToyNetwork
     with pytest.raises(components.UnknownTypeError, match="unknown type 'Toy'"):
         components.resolve(LOSS_REGISTRY, "Toy")
+
+
+class PlainDataset(torch.utils.data.Dataset):
+    """A dataset of torch's, with the least that validation asks for."""
+
+    channels, keys = 3, ("a",)
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {"lq": torch.zeros(3, 4, 4), "gt": torch.zeros(3, 8, 8), "key": self.keys[index]}
+
+
+def test_a_dataset_of_torch_s_own_base_class_is_validated_on():
+    data = build_validation_set("val_1", DatasetOptions(type="tests.test_extending.PlainDataset"), None)
+    refuse_misfits("val_1", data, Facts(2, 3))
+    with pytest.raises(UpsrError, match=r"datasets\.val_1\.channels: 3, but the network has 1"):
+        refuse_misfits("val_1", data, Facts(2, 1))

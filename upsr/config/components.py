@@ -25,7 +25,7 @@ _BASES = {
     "arch": ("torch.nn.modules.module.Module",),
     "loss": ("torch.nn.modules.module.Module",),
     "metric": ("upsr.metrics.base.Metric",),
-    "dataset": ("upsr.data.datasets.ImageDataset",),
+    "dataset": ("torch.utils.data.dataset.Dataset",),
 }
 """Bases of a class that is named by its path, by the registry's name: an option file may not call just anything."""
 

@@ -15,6 +15,8 @@ from pydantic import Field
 from torch.utils.data import Dataset
 
 from upsr.compat import DATASET_REGISTRY
+from upsr.config.components import build
+from upsr.config.schema import Component
 from upsr.config.schema_data import DegradationOptions
 from upsr.data.backends import list_keys, open_backend
 from upsr.data.image_io import (
@@ -126,6 +128,15 @@ class ImageDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def build_dataset(component: Component) -> Any:
+    """A registered dataset, or a user's own; one without ``scale`` or ``sides`` gets the defaults of :class:`ImageDataset`."""
+    dataset = build(DATASET_REGISTRY, component)
+    for name, usual in (("scale", None), ("sides", dict)):
+        if not hasattr(dataset, name):
+            setattr(dataset, name, usual)
+    return dataset
 
 
 @DATASET_REGISTRY.register()

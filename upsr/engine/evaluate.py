@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write
-from upsr.compat import DATASET_REGISTRY, METRIC_REGISTRY
+from upsr.compat import METRIC_REGISTRY
 from upsr.config.components import build
 from upsr.config.schema import CommonOptions, DatasetOptions
+from upsr.data.datasets import build_dataset
 from upsr.data.image_io import UnreadableImageError, to_uint8, write_png
 from upsr.data.loader import SkippingUnreadable, batches_of, collate, set_up_worker
 from upsr.engine.distributed import Runtime
@@ -104,7 +105,7 @@ class ValidationSet:
 
 def build_validation_set(phase: str, options: DatasetOptions, max_images: int | None) -> ValidationSet:
     """A set from its section of the option file."""
-    dataset = build(DATASET_REGISTRY, options)
+    dataset = build_dataset(options)
     if max_images is not None and max_images < len(dataset):
         dataset = Subset(dataset, range(max_images))
     return ValidationSet(options.name or phase, dataset, options.batch_size_per_gpu, options.num_worker_per_gpu)

@@ -11,8 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from upsr.atomic import atomic_write
-from upsr.compat import DATASET_REGISTRY
-from upsr.config.components import build
 from upsr.config.schema import CommonOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import (
@@ -23,6 +21,7 @@ from upsr.data import (
     batches_of,
     build_train_loader,
 )
+from upsr.data.datasets import build_dataset
 from upsr.engine.distributed import Runtime
 from upsr.engine.step import MicroBatch
 from upsr.errors import UpsrError
@@ -109,7 +108,7 @@ class TrainingData:
         self.run = run
         self.seed = opt.manual_seed
         self.options = opt.datasets["train"]
-        self.dataset = build(DATASET_REGISTRY, self.options)
+        self.dataset = build_dataset(self.options)
         self.feed = training.feed(opt) or DegradedPairs(opt, training)
         self.feed.bind(self.dataset, run.device)
         self._unreadable: set[str] = set()

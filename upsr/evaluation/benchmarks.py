@@ -14,11 +14,11 @@ from pydantic import Field
 from tqdm import tqdm
 
 from upsr.compat import DATASET_REGISTRY
-from upsr.config.components import build, component_problems
+from upsr.config.components import component_problems
 from upsr.config.load import refuse
 from upsr.config.schema import Component, DatasetComponent, FolderName, Section
 from upsr.data.backends import list_keys, without_suffix
-from upsr.data.datasets import ImageFolder, Sides
+from upsr.data.datasets import ImageFolder, Sides, build_dataset
 from upsr.data.image_io import UnreadableImageError
 from upsr.errors import UpsrError
 from upsr.evaluation.catalogue import Catalogue
@@ -84,7 +84,7 @@ class Benchmark(Section):
         }
         component = DatasetComponent(type=self.files.type, **arguments)
         refuse(f"datasets/{self.name}.yml", list(component_problems(DATASET_REGISTRY, component, "files")))
-        return build(DATASET_REGISTRY, component)
+        return build_dataset(component)
 
 
 BENCHMARKS = Catalogue("dataset", "datasets", Benchmark)
