@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing.forkserver
 import os
@@ -10,10 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from upsr.config import parse_options
@@ -159,3 +161,33 @@ class TrainingProcess:
 def train_here(options: dict[str, Any], run: Runtime) -> Path:
     """The same training in this process."""
     return train(parse_options(options, "test"), run)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """This process computes with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def whole_and_killed(options: dict[str, Any], run: Runtime) -> list[dict[str, Any]]:
+    """The last states of the player ``g``: of a run to its end, and of one that is killed after a checkpoint and resumed.
+
+    Args:
+        options: with ``auto_resume`` and a checkpoint every second iteration.
+    """
+    whole = train_here({**options, "name": "whole"}, run)
+    killed = TrainingProcess({**options, "name": "killed"})
+    killed.wait_for(lambda: list((killed.folder / "training_states").glob("4.state")), "a second checkpoint")
+    killed.popen.kill()
+    killed.wait()
+    again = TrainingProcess({**options, "name": "killed"})
+    assert again.wait() == 0, again.printed()[-2000:]
+    assert "resumed from" in again.log()
+    last = f"{options['train']['total_iter']}.state"
+    states = [folder / "training_states" / last for folder in (whole, again.folder)]
+    return [torch.load(state, weights_only=True)["players"]["g"] for state in states]

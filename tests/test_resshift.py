@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tests import tiny
-from tests.processes import TrainingProcess
+from tests.processes import TrainingProcess, one_thread, whole_and_killed
 from tests.resshift import OPTIONS, tiny_options
 from upsr.config.load import load_options, parse_options
 from upsr.engine.distributed import Runtime
@@ -38,10 +38,8 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """As many threads as the processes have, so that sums are in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +135,7 @@ def test_a_killed_run_ends_as_one_that_was_not(root, photos):
     settings = tiny_options(
         root, photos, train={"total_iter": 40, "warmup_iter": 2}, logger={"save_checkpoint_freq": 2}, auto_resume=True
     )
-    whole = train(parse_options({**settings, "name": "whole"}, "test"), CPU)
-    killed = TrainingProcess({**settings, "name": "killed"})
-    killed.wait_for(lambda: list((killed.folder / "training_states").glob("4.state")), "a second checkpoint")
-    killed.popen.kill()
-    killed.wait()
-    again = TrainingProcess({**settings, "name": "killed"})
-    assert again.wait() == 0, again.printed()[-2000:]
-    assert "resumed from" in again.log()
-    a, b = (
-        torch.load(f / "training_states" / "40.state", weights_only=True)["players"]["g"] for f in (whole, again.folder)
-    )
+    a, b = whole_and_killed(settings, CPU)
     for key in ("params", "params_ema"):
         assert a[key].keys() == b[key].keys()
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from tests import tiny
-from tests.processes import REPOSITORY, TrainingProcess, train_here
+from tests.processes import REPOSITORY, TrainingProcess, one_thread, train_here
 from tests.training import tiny_options
 from upsr.commands.runs import state_of
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
@@ -43,10 +43,8 @@ def photos(root) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     """As many threads as the processes have, so that sums are in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 def options(root: Path, photos: Path, name: str, **changes) -> dict:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -77,14 +76,11 @@ class SR(Method):
         """See :meth:`Method.restore`; no noise is used and nothing is shown."""
         scale, channels = self.g.scale, self.g.channels
         area = Tiles(tiles or whole_plan(lq.device), lq, self.facts.multiple, passes=1)
-        # Blended at the LR size, where a pixel's weight is one number.
-        blended = area.blend(
-            area.blank(channels * scale**2), lambda windows: F.pixel_unshuffle(self.g(area.cut(lq, windows)), scale)
-        )
+        image = area.blend(area.blank(channels, scale), lambda windows: self.g(area.cut(lq, windows)), scale)
 
         def pixels(band: Tile) -> Tensor:
-            image = F.pixel_shuffle(area.cut(blended, [band]), scale)
             # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
-            return image.masked_fill(image.isinf(), torch.nan).clamp(0, 1)
+            values = area.cut(image, [band], scale)
+            return values.masked_fill(values.isinf(), torch.nan).clamp(0, 1)
 
-        return area.in_bands(area.blank(channels, scale), pixels, scale)
+        return area.in_bands(image, pixels, scale)
