@@ -45,7 +45,7 @@ class DegradedPairs:
     def __init__(self, opt: CommonOptions, training: Training) -> None:
         self.opt, self.training = opt, training
         self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
-        self.pool = PairPool(opt.pair_pool.pairs_per_slot)
+        self.pool = PairPool(opt.pair_pool.pairs_per_slot, round_lq=opt.degradation.round_lq)
         self._shapes: list[tuple[int, int, int]] = []
 
     def bind(self, dataset: Any, device: torch.device) -> None:
@@ -68,10 +68,13 @@ class DegradedPairs:
         """See :meth:`upsr.methods.base.Feed.batch`."""
         keys = (self.opt.manual_seed, "train", iteration)
         gt = raw["gt"].float() / 255
-        stored = "lq" in raw
-        lq = raw["lq"].float() / 255 if stored else self.degradation(gt, raw["kernels"], slots=slots, keys=keys)
+        if stored := "lq" in raw:
+            lq = raw["lq"].float() / 255
+        else:
+            lq = self.degradation(self.degradation.ground_truth(gt), raw["kernels"], slots=slots, keys=keys)
         lq, gt, files = self.pool.exchange(lq, gt, raw["key"], slots=slots, keys=keys)
-        return {"lq": lq, "gt": gt}, files
+        # The pool keeps crops as they are in files, in 8 bit, which sharpened ones are not.
+        return {"lq": lq, "gt": gt if stored else self.degradation.ground_truth(gt)}, files
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """The pool's pairs by slot."""
