@@ -125,7 +125,8 @@ def describe(name: str) -> EntryDescription:
     """
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
-        if {"method", "model_type", "base"} & read_yaml(path).keys():
+        keys = read_yaml(path).keys()
+        if "make" not in keys and {"method", "model_type", "base"} & keys:
             return _described(path.stem, "OptionFile", opt=name)
         return ENTRIES.read(name)
     if path.suffix in _CHECKPOINTS and not path.is_dir():
