@@ -94,6 +94,7 @@ class Entry:
         facts: architecture, parameters, options.
         reads: for the name and keys of a dataset, sha256 of the file that each image's result is read from, by key; empty where
             results are computed. Raises MissingWeightsError as ``restorer`` does.
+        has_maps: the restorer shows maps.
     """
 
     restorer: Callable[[int, str, Sequence[str]], Restorer]
@@ -103,6 +104,7 @@ class Entry:
     weights: list[Path] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     reads: Callable[[str, Sequence[str]], Mapping[str, str]] = lambda dataset, keys: {}
+    has_maps: bool = False
 
     def misfit(self, name: str, scale: int, channels: int) -> str | None:
         """The reason why it cannot restore the images of the dataset ``name``; ``None`` if it can."""
@@ -364,6 +366,7 @@ def of_model(
         draws=method.facts.draws,
         weights=list(weights),
         facts=described,
+        has_maps=bool(method.maps),
     )
 
 
