@@ -7,17 +7,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from pydantic import ValidationError
 
 from tests import tiny
+from upsr.cli import main
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.degradation import _blur
-from upsr.data.image_io import to_tensor
+from upsr.data.image_io import to_tensor, to_uint8
 from upsr.data.kernels import COLUMNS, draw_kernels, render_kernels
 from upsr.data.noise import gaussian_noise, poisson_noise
 from upsr.engine.feed import DegradedPairs
 from upsr.errors import UpsrError
+from upsr.methods.base import Facts
 from upsr.rng import numpy_generator
 
 OPTIONS = DegradationOptions(decision_group=4)
@@ -203,8 +207,11 @@ def test_crops_too_small_to_be_sharpened_are_refused():
 
 def test_sharpened_pairs_leave_the_pool_with_the_exact_ground_truth_they_were_degraded_from():
     """The pool stores crops, in bytes; what leaves it is sharpened, whichever step it is from."""
-    opt = SimpleNamespace(degradation=SHARP, pair_pool=SimpleNamespace(pairs_per_slot=2), scale=4, manual_seed=0)
-    feed, plain = DegradedPairs(opt, None), RealESRGANDegradation(SHARP, 4)
+    opt = SimpleNamespace(degradation=SHARP, pair_pool=SimpleNamespace(pairs_per_slot=2), manual_seed=0)
+    training = SimpleNamespace(
+        method=SimpleNamespace(facts=Facts(4.0, 3))
+    )  # a scale that may be a fraction, and is none
+    feed, plain = DegradedPairs(opt, training), RealESRGANDegradation(SHARP, 4)
     made, left = {}, []
     for step in range(6):
         gt, kernels = to_tensor(tiny.picture(64, 64, step))[None], draw_kernels(SHARP, 0, step)[None]
@@ -217,7 +224,10 @@ def test_sharpened_pairs_leave_the_pool_with_the_exact_ground_truth_they_were_de
     assert left != list(made)
     stored = {"gt": raw["gt"], "lq": raw["gt"][..., ::4, ::4], "key": ["a"]}
     opt.pair_pool.pairs_per_slot = 0
-    assert torch.equal(DegradedPairs(opt, None).batch(stored, 0, [0])[0]["gt"], gt)
+    assert torch.equal(DegradedPairs(opt, training).batch(stored, 0, [0])[0]["gt"], gt)
+    training.method.facts = Facts(2.5, 3)
+    with pytest.raises(UpsrError, match=r"scale is 2\.5, but training on degraded pairs needs a whole number"):
+        DegradedPairs(opt, training)
 
 
 def test_images_that_are_not_rounded_are_those_that_round_to_the_rounded():
@@ -335,3 +345,20 @@ def test_pool_takes_over_only_what_fits():
 def test_pool_of_nothing_passes_pairs_through():
     lq, gt = pair(7)
     assert PairPool(0).exchange(lq, gt, ["a"], slots=[0], keys=(0,)) == (lq, gt, ["a"])
+
+
+def test_a_preview_shows_the_ground_truths_that_a_training_would_have(tmp_path, capsys):
+    tiny.save_pictures(tmp_path / "photos", 2, size=64)
+    options = {"method": "diffsr", "name": "x", "scale": 4, "datasets": {}, "network_g": {"type": "DDPMUNet"}}
+    sheets = {}
+    for name, changes in (("plain", {}), ("sharp", {"degradation": {"usm_gt": True}}), ("odd", {"scale": 2.5})):
+        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump({**options, **changes}))
+        command = ["data", "preview", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / f"{name}.png")]
+        code = main([*command, "-opt", str(tmp_path / f"{name}.yml"), "--size", "64", "--versions", "1"])
+        assert code == (2 if name == "odd" else 0)
+        if code == 0:
+            with Image.open(tmp_path / f"{name}.png") as picture:
+                sheets[name] = np.asarray(picture)[:64, :64]
+    assert "scale is 2.5, but a preview of the degradation needs a whole number" in capsys.readouterr().err
+    crop = to_tensor(sheets["plain"])[None]
+    assert np.array_equal(sheets["sharp"], to_uint8(RealESRGANDegradation(SHARP, 4).ground_truth(crop)[0]))

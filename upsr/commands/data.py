@@ -160,9 +160,11 @@ def _preview(given: argparse.Namespace) -> int:
     from upsr.config.schema_data import DegradationOptions
     from upsr.data.image_io import write_png
     from upsr.data.preview import contact_sheet
+    from upsr.methods.base import Facts
 
     opt = load_options(given.opt) if given.opt else None
-    degradation, scale = (opt.degradation, opt.scale) if opt else (DegradationOptions(), 4)
+    degradation = opt.degradation if opt else DegradationOptions()
+    scale = Facts(opt.scale, 3).whole_scale("a preview of the degradation") if opt else 4
     sheet = contact_sheet(
         given.input,
         degradation,

@@ -40,18 +40,23 @@ class TrainingSet(Protocol):
 
 
 class DegradedPairs:
-    """The usual feed: ``lq`` and ``gt`` from ground truths that are degraded on the device, or stored pairs, and a pool."""
+    """The usual feed: ``lq`` and ``gt`` from ground truths that are degraded on the device, or stored pairs, and a pool.
+
+    Raises:
+        UpsrError: the scale is a fraction.
+    """
 
     def __init__(self, opt: CommonOptions, training: Training) -> None:
         self.opt, self.training = opt, training
-        self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
+        self.scale = training.method.facts.whole_scale("training on degraded pairs")
+        self.degradation = RealESRGANDegradation(opt.degradation, self.scale)
         self.pool = PairPool(opt.pair_pool.pairs_per_slot, round_lq=opt.degradation.round_lq)
         self._shapes: list[tuple[int, int, int]] = []
 
     def bind(self, dataset: Any, device: torch.device) -> None:
         """See :meth:`upsr.methods.base.Feed.bind`."""
         dataset.bind(self.opt.manual_seed, self.opt.degradation)
-        size, scale, facts = dataset.gt_size, self.opt.scale, self.training.method.facts
+        size, scale, facts = dataset.gt_size, self.scale, self.training.method.facts
         multiple = facts.multiple * scale
         if size % multiple:
             raise UpsrError(

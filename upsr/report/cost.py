@@ -139,7 +139,7 @@ def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -
         raise NotMeasuredError("it is not trained on degraded pairs")
     step, feed = TrainingStep(training, settings, Runtime(device), seed=opt.manual_seed), DegradedPairs(opt, training)
     slots = range(setting.batch)
-    side, channels = setting.size * opt.scale, training.method.facts.channels
+    side, channels = setting.size * feed.scale, training.method.facts.channels
     raw = {
         "gt": torch.randint(256, (setting.batch, channels, side, side), generator=torch_generator("cost"))
         .byte()
