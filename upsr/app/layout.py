@@ -12,7 +12,7 @@ from upsr.app.limits import Limits
 from upsr.app.pictures import SMALLEST_SIDE, heat_legend
 from upsr.app.style import status_line
 from upsr.images.photo import Photo
-from upsr.methods.base import Knob, Watch
+from upsr.methods.base import Knob, TextKnob, Watch
 from upsr.pipeline.settings import Settings
 from upsr.tiling.tiles import Progress
 
@@ -40,7 +40,7 @@ class Pipeline(Protocol):
     def maps(self) -> Sequence[str]:
         """Names of the maps that ``watch`` sees; the page lays the first one over the photo."""
 
-    def knobs(self) -> Mapping[str, Knob]:
+    def knobs(self) -> Mapping[str, Knob | TextKnob]:
         """The method's settings, by name."""
 
     def upscale(
@@ -135,7 +135,11 @@ def greeting(limits: Limits) -> str:
     return status_line(f"Drop a photo to begin: up to {megabytes:g} MB and {megapixels:g} megapixels.")
 
 
-def _knob(name: str, knob: Knob, shared: Mapping[str, Any]) -> gr.Slider:
-    step, precision = (1, 0) if knob.whole else ((knob.high - knob.low) / 20, None)
+def _knob(name: str, knob: Knob | TextKnob, shared: Mapping[str, Any]) -> Block:
     own = {"label": name.replace("_", " ").capitalize(), "info": knob.hint or knob.about, "elem_id": name, **shared}
-    return gr.Slider(knob.low, knob.high, knob.default, step=step, precision=precision, **own)
+    if isinstance(knob, Knob):
+        step, precision = (1, 0) if knob.whole else ((knob.high - knob.low) / 20, None)
+        return gr.Slider(knob.low, knob.high, knob.default, step=step, precision=precision, **own)
+    if knob.choices:
+        return gr.Dropdown(list(knob.choices), value=knob.default, **own)
+    return gr.Textbox(knob.default, max_lines=1, **own)

@@ -8,8 +8,11 @@ from typing import Any
 from upsr.errors import MissingPackageError
 
 
-def diffusers() -> Any:
+def diffusers(extra: str = "latent") -> Any:
     """The library.
+
+    Args:
+        extra: of this package that brings it, for the message.
 
     Raises:
         MissingPackageError: it is not installed.
@@ -19,5 +22,5 @@ def diffusers() -> Any:
     try:
         import diffusers
     except ImportError:
-        raise MissingPackageError("this network needs diffusers: pip install 'upsr[latent]'") from None
+        raise MissingPackageError(f"this network needs diffusers: pip install 'upsr[{extra}]'") from None
     return diffusers

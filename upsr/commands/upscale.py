@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def _run(
             **model_of(given), device=device, dtype=given.dtype or "auto", compile=given.compile or "none"
         )
         _check_model(given, pipe)
-        settings = run.from_main(pipe.settled(settings, run.world_size))
+        settings = run.from_main(pipe.settled(_parsed(settings, pipe), run.world_size))
         weights = pipe.digest()
     facts = {
         "weights": given.weights, "weights_sha256": weights, "config": pipe.config, "settings": asdict(settings),
@@ -227,19 +227,27 @@ def _settings(given: argparse.Namespace) -> Any:
         tile=_tile(given.tile),
         tiles_at_once=1 if given.batch is None else given.batch,
         colour_fix=given.colour_fix,
-        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive} | _knobs(given.knob),
+        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive} | _texts(given.knob),
     )
 
 
-def _knobs(texts: list[str]) -> dict[str, float]:
-    knobs = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            knobs[name] = float(value)
-        except ValueError:
-            raise UpsrError(f"--knob: {text}; give NAME=NUMBER") from None
-    return knobs
+def _texts(knobs: list[str]) -> dict[str, str]:
+    texts = dict(text.split("=", 1) for text in knobs if "=" in text)
+    if bad := [text for text in knobs if "=" not in text]:
+        raise UpsrError(f"--knob: {bad[0]}; give NAME=VALUE")
+    return texts
+
+
+def _parsed(settings: Any, pipe: Any) -> Any:
+    """The settings with the values of knobs in place of their texts; a knob that the method has not stays."""
+    own, values = pipe.knobs(), dict(settings.knobs)
+    for name, text in values.items():
+        if name in own and isinstance(text, str):
+            try:
+                values[name] = own[name].parsed(text)
+            except ValueError:
+                raise UpsrError(f"--knob: {name}={text}; give a number: {own[name].about}") from None
+    return replace(settings, knobs=values)
 
 
 def _handling(given: argparse.Namespace) -> Any:

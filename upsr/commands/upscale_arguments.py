@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="0..1",
         help="UPSR: 0 more detail and grain, 0.5 the model's own, 1 g's estimate",
     )
-    look.add_argument("--colour-fix", choices=COLOUR_FIXES, default="none", help="(none)")
+    look.add_argument("--colour-fix", choices=COLOUR_FIXES, help="(the method's own: none, StableSR adain)")
     files = parser.add_argument_group("files")
     files.add_argument("--suffix", default="", metavar="TEXT", help="appended to names: _x4")
     files.add_argument(

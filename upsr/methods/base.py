@@ -118,6 +118,50 @@ class Knob:
     hint: str = ""
     advanced: bool = False
 
+    def parsed(self, text: str) -> float:
+        """The value that a text means.
+
+        Raises:
+            ValueError: it is no number.
+        """
+        return float(text)
+
+    def problem(self, value: Any) -> str | None:
+        """Reason to refuse a value, and the remedy."""
+        number = isinstance(value, Real)  # a caller in Python may give text
+        if number and self.low <= value <= self.high and not (self.whole and value != int(value)):
+            return None
+        numbers = "whole numbers from " if self.whole else ""
+        said = f"{value:g}" if number else repr(value)
+        return f"is {said}; give {numbers}{self.low:g} to {self.high:g}: {self.about}"
+
+
+@dataclass(frozen=True)
+class TextKnob:
+    """A setting of a restoration that is a text, or one of several names.
+
+    Attributes:
+        about, hint, advanced: as of :class:`Knob`.
+        default: the method's own value.
+        choices: the values that it takes; any where there are none.
+    """
+
+    about: str
+    default: str
+    choices: Sequence[str] = ()
+    hint: str = ""
+    advanced: bool = False
+
+    def parsed(self, text: str) -> str:
+        """The text."""
+        return text
+
+    def problem(self, value: Any) -> str | None:
+        """Reason to refuse a value, and the remedy."""
+        if isinstance(value, str) and (not self.choices or value in self.choices):
+            return None
+        return f"is {value!r}; give {' or '.join(self.choices) or 'text'}: {self.about}"
+
 
 class Method(nn.Module, ABC):
     """Networks and what they do together to restore an image; knows neither losses nor optimisers.
@@ -208,11 +252,11 @@ class Method(nn.Module, ABC):
         """Graphs of the networks for other runtimes; ``None`` for a method without export."""
         return None
 
-    def knobs(self) -> Mapping[str, Knob]:
+    def knobs(self) -> Mapping[str, Knob | TextKnob]:
         """What :meth:`adjusted` takes, by name."""
         return {}
 
-    def adjusted(self, **knobs: float | None) -> Self:
+    def adjusted(self, **knobs: float | str | None) -> Self:
         """The same networks under other settings; a knob that is ``None`` stays as it is.
 
         Raises:
@@ -225,12 +269,8 @@ class Method(nn.Module, ABC):
             if name not in own:
                 have = f"; it has {', '.join(own)}" if own else ""
                 raise UpsrError(f"{name}: the method {type(self).__name__} has no such setting{have}")
-            knob = own[name]
-            number = isinstance(value, Real)  # a caller in Python may give text
-            if not number or not knob.low <= value <= knob.high or (knob.whole and value != int(value)):
-                numbers = "whole numbers from " if knob.whole else ""
-                said = f"{value:g}" if number else repr(value)
-                raise UpsrError(f"{name} is {said}; give {numbers}{knob.low:g} to {knob.high:g}: {knob.about}")
+            if (problem := own[name].problem(value)) is not None:
+                raise UpsrError(f"{name} {problem}")
         given = {name: value for name, value in knobs.items() if value is not None}
         return self._adjusted(**given) if given else self
 

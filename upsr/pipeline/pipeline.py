@@ -18,7 +18,7 @@ from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
-from upsr.methods.base import Knob, Method, Seen, Watch
+from upsr.methods.base import Knob, Method, Seen, TextKnob, Watch
 from upsr.pipeline.files import load_model, save_model
 from upsr.pipeline.frames import to_colour, to_frame
 from upsr.pipeline.hardware import dtype_for, usable_device
@@ -36,8 +36,8 @@ from upsr.pipeline.images import (
 from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.pipeline.settings import Settings, UPSROutput
 from upsr.provenance import weights_digest
-from upsr.restoring.colour import COLOUR_FIXES
 from upsr.restoring.restore import restore_planned
+from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.peers import Peers
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import Progress, TilePlan
@@ -47,6 +47,8 @@ _COMPILED = "denoiser"
 """The part that is called once for each step."""
 _SCALE = "scale"
 """The knob of a method that restores at any scale."""
+_COLOUR = "colour"
+"""The knob of a method that corrects colours itself."""
 
 
 class UPSRPipeline:
@@ -200,7 +202,7 @@ class UPSRPipeline:
         """Names of the maps that a restoration shows."""
         return self.method.maps
 
-    def knobs(self) -> Mapping[str, Knob]:
+    def knobs(self) -> Mapping[str, Knob | TextKnob]:
         """The method's settings, by name."""
         return self.method.knobs()
 
@@ -284,7 +286,8 @@ class UPSRPipeline:
             show = None if index else watch
             image = restore_planned(method, batch, plan, seed=settings.seed, names=names, watch=show)
             image = image.flatten(0, 1)[None]
-            image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch)
+            if settings.colour_fix is not None and _COLOUR not in method.knobs():
+                image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch).clamp_(0, 1)
             check_sound(image, lq)
             frames.append(to_frame(resized(image, size)[0], resized_alpha(frame, size), frame))
         return replace(photo, frames=tuple(frames))
@@ -299,7 +302,7 @@ class UPSRPipeline:
             UpsrError: a setting is out of its range.
         """
         self.method.adjusted(**settings.knobs)
-        if settings.colour_fix not in COLOUR_FIXES:
+        if settings.colour_fix not in (None, *COLOUR_FIXES):
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
         self.target_size((1, 1), settings)
         self._tiles_at_once(settings)
@@ -323,25 +326,32 @@ class UPSRPipeline:
                 factor = wide / width if wide is not None else high / height  # type: ignore[operator]
                 return max(round(height * factor), 1), max(round(width * factor), 1)
             return high, wide
-        own = settings.knobs.get(_SCALE) or self.scale
+        own: Any = settings.knobs.get(_SCALE) or self.scale
         factor = own if settings.outscale is None else settings.outscale
         if not 0 < factor <= 64:
             raise UpsrError(f"outscale is {factor:g}; give a factor above 0 and up to 64")
         return max(round(height * factor), 1), max(round(width * factor), 1)
 
-    def _knobs_for(self, shape: Sequence[int], size: Sequence[int], settings: Settings) -> Mapping[str, float | None]:
-        """The settings' knobs; a method that restores at any scale does so at that of the result, if it has not one of its own.
+    def _knobs_for(
+        self, shape: Sequence[int], size: Sequence[int], settings: Settings
+    ) -> Mapping[str, float | str | None]:
+        """The settings' knobs, with the colour fix for a method that has one.
+
+        A method that restores at any scale does so at that of the result, unless the knob is set.
 
         Args:
             shape, size: (height, width) of the photo and of the result.
         """
-        knob = self.knobs().get(_SCALE)
+        own, given = self.knobs(), settings.knobs
+        if settings.colour_fix is not None and _COLOUR in own:
+            given = {_COLOUR: settings.colour_fix, **given}
+        knob: Any = own.get(_SCALE)
         asked = settings.outscale is not None or settings.size is not None
-        if knob is None or settings.knobs.get(_SCALE) is not None or not asked:
-            return settings.knobs
+        if knob is None or given.get(_SCALE) is not None or not asked:
+            return given
         factor = settings.outscale if settings.size is None else max(size[0] / shape[0], size[1] / shape[1])
         assert factor is not None
-        return {**settings.knobs, _SCALE: min(max(factor, knob.low), knob.high)}
+        return {**given, _SCALE: min(max(factor, knob.low), knob.high)}
 
     def _tile(self, settings: Settings) -> TileOptions | None:
         if settings.tile is None:

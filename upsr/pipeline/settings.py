@@ -20,7 +20,8 @@ class Settings:
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
         tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
-        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.restoring.colour`.
+        colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.tiling.colour`; ``None`` for that of a method with a knob
+            ``colour``, else none.
         knobs: settings of the method by name, see :meth:`upsr.methods.base.Method.knobs`; ``None`` for its own value.
     """
 
@@ -29,8 +30,8 @@ class Settings:
     size: tuple[int | None, int | None] | None = None
     tile: int | Literal["auto"] | None = "auto"
     tiles_at_once: int = 1
-    colour_fix: ColourFix = "none"
-    knobs: Mapping[str, float | None] = field(default_factory=dict)
+    colour_fix: ColourFix | None = None
+    knobs: Mapping[str, float | str | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, **given: Any) -> Settings:

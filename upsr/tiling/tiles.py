@@ -7,7 +7,7 @@ are pointwise and work in bands of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,30 +49,50 @@ def whole_plan(device: torch.device) -> TilePlan:
     return TilePlan(None, Scratch(device))
 
 
+@dataclass
+class _Work:
+    """Windows that networks have passed over, and will have in the end."""
+
+    done: int = 0
+    total: int = 0
+
+
 class Tiles:
     """A batch of images of one size in equally large windows.
 
     Args:
         like: (B, C, h, w), the images; sides are multiples of ``multiple``.
         passes: network passes over the image that are to come, for the progress.
+        axes: tiles along the rows and along the columns, see :func:`upsr.tiling.windows.axis_windows`; by default those of the
+            plan.
+        beside: another division of the same restoration, with which the progress is shared.
     """
 
-    def __init__(self, plan: TilePlan, like: Tensor, multiple: int, passes: int) -> None:
+    def __init__(
+        self,
+        plan: TilePlan,
+        like: Tensor,
+        multiple: int,
+        passes: int,
+        axes: tuple[Mapping[int, Tensor], Mapping[int, Tensor]] | None = None,
+        beside: Tiles | None = None,
+    ) -> None:
         self.plan = plan
         self.device = like.device
         self.batch = len(like)
         self.height, self.width = like.shape[-2:]
         tile = plan.tile or TileOptions(size=max(self.height, self.width, 8), overlap=0)
-        self._rows, self._columns = (
-            axis_windows(side, tile, multiple, like.device) for side in (self.height, self.width)
+        self._rows, self._columns = axes or (
+            axis_windows(self.height, tile, multiple, like.device),
+            axis_windows(self.width, tile, multiple, like.device),
         )
         self.windows = [
             Tile(top, top + len(row), left, left + len(column))
             for top, row in self._rows.items()
             for left, column in self._columns.items()
         ]
-        self._total = len(self.windows) * passes
-        self._done = 0
+        self._work: _Work = _Work() if beside is None else beside._work
+        self._work.total += len(self.windows) * passes
 
     def blank(self, channels: int, scale: int = 1) -> Tensor:
         """(B, channels, scale*h, scale*w) of zeros, in memory or in a file."""
@@ -100,9 +120,9 @@ class Tiles:
                     down, across = (weights.repeat_interleave(scale) for weights in sides)
                     out[window.place(scale)] += (part * (down[:, None] * across)).to(out.device)
             self.plan.scratch.release()
-            self._done += sum(len(windows) for windows in batches)
+            self._work.done += sum(len(windows) for windows in batches)
             if self.plan.progress is not None:
-                self.plan.progress(self._done, self._total)
+                self.plan.progress(self._work.done, self._work.total)
         return out
 
     def in_bands(self, out: Tensor, of_band: Callable[[Tile], Tensor], scale: int = 1) -> Tensor:

@@ -112,6 +112,22 @@ def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.de
     return {start: torch.tensor(weights, device=device) for start, weights in windows.items()}
 
 
+def gaussian_windows(length: int, size: int, overlap: int, middle: float, device: torch.device) -> dict[int, Tensor]:
+    """As :func:`axis_windows`, in StableSR's form: full tiles at fixed distances, the last moved back inside.
+
+    Args:
+        middle: of the Gaussian, in the tile's pixels; its standard deviation is a tenth of the tile.
+    """
+    size = min(size, length)
+    window = np.exp(-((np.arange(size) - middle) ** 2) / (2 * 0.01 * size**2))
+    starts = tile_starts(length, size, overlap)
+    total = _added(dict.fromkeys(starts, window), length)
+    return {
+        start: torch.tensor((window / total[start : start + size]).astype(np.float32), device=device)
+        for start in starts
+    }
+
+
 def _added(windows: Mapping[int, NDArray[Any]], length: int) -> NDArray[np.float64]:
     """The sum of all tiles' weights at each of ``length`` pixels; the tiles by where they start."""
     total = np.zeros(length)

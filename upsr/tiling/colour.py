@@ -1,4 +1,4 @@
-"""Gives a restored image the colours of the photo it comes from."""
+"""Gives a restored image the colours of the photo it comes from (StableSR, Sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from upsr.tiling.scratch import Scratch, bands
 _LEVELS = 5
 _REACH = 2**_LEVELS - 1
 _BAND = 256
+_EPS = 1e-5 / 4  # 1e-5 for images in [-1, 1]
 
 ColourFixer = Callable[[Tensor, Tensor, Scratch], Tensor]
-"""Of a restored image (1, C, H, W) and the LR image (1, C, h, w), both in [0, 1], a corrected image."""
+"""Of a restored image (1, C, H, W) and the LR image (1, C, h, w), both about in [0, 1], a corrected image, not clamped."""
 
 
 def unchanged(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
@@ -28,8 +29,8 @@ def unchanged(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
 def adain(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
     """Mean and standard deviation of each channel become those of the LR image (adaptive instance normalisation)."""
     for channel, like in zip(image[0], lq[0].to(image.device), strict=True):
-        mean, std = channel.mean(), channel.std(correction=0)
-        channel.sub_(mean).mul_(like.std(correction=0) / std.clamp(min=1e-5)).add_(like.mean()).clamp_(0, 1)
+        mean, deviation = channel.mean(), (channel.var() + _EPS).sqrt()
+        channel.sub_(mean).mul_((like.var() + _EPS).sqrt() / deviation).add_(like.mean())
     return image
 
 
@@ -45,7 +46,7 @@ def wavelet(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
         top, bottom = max(rows.start - _REACH, 0), min(rows.stop + _REACH, height)
         part = image[..., top:bottom, :].to(lq.device)
         low = _low_pass(_upsampled_rows(lq, height, width, top, bottom) - part)
-        fixed = (part + low).clamp(0, 1)[..., rows.start - top : rows.stop - top, :]
+        fixed = (part + low)[..., rows.start - top : rows.stop - top, :]
         result[..., rows, :] = fixed.to(result.device)
         scratch.release()
     return result

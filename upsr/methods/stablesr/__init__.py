@@ -1,0 +1,4 @@
+"""StableSR: Stable Diffusion restores under time-aware features of the LR image; both of its training stages."""
+
+METHOD = "upsr.methods.stablesr.method:StableSR"
+TRAININGS = {"sft": "upsr.methods.stablesr.training_sft:SFTTraining"}

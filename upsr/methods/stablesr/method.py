@@ -1,0 +1,354 @@
+"""StableSR (Wang et al., IJCV 2024): Stable Diffusion samples under features of the LR latent."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from upsr import choices
+from upsr.archs.diffusers_library import diffusers
+from upsr.choices import ColourFix, VPSampler
+from upsr.config.schema import TileOptions
+from upsr.diffusion import VariancePreserving, sample, timesteps_from
+from upsr.diffusion.sampling import Denoise, Noise, repeated
+from upsr.errors import UpsrError
+from upsr.methods.base import Facts, Knob, Method, Seen, TextKnob, Watch
+from upsr.methods.build import load_weights
+from upsr.methods.stablesr.cfw import CFW, WrappedAutoencoder
+from upsr.methods.stablesr.encoder import TimeAwareEncoder
+from upsr.methods.stablesr.networks import Backbone, check_fit, published, read, save
+from upsr.methods.stablesr.options import (
+    AggregationOptions,
+    AutoencoderTileOptions,
+    Latent,
+    StableSROptions,
+    Start,
+)
+from upsr.methods.stablesr.sft import Conditioning, ModulatedUNet, sft_layers
+from upsr.tiling.colour import COLOUR_FIXES
+from upsr.tiling.padding import pad_to_size
+from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
+from upsr.tiling.windows import Tile, gaussian_windows
+
+_KEY = "backbone"
+_MULTIPLE = 32
+"""Sides of the image that is restored are multiples of it, as in the released scripts."""
+
+_LATENT_DRAW, _START_DRAW = 0, 1
+_MOST_SCALE, _MOST_GUIDANCE = 16.0, 50.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a restoration; see :mod:`upsr.methods.stablesr.options` for each."""
+
+    scale: float
+    sampler: VPSampler
+    steps: int
+    eta: float
+    start: Start
+    latent: Latent
+    guidance: float
+    prompt: str
+    negative_prompt: str
+    w: float
+    colour: ColourFix
+    aggregation: AggregationOptions | None
+    autoencoder_tile: AutoencoderTileOptions | None
+
+    @classmethod
+    def from_options(cls, opt: StableSROptions) -> Sampling:
+        """The settings of an option file."""
+        s, g = opt.sampler, opt.guidance
+        return cls(
+            scale=opt.scale,
+            sampler=s.type,
+            steps=s.steps,
+            eta=s.eta,
+            start=opt.start,
+            latent=opt.latent,
+            guidance=g.scale,
+            prompt=g.prompt,
+            negative_prompt=g.negative_prompt,
+            w=opt.cfw.w if opt.cfw else 0.0,
+            colour=opt.colour,
+            aggregation=opt.aggregation,
+            autoencoder_tile=opt.autoencoder_tile,
+        )
+
+
+@dataclass(frozen=True)
+class EnlargedFacts(Facts):
+    """Facts of a method that enlarges small images to the size its networks were trained on, and reduces the result.
+
+    The shorter side of the image that the diffusion works on is at least ``canvas[0]``.
+    """
+
+    def enlarged_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the image that is restored: the output's, or larger in the same proportions."""
+        factor = max(self.canvas[0] / min(height, width), self.scale)
+        return round(factor * height), round(factor * width)
+
+    def canvas_size(self, height: int, width: int) -> tuple[int, int]:
+        """:meth:`enlarged_size`, raised to multiples of ``canvas[1]``."""
+        multiple = self.canvas[1]
+        rows, columns = (-(-side // multiple) * multiple for side in self.enlarged_size(height, width))
+        return rows, columns
+
+
+class StableSR(Method):
+    """Samples a latent under the time-aware features of the LR latent, in tiles that meet at every step, and decodes it.
+
+    Args:
+        denoiser: the frozen U-Net with SFT layers; its ``conditioning`` is trained in stage one.
+        autoencoder: frozen, with the fusion blocks of stage two.
+        backbone: the folder's networks, with scheduler and prompts.
+        sampling: settings of a restoration.
+    """
+
+    Options = StableSROptions
+    weight_keys: ClassVar[Mapping[str, str]] = {"conditioning": "pretrain_network_g", "cfw": "pretrain_network_cfw"}
+    folder_keys: ClassVar[Mapping[str, str]] = {"unet": _KEY, "vae": _KEY}
+    facts: EnlargedFacts
+
+    def __init__(
+        self, denoiser: ModulatedUNet, autoencoder: WrappedAutoencoder, backbone: Backbone, sampling: Sampling
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.autoencoder = denoiser, autoencoder
+        denoiser.unet.requires_grad_(False).eval()
+        autoencoder.vae.requires_grad_(False).eval()
+        self.backbone, self.sampling = backbone, sampling
+        config = backbone.scheduler.config
+        self.process = VariancePreserving(backbone.scheduler.alphas_cumprod, config.prediction_type)
+        self.cell = 2 ** (len(backbone.vae.config.block_out_channels) - 1)
+        self.native = int(backbone.unet.config.sample_size)
+        self.facts = EnlargedFacts(
+            sampling.scale,
+            3,
+            state=(backbone.unet.config.in_channels, self.cell),
+            canvas=(self.native * self.cell, _MULTIPLE),
+        )
+
+    @classmethod
+    def from_options(cls, opt: StableSROptions, *, training: bool = False) -> Self:
+        """See :meth:`Method.from_options`."""
+        if opt.backbone is None and not opt.path.allow_random_weights:
+            raise UpsrError(
+                f"{_KEY}: StableSR needs Stable Diffusion, a folder of diffusers; docs/methods/stablesr.md says how to get one"
+            )
+        diffusers("sd")
+        backbone = published() if opt.backbone is None else read(opt.backbone)
+        check_fit(backbone, len(opt.encoder.channel_mult), _KEY)
+        unet, vae = backbone.unet, backbone.vae
+        encoder = TimeAwareEncoder(unet.config.in_channels, **opt.encoder.model_dump())
+        conditioning = Conditioning(encoder, sft_layers(unet, opt.encoder.out_channels, **opt.sft.model_dump()))
+        load_weights(conditioning, opt, "network_g", "conditioning", optional=training)
+        cfw = None
+        if opt.cfw is not None:
+            widths = vae.config.block_out_channels
+            if outside := [level for level in opt.cfw.levels if not 0 <= level < len(widths) - 1]:
+                raise UpsrError(f"cfw.levels: {outside[0]}, but the autoencoder's are 0 to {len(widths) - 2}")
+            cfw = CFW(widths, **opt.cfw.model_dump(exclude={"w"}), groups=vae.config.norm_num_groups)
+            load_weights(cfw, opt, "network_cfw", "cfw", optional=training)
+        sampling = Sampling.from_options(opt)
+        method = cls(ModulatedUNet(unet, conditioning), WrappedAutoencoder(vae, cfw), backbone, sampling)
+        method.contexts(sampling)  # a prompt that cannot be embedded is refused before the start
+        return method
+
+    def train(self, mode: bool = True) -> Self:
+        """The frozen networks stay in evaluation mode."""
+        super().train(mode)
+        self.denoiser.unet.eval()
+        self.autoencoder.vae.eval()
+        return self
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Encoder with SFT layers, the frozen U-Net and autoencoder, and the fusion blocks where there are any."""
+        own = {"conditioning": self.conditioning, "unet": self.denoiser.unet, "vae": self.autoencoder.vae}
+        return own if self.autoencoder.cfw is None else {**own, "cfw": self.autoencoder.cfw}
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """Time-aware encoder and SFT layers."""
+        return self.denoiser.conditioning
+
+    @property
+    def timesteps(self) -> list[int]:
+        """Those of the network calls, descending."""
+        return timesteps_from(self.process.num_timesteps - 1, self.sampling.steps)
+
+    @torch.inference_mode()
+    def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
+        """See :meth:`Method.restore`.
+
+        ``noise(0)`` is for the LR latent, ``noise(1)`` for the start, the others are for the steps. Of ``tiles`` all but the
+        size is used: tiles have the size that the U-Net was trained on. ``watch`` sees each estimate.
+        """
+        plan, own, timesteps = tiles or whole_plan(lq.device), self.sampling, self.timesteps
+        size = self.facts.enlarged_size(*lq.shape[-2:])
+        x_lr = self.upsample(lq, size)
+        canvas = pad_to_size(x_lr, self.facts.canvas_size(*lq.shape[-2:]))
+        cells = canvas[..., :: self.cell, :: self.cell]
+        area = Tiles(plan, cells, 1, len(timesteps), axes=self._denoised_in(cells))
+        coded = Tiles(self._coded_in(plan), cells, 1, passes=2, beside=area)
+        drawn = noise(_LATENT_DRAW) if own.latent == "sample" else None
+        z_lr = coded.blend(
+            coded.blank(self.facts.state[0]),
+            lambda w: self.encode(coded.cut(canvas, w, self.cell), None if drawn is None else coded.cut(drawn, w)),
+        )
+
+        def image_of(z: Tensor) -> Tensor:
+            return self._decoded(z, canvas, coded, x_lr, self.facts.output_size(*lq.shape[-2:]))
+
+        t = repeated(timesteps, len(lq), lq.device)
+        x = noise(_START_DRAW)
+        if own.start == "noised_lr" or (own.start == "auto" and len(area.windows) > 1):
+            first = x
+            x = area.in_bands(
+                area.blank(self.facts.state[0]),
+                lambda band: self.process.q_sample(area.cut(z_lr, [band]), t[:, 0], area.cut(first, [band])),
+            )
+        step = self.process.step(own.sampler, own.eta)
+        x_0 = sample(
+            x,
+            tiled(lambda windows: self.denoise_given(area.cut(z_lr, windows)), area),
+            banded(lambda band: step, area),
+            t,
+            lambda k: noise(_START_DRAW + k),
+            None if watch is None else lambda k, x_0: watch(Seen(f"t={timesteps[k]}", image_of(x_0))),
+        )
+        return image_of(x_0)
+
+    def upsample(self, lq: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, 3, h, w) in [0, 1] -> (B, 3, *size) in [-1, 1], bicubic."""
+        return F.interpolate(2 * lq - 1, size=tuple(size), mode="bicubic", align_corners=False).clamp_(-1, 1)
+
+    def encode(self, image: Tensor, noise: Tensor | None) -> Tensor:
+        """The latent of an image in [-1, 1], float32: a sample of the posterior, or without ``noise`` its mean."""
+        dtype = self.autoencoder.vae.dtype
+        return self.autoencoder.encode(image.to(dtype), None if noise is None else noise.to(dtype)).float()
+
+    def contexts(self, sampling: Sampling) -> list[Tensor]:
+        """Embeddings of the prompt, and under guidance of the negative prompt."""
+        texts = [sampling.prompt] if sampling.guidance == 1 else [sampling.prompt, sampling.negative_prompt]
+        return [self.backbone.prompts[text] for text in texts]
+
+    def denoise_given(self, z_lr: Tensor) -> Denoise:
+        """The estimate of x_0 under an LR latent."""
+        scale, dtype = self.sampling.guidance, self.denoiser.unet.dtype
+        contexts = [one.to(z_lr.device, dtype).expand(len(z_lr), -1, -1) for one in self.contexts(self.sampling)]
+        z_lr = z_lr.to(dtype)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            features = self.conditioning.encoder(z_lr, t)
+            outputs = [self.denoiser(x.to(dtype), t, context, features).float() for context in contexts]
+            output = outputs[0] if len(outputs) == 1 else outputs[1] + scale * (outputs[0] - outputs[1])
+            return self.process.x_0(output, x, t)
+
+        return denoise
+
+    def replaced(self, name: str, network: nn.Module) -> Self:
+        """See :meth:`Method.replaced`."""
+        parts = {**self.parts(), name: network}
+        denoiser = ModulatedUNet(parts["unet"], parts["conditioning"])  # type: ignore[arg-type]
+        return self._with(denoiser=denoiser, autoencoder=WrappedAutoencoder(parts["vae"], parts.get("cfw")))  # type: ignore[arg-type]
+
+    def for_inference(self, dtype: torch.dtype) -> Self:
+        """All networks in ``dtype``; the state of the diffusion stays in float32."""
+        if dtype == torch.float32:
+            return self
+        if dtype not in (torch.bfloat16, torch.float16):
+            return super().for_inference(dtype)
+        # One memo: the SFT layers are parts of two modules, and stay the same in both copies.
+        memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(dtype), False) for p in self.parameters()}
+        copies = {name: copy.deepcopy(getattr(self, name), memo) for name in ("denoiser", "autoencoder")}
+        return self._with(**copies)
+
+    def knobs(self) -> Mapping[str, Knob | TextKnob]:
+        """All settings but the sizes of tiles."""
+        own = self.sampling
+        more = "More: more detail of its own, less like the photo."
+        numbers = {
+            "scale": Knob("upscaling factor", 1, _MOST_SCALE, own.scale, advanced=True),
+            "steps": Knob("network calls", 1, self.process.num_timesteps, own.steps, True, "Fewer: faster."),
+            "guidance": Knob("guidance to the prompt; 1 for none", 0, _MOST_GUIDANCE, own.guidance, hint=more),
+            "eta": Knob("share of new noise in each step of ddim", 0, 1, own.eta, advanced=True),
+        }
+        if self.autoencoder.cfw is not None:
+            about = "weight of the LR image's features in the decoder"
+            numbers["w"] = Knob(about, 0, 1, own.w, hint="More: closer to the photo.")
+        return {
+            **numbers,
+            "prompt": TextKnob("text that describes the result", own.prompt),
+            "negative_prompt": TextKnob("text that the result is guided away from", own.negative_prompt),
+            "sampler": TextKnob("reverse step", own.sampler, get_args(VPSampler), advanced=True),
+            "start": TextKnob("first state", own.start, get_args(Start), advanced=True),
+            "latent": TextKnob("of the posterior of the LR image", own.latent, get_args(Latent), advanced=True),
+            "colour": TextKnob("correction towards the LR image", own.colour, choices.COLOUR_FIXES),
+        }
+
+    def _adjusted(self, **knobs: Any) -> Self:
+        if "steps" in knobs:
+            knobs["steps"] = int(knobs["steps"])
+        sampling = replace(self.sampling, **knobs)
+        if sampling.eta and sampling.sampler == "ddpm":
+            raise UpsrError("eta: it is a setting of ddim, and the sampler is ddpm")
+        self.contexts(sampling)
+        return self._with(sampling=sampling)
+
+    def _with(self, **changes: Any) -> Self:
+        """The same method but for some arguments of the constructor."""
+        own = {name: getattr(self, name) for name in ("denoiser", "autoencoder", "backbone", "sampling")}
+        return type(self)(**{**own, **changes}).train(self.training)
+
+    def save_folder(self, key: str, folder: Path) -> None:
+        """See :meth:`Method.save_folder`."""
+        save(self.backbone, folder)
+
+    def _denoised_in(self, cells: Tensor) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
+        """Tiles of the latent along its rows and columns."""
+        height, width = cells.shape[-2:]
+        own = self.sampling.aggregation
+        if own is None:
+            return {0: cells.new_ones(height)}, {0: cells.new_ones(width)}
+        size = self.native if own.size is None else own.size
+        overlap = size // 2 if own.overlap is None else own.overlap
+        middle = (size - 1) / 2
+        lower = size / 2 if own.centre == "released" else middle
+        rows = gaussian_windows(height, size, overlap, lower, cells.device)
+        return rows, gaussian_windows(width, size, overlap, middle, cells.device)
+
+    def _coded_in(self, plan: TilePlan) -> TilePlan:
+        """The plan with the autoencoder's tiles."""
+        own = self.sampling.autoencoder_tile
+        if own is None:
+            return replace(plan, tile=None)
+        return replace(plan, tile=TileOptions(size=own.size // self.cell, overlap=own.overlap // self.cell))
+
+    def _decoded(self, z: Tensor, canvas: Tensor, coded: Tiles, x_lr: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, 3, *size) in [0, 1], with the colours of the upsampled LR image."""
+        dtype, w = self.autoencoder.vae.dtype, self.sampling.w
+
+        def pixels(windows: Sequence[Tile]) -> Tensor:
+            latent, beside = coded.cut(z, windows).to(dtype), coded.cut(canvas, windows, self.cell).to(dtype)
+            return self.autoencoder.decode(latent, beside, w).float()
+
+        image = coded.blend(coded.blank(3, self.cell), pixels, self.cell)
+        image = image[..., : x_lr.shape[-2], : x_lr.shape[-1]]
+        # An infinite value stays visible as such after the clamp.
+        image.masked_fill_(image.isinf(), torch.nan).add_(1).div_(2)
+        scratch = coded.plan.scratch
+        for one, like in zip(image.split(1), x_lr.split(1), strict=True):
+            one.copy_(COLOUR_FIXES[self.sampling.colour](one, (like + 1) / 2, scratch))
+        if tuple(image.shape[-2:]) != size:
+            image = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
+        return image.clamp_(0, 1)

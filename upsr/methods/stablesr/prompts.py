@@ -1,0 +1,81 @@
+"""Embeddings of prompts by Stable Diffusion's text tower, which is loaded for new prompts only and not kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from upsr.atomic import atomic_write
+from upsr.errors import MissingPackageError, UpsrError
+
+FILE = "prompts.safetensors"
+"""Embeddings by the text of their prompts, beside the networks of a folder."""
+
+
+class Prompts:
+    """Embeddings by text, (1, tokens, width) float32 on the CPU.
+
+    Args:
+        folder: of diffusers, with :data:`FILE`, or ``text_encoder`` and ``tokenizer``; ``None`` for random networks, whose
+            embeddings are zero.
+        width: of the embeddings.
+    """
+
+    def __init__(self, folder: Path | None, width: int) -> None:
+        self.folder, self.width = folder, width
+        self._known: dict[str, Tensor] = {}
+        if folder is not None and (folder / FILE).is_file():
+            self._known = load_file(folder / FILE)
+
+    def __getitem__(self, text: str) -> Tensor:
+        """The embedding of a prompt.
+
+        Raises:
+            UpsrError: the prompt is new, and there is no text tower.
+        """
+        if text not in self._known:
+            self._known[text] = self._embedded(text)
+        return self._known[text]
+
+    def save(self, folder: Path) -> None:
+        """Write the embeddings that are known."""
+        if self._known:
+            with atomic_write(folder / FILE) as path:
+                save_file({text: value.contiguous() for text, value in self._known.items()}, path)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _embedded(self, text: str) -> Tensor:
+        if self.folder is None:
+            return torch.zeros(1, 77, self.width)
+        tokenizer, tower = self._read("CLIPTokenizer", "tokenizer"), self._read("CLIPTextModel", "text_encoder")
+        length = tokenizer.model_max_length
+        tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        embedding: Tensor = tower.float().eval()(tokens.input_ids)[0].clone()
+        if embedding.shape[-1] != self.width:
+            raise UpsrError(
+                f"{self.folder}: its text tower is {embedding.shape[-1]} wide, but its U-Net takes {self.width}"
+            )
+        return embedding
+
+    def _read(self, kind: str, part: str) -> Any:
+        assert self.folder is not None
+        if not (self.folder / part).is_dir():
+            known = ", ".join(repr(text) for text in self._known) or "none"
+            raise UpsrError(
+                f"{self.folder}: no folder {part}, which a new prompt needs (embeddings in {FILE}: {known}); add the one of "
+                "Stable Diffusion 2.1, or use a prompt that is known"
+            )
+        try:
+            import transformers
+        except ImportError:
+            raise MissingPackageError("StableSR needs transformers for prompts: pip install 'upsr[sd]'") from None
+        try:
+            return getattr(transformers, kind).from_pretrained(str(self.folder / part), local_files_only=True)
+        except Exception as error:  # damaged folders fail in many ways
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UpsrError(f"{self.folder / part}: transformers cannot load it ({reason})") from None
