@@ -28,7 +28,7 @@ from upsr.config import load_options
 from upsr.images.photo import Photo
 from upsr.images.writing import write_photo
 from upsr.methods import build_method
-from upsr.pipeline.files import config_of
+from upsr.methods.saved import config_of
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from upsr.accelerate import accelerated
 from upsr.accelerate.norm import ExactGroupNorm
 from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
 from upsr.archs.layers import PointwiseConv
-from upsr.archs.weights import load_network_weights
+from upsr.archs.weights import load_network_weights, read_weight_file
 from upsr.archs.window_attention import (
     masked_bias,
     released_shift_masks,
@@ -255,6 +256,34 @@ def test_files_that_hold_code_are_not_run(tmp_path):
         with pytest.raises(UpsrError, match="more than tensors"):
             SpandrelSR(str(tmp_path / name))
     assert not (tmp_path / "ran").exists()
+
+
+class Recorded:
+    """An object of a class that is not there where the file is read."""
+
+    def __init__(self) -> None:
+        self.path = "last.ckpt"
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_objects_of_named_classes_are_blank(tmp_path, monkeypatch, mapped):
+    file, name = tmp_path / "file.ckpt", f"{__name__}.Recorded"
+    weights = {"a": torch.arange(6.0).reshape(2, 3)}
+    torch.save({"state_dict": weights, "callbacks": {Recorded: Recorded()}}, file)
+    monkeypatch.delattr(f"{__name__}.Recorded")
+    content = read_weight_file(file, mapped=mapped, blank=[name])
+    assert torch.equal(content["state_dict"]["a"], weights["a"])
+    [(kind, record)] = content["callbacks"].items()
+    assert (type(record), vars(record)) == (kind, {})
+    with pytest.raises(UpsrError, match=re.escape(f"more than tensors and plain values ({name})")):
+        read_weight_file(file, mapped=mapped)
+    with pytest.raises(UpsrError, match="more than tensors"):
+        read_weight_file(file, mapped=mapped, blank=["elsewhere.Recorded"])
+
+
+def test_files_older_than_zip_archives_are_read_mapped_or_not(tmp_path):
+    torch.save({"a": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weight_file(tmp_path / "old.pth", mapped=True)["a"], torch.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from upsr.errors import UpsrError
-from upsr.weights.diffusers_folder import class_in, read_network, read_scheduler
+from upsr.weights.diffusers_folder import class_in, described_network, read_network, read_scheduler
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -40,6 +40,17 @@ def test_a_network_and_a_schedule_are_read(diffusers, folder):
     expected = diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.015).alphas_cumprod
     assert torch.equal(scheduler.alphas_cumprod, expected)
     assert scheduler.config.prediction_type == "epsilon"
+
+
+def test_a_network_is_described_without_its_weights(folder, tmp_path):
+    weights = read_network("UNet2DModel", folder / "unet").state_dict()
+    (folder / "unet" / WEIGHTS).unlink()
+    described = described_network("UNet2DModel", folder / "unet").state_dict()
+    assert {name: value.shape for name, value in described.items()} == {n: v.shape for n, v in weights.items()}
+    assert {value.device.type for value in described.values()} == {"meta"}
+    (folder / "unet" / "config.json").write_text("{")
+    with pytest.raises(UpsrError, match=r"unet: diffusers cannot load it \("):
+        described_network("UNet2DModel", folder / "unet")
 
 
 def renamed(weights: dict[str, torch.Tensor]) -> None:

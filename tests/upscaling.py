@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.tiny import UNET, random_weights
 from upsr.config import parse_options
 from upsr.methods import build_method
-from upsr.pipeline.files import config_of
+from upsr.methods.saved import config_of
 from upsr.pipeline.pipeline import UPSRPipeline
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ _UNWRAPPED = ("params_ema", "params", "params-ema", "state_dict", "model_state_d
 _LARGEST_HEADER = 100 << 20  # bytes; what the safetensors library takes
 
 
-def read_weight_file(path: str | Path) -> dict[str, Any]:
+def read_weight_file(path: str | Path, *, mapped: bool = False, blank: Sequence[str] = ()) -> dict[str, Any]:
     """The content of a safetensors or torch file, whichever it is by its bytes; only tensors and plain values are unpickled.
+
+    Args:
+        mapped: the tensors of a torch file stay in the file until they are used.
+        blank: classes, by module and name, of objects that a torch file may hold. None of them is imported: empty objects
+            stand in the content.
 
     Raises:
         UpsrError: the file is missing, damaged, or holds anything else.
@@ -31,7 +37,7 @@ def read_weight_file(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UpsrError(f"{path}: no such weight file")
     try:
-        content = _content(path)
+        content = _content(path, mapped, blank)
     except Exception as error:  # damaged files fail in many ways inside the readers
         raise UpsrError(f"{path}: {_complaint(error)}") from None
     if not isinstance(content, dict):
@@ -39,14 +45,28 @@ def read_weight_file(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _content(path: Path) -> Any:
+class _Blank:
+    """Takes the place of an object of a class that is not imported."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def _blank_class(name: str) -> type[_Blank]:
+    module, _, bare = name.rpartition(".")
+    return type(bare, (_Blank,), {"__module__": module})
+
+
+def _content(path: Path, mapped: bool, blank: Sequence[str]) -> Any:
     if _is_safetensors(path):
         from safetensors.torch import load_file
 
         return load_file(path)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.serialization.safe_globals([_blank_class(name) for name in blank]):
         warnings.simplefilter("ignore")  # about how foreign files were pickled
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Files older than torch 1.6 are no zip archives, and cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
 
 
 def _is_safetensors(path: Path) -> bool:

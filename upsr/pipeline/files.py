@@ -9,24 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-import upsr
 from upsr.archs import SpandrelSR
-from upsr.atomic import atomic_write
 from upsr.compat import REGISTRIES
 from upsr.config.components import all_component_problems
 from upsr.config.load import RUN_OPTIONS, parse_options, read_options, refuse
 from upsr.config.methods import Found, UnknownMethodError, find_method
-from upsr.config.schema import CommonOptions
 from upsr.errors import UpsrError
 from upsr.methods.base import Method
 from upsr.methods.build import build_method
+from upsr.methods.saved import CLASS, CONFIG, config_of, file_of, write_config, write_weights
 from upsr.pipeline.published import named_method, published_options
 from upsr.weights import run_weights, shipped_folder, shipped_names
 from upsr.weights.hub import hub_folder, is_repository
 
-CONFIG = "config.json"
 _OPTION_FILES = (".yml", ".yaml")
 
 Loaded = tuple[Method, dict[str, Any]]
@@ -100,32 +95,14 @@ def save_model(method: Method, config: dict[str, Any], folder: Path) -> None:
             # Its section names the file that it is built from, which is this one from now on.
             config[_section_of(method, part)]["path"] = file_of(part)
             network = network.network
-        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        with atomic_write(folder / file_of(part)) as path:
-            save_file({name: value.clone() for name, value in weights.items()}, path, metadata={"format": "pt"})
-    # The config is last: a folder with one is whole.
-    with atomic_write(folder / CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def file_of(part: str) -> str:
-    """The name of a part's weight file in a saved pipeline."""
-    return f"{part}.safetensors"
+        weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+        write_weights(folder / file_of(part), weights)
+    write_config(folder, config)
 
 
 def _section_of(method: Method | type[Method], part: str) -> str:
     """The section of the options that describes a part."""
     return method.weight_keys[part].removeprefix("pretrain_")
-
-
-def config_of(opt: CommonOptions) -> dict[str, Any]:
-    """The sections that describe the model, defaults included, as a pipeline's config."""
-    sections = opt.model_dump(mode="json")
-    return _config({key: sections[key] for key in opt.of_method() if key in sections})
-
-
-def _config(sections: dict[str, Any]) -> dict[str, Any]:
-    return {"_class_name": "UPSRPipeline", "_upsr_version": upsr.__version__, **sections}
 
 
 def _located(name: str, hub: Mapping[str, Any]) -> Path:
@@ -207,4 +184,4 @@ def _read_config(path: Path) -> dict[str, Any] | None:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UpsrError(f"{path}: not a readable config ({error})") from None
-    return data if isinstance(data, dict) and data.get("_class_name") == "UPSRPipeline" else None
+    return data if isinstance(data, dict) and data.get("_class_name") == CLASS else None

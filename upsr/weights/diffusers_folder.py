@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from upsr.archs.diffusers_library import diffusers
 from upsr.errors import UpsrError
 
 INDEX = "model_index.json"
+_T = TypeVar("_T")
 _MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
@@ -46,6 +49,18 @@ def read_network(kind: str, folder: Path) -> nn.Module:
     return checked
 
 
+def described_network(kind: str, folder: Path) -> nn.Module:
+    """A network as a folder describes it, on the device ``meta``; arguments and errors as of :func:`read_network`."""
+
+    def build(library: Any) -> nn.Module:
+        config = getattr(library, kind).load_config(str(folder), local_files_only=True)
+        with torch.device("meta"):
+            network: nn.Module = getattr(library, kind).from_config(config)
+        return network
+
+    return _guarded(kind, folder, build)
+
+
 def read_scheduler(folder: Path) -> Any:
     """A scheduler's numbers, whatever its class: a ``DDPMScheduler`` with its config and ``alphas_cumprod``, (T,).
 
@@ -59,6 +74,13 @@ def read_scheduler(folder: Path) -> Any:
 
 
 def _read(kind: str, folder: Path, **how: Any) -> Any:
+    return _guarded(
+        kind, folder, lambda library: getattr(library, kind).from_pretrained(str(folder), local_files_only=True, **how)
+    )
+
+
+def _guarded(kind: str, folder: Path, action: Callable[[Any], _T]) -> _T:
+    """What ``action`` makes with diffusers of a folder; its failures are named in a line."""
     library = diffusers()
     if not folder.is_dir():
         raise UpsrError(f"{folder}: no such folder; {kind} of diffusers is read from it")
@@ -66,7 +88,7 @@ def _read(kind: str, folder: Path, **how: Any) -> Any:
     verbosity = log.get_verbosity()
     log.set_verbosity_error()  # it would only warn of weights that are missing
     try:
-        return getattr(library, kind).from_pretrained(str(folder), local_files_only=True, **how)
+        return action(library)
     except Exception as error:  # damaged folders fail in many ways
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UpsrError(f"{folder}: diffusers cannot load it ({reason})") from None

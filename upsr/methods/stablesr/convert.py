@@ -25,6 +25,12 @@ UNET, ENCODER, VAE, TEXT = (
 )
 """Prefixes of the networks in a checkpoint of stage one."""
 
+FUSION = "decoder.fusion_layer_"
+"""Prefix of the fusion blocks in a checkpoint of stage two, whose autoencoder has none."""
+
+NETWORKS = (UNET, ENCODER, FUSION)
+"""Prefixes under which there is nothing but what is converted."""
+
 _SHOWN = 12
 _BLOCK = re.compile(r"(?P<side>down|mid|up)_blocks?\.((?P<level>\d+)\.)?(?P<kind>[a-z]+)\.(?P<number>\d+)(?=\.)")
 _PROJECTION = re.compile(r"\.(?:to_)?([qkv])(?:_proj)?\.\w+$")
@@ -65,7 +71,7 @@ _TEXT = [
     (r"\.self_attn\.", ".attn."),
 ]
 _FUSION = [
-    (r"^fusion\.(\d+)\.", r"decoder.fusion_layer_\1."),
+    (r"^fusion\.(\d+)\.", rf"{FUSION}\1."),
     (r"\.first\.", ".encode_enc_1."),
     (r"\.dense\.", ".encode_enc_2."),
     (r"\.last\.", ".encode_enc_3."),
