@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from upsr.config.load import parse_options
+from upsr.methods.stablesr.method import StableSR
 
 
 class LivingTensors(TorchDispatchMode):
@@ -54,39 +55,44 @@ class LivingTensors(TorchDispatchMode):
         self.bytes -= size
 
 
-def main() -> None:
-    """Print the bytes of the weights, and the most that lives at once while restoring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=128, help="of the LR image (128)")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float16", help="(float16)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="(1: none)")
-    parser.add_argument("--device", default="cuda", help="that the tensors pretend to be on (cuda)")
-    given = parser.parse_args()
+def counted(side: int, dtype: torch.dtype, *, guidance: float = 1.0, device: str = "cuda") -> tuple[int, int]:
+    """Bytes of the weights, and the most that lives at once while an image is restored.
+
+    Args:
+        side: of the LR image.
+        device: that the tensors pretend to be on.
+    """
     data = {
         "name": "memory", "method": "stablesr", "datasets": {}, "sampler": {"steps": 2}, "latent": "mode",
         "path": {"allow_random_weights": True},
     }  # fmt: skip
-    from upsr.methods.stablesr.method import StableSR
-    from upsr.tiling.scratch import Scratch
-    from upsr.tiling.tiles import TilePlan
-
-    dtype = getattr(torch, given.dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with torch.device(given.device):
+        with torch.device(device):
             method = StableSR.from_options(parse_options(data, "memory")).eval()
-        method = method.to(given.device).for_inference(dtype).adjusted(guidance=given.guidance)
+        method = method.for_inference(dtype).adjusted(guidance=guidance)
         counter = LivingTensors()
-        weights = sum(p.numel() * p.element_size() for p in method.parameters())
-        counter.bytes = counter.peak = weights
         for parameter in method.parameters():
-            counter._known[parameter.untyped_storage()] = 0
-        lq = torch.zeros(1, 3, given.side, given.side, device=given.device)
-        shape = method.facts.noise_shape(given.side, given.side)
-        plan = TilePlan(None, Scratch(lq.device))
+            counter.add(parameter)
+        weights = counter.bytes
+        lq = torch.zeros(1, 3, side, side, device=device)
+        shape = method.facts.noise_shape(side, side)
         with counter:
-            out = method.restore(lq, lambda k: torch.zeros(1, *shape, device=given.device), tiles=plan)
+            method.restore(lq, lambda k: torch.zeros(1, *shape, device=device))
+    return weights, counter.peak
+
+
+def main() -> None:
+    """Print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=128, help="of the LR image (128)")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float16", help="(float16)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="(1: none)")
+    given = parser.parse_args()
+    weights, peak = counted(given.side, getattr(torch, given.dtype), guidance=given.guidance)
     mib = 1 << 20
-    print(f"{given.side} -> {out.shape[-1]}, {given.dtype}: weights {weights / mib:.0f} MiB, at most {counter.peak / mib:.0f} MiB")
+    print(
+        f"{given.side} -> {4 * given.side}, {given.dtype}: weights {weights / mib:.0f} MiB, at most {peak / mib:.0f} MiB"
+    )
 
 
 if __name__ == "__main__":

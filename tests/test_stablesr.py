@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tests import tiny
@@ -78,6 +80,14 @@ def test_networks_of_full_size_have_the_published_numbers_of_parameters():
     assert len(sft) == counts["n_sft"] == 22
     for name, network in networks.items():
         assert sum(p.numel() for p in network.parameters()) == counts[name], name
+
+
+@pytest.mark.slow
+def test_128_pixels_to_512_take_less_than_8_gib_in_float16():
+    from benchmarks.stablesr_memory import counted
+
+    weights, peak = counted(128, torch.float16)
+    assert 2.1e9 < weights < peak < 8 << 30
 
 
 @pytest.fixture(scope="module")
@@ -355,3 +365,63 @@ def test_prompts_are_embedded_by_the_text_tower_once(root, monkeypatch):
 def test_what_does_not_fit_is_refused(root, changes, message):
     with pytest.raises(UpsrError, match=message):
         build_method(options(root, **changes))
+
+
+def test_stablesr_says_what_to_install_where_diffusers_is_not(root, monkeypatch, capsys):
+    from upsr.cli import main
+
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    file = root / "stablesr.yml"
+    data = {"name": "x", "method": "stablesr", "datasets": {}, "random_backbone": "tiny"}
+    file.write_text(json.dumps({**data, "path": {"allow_random_weights": True}}))
+    tiny.save_pictures(root / "one", 1)
+    assert main(["upscale", str(root / "one"), "-o", str(root / "out"), "--weights", str(file)]) == 2
+    assert capsys.readouterr().err.strip().endswith("this network needs diffusers: pip install 'upsr[sd]'")
+    assert main(["options", "list"]) == 0
+    assert main(["upscale", str(root / "one"), "-o", str(root / "out")]) == 0
+
+
+def test_the_command_takes_texts_and_its_own_colour_fix(root, tmp_path):
+    from upsr.cli import main
+
+    file = root / "knobs.yml"
+    data = tiny_options(root, root / "photos", datasets=None)
+    file.write_text(json.dumps({**data, "datasets": {}}))
+    Image.fromarray(tiny.picture(16, 16, 0)).save(tmp_path / "a.png")
+
+    def made(*more: str) -> bytes:
+        assert (
+            main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--weights", str(file), *more])
+            == 0
+        )
+        return (tmp_path / "b.png").read_bytes()
+
+    guided = ["--knob", "guidance=3"]
+    results = [
+        made(), made("--colour-fix", "none"), made("--colour-fix", "wavelet"), made(*guided),
+        made(*guided, "--knob", "prompt=Good photo."), made("--steps", "3"),
+    ]  # fmt: skip
+    assert len(set(results)) == len(results)
+    assert made("--knob", "colour=wavelet") == results[2]
+
+
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        ("guidance=much", "--knob: guidance=much; give a number: guidance to the prompt"),
+        ("start=middle", "start is 'middle'; give auto or noise or noised_lr: first state"),
+        ("w", "--knob: w; give NAME=VALUE"),
+        ("w=2", "w is 2; give 0 to 1"),
+    ],
+)
+def test_wrong_knobs_are_refused_in_one_line(root, tmp_path, capsys, knob, message):
+    from upsr.cli import main
+
+    file = root / "wrong.yml"
+    data = tiny_options(root, root / "photos", datasets=None)
+    file.write_text(json.dumps({**data, "datasets": {}}))
+    Image.fromarray(tiny.picture(16, 16, 0)).save(tmp_path / "a.png")
+    arguments = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--weights", str(file)]
+    assert main([*arguments, "--knob", knob]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "b.png").exists()
