@@ -42,6 +42,9 @@ _KEY = "backbone"
 _MULTIPLE = 32
 """Sides of the image that is restored are multiples of it, as in the released scripts."""
 
+_VALUES = 6
+"""Maps of the autoencoder's first level that are held at once, about."""
+
 _LATENT_DRAW, _START_DRAW = 0, 1
 _MOST_SCALE, _MOST_GUIDANCE = 16.0, 50.0
 
@@ -135,6 +138,8 @@ class StableSR(Method):
             sampling.scale,
             3,
             state=(backbone.unet.config.in_channels, self.cell),
+            # Peak memory is in the autoencoder, at the size of the result.
+            values_per_pixel=round(_VALUES * backbone.vae.config.block_out_channels[0] * sampling.scale**2),
             canvas=(self.native * self.cell, _MULTIPLE),
         )
 
@@ -190,8 +195,8 @@ class StableSR(Method):
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
         """See :meth:`Method.restore`.
 
-        ``noise(0)`` is for the LR latent, ``noise(1)`` for the start, the others are for the steps. Of ``tiles`` all but the
-        size is used: tiles have the size that the U-Net was trained on. ``watch`` sees each estimate.
+        ``noise(0)`` is for the LR latent, ``noise(1)`` for the start, the others are for the steps. The size of ``tiles`` is for
+        the autoencoder alone: the latent's tiles have the size that the U-Net was trained on. ``watch`` sees each estimate.
         """
         plan, own, timesteps = tiles or whole_plan(lq.device), self.sampling, self.timesteps
         size = self.facts.enlarged_size(*lq.shape[-2:])
@@ -328,11 +333,16 @@ class StableSR(Method):
         return rows, gaussian_windows(width, size, overlap, middle, cells.device)
 
     def _coded_in(self, plan: TilePlan) -> TilePlan:
-        """The plan with the autoencoder's tiles."""
+        """The plan with the autoencoder's tiles, in cells: those of the options, or the plan's if they are smaller."""
         own = self.sampling.autoencoder_tile
-        if own is None:
+        sides = [own.size] if own else []
+        if plan.tile is not None:
+            sides.append(max(int(plan.tile.size * self.facts.scale), 8 * self.cell))
+        if not sides:
             return replace(plan, tile=None)
-        return replace(plan, tile=TileOptions(size=own.size // self.cell, overlap=own.overlap // self.cell))
+        size = min(sides) // self.cell
+        overlap = min((own.overlap if own else size) // self.cell, size // 2)
+        return replace(plan, tile=TileOptions(size=size, overlap=overlap))
 
     def _decoded(self, z: Tensor, canvas: Tensor, coded: Tiles, x_lr: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, 3, *size) in [0, 1], with the colours of the upsampled LR image."""
