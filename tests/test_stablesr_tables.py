@@ -25,7 +25,7 @@ from upsr.config.load import parse_options
 from upsr.evaluation.entries import ENTRIES, MissingWeightsError, describe, make_ready, option_file
 from upsr.methods import build_method
 from upsr.methods.stablesr.figures import ConditionStrength
-from upsr.methods.stablesr.networks import read
+from upsr.methods.stablesr.networks import RANDOM, read
 from upsr.report.cost import CostMeter, Setting
 from upsr.report.tables import Evidence, RowDescription, fill, read_publication, what_is_waited_for
 
@@ -221,7 +221,7 @@ def test_rows_are_measured_with_a_stablesr_here(live, capsys):
 
 
 def test_size_is_counted_of_the_weight_files_alone(live, monkeypatch):
-    monkeypatch.setattr("upsr.methods.stablesr.method.published", lambda: read(str(live / "sd")))
+    monkeypatch.setitem(RANDOM, "full", lambda: read(str(live / "sd")))
     meter, entry = CostMeter(torch.device("cpu"), 1), describe("StableSR-200")
     first, cfw = (
         sum(value.numel() for value in load_file(live / f"{part}.safetensors").values())
