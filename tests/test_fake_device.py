@@ -19,6 +19,7 @@ from tests.fake_device import FakeGenerator, fake_cuda, on_cuda, stays_on_the_de
 from tests.resshift import OPTIONS
 from upsr.accelerate import accelerated
 from upsr.archs import ATD, CompactSR, DiffusersUNet2D, ResShiftUNet, UNetModelSwin
+from upsr.config.load import parse_options
 from upsr.config.schema import Component, LossComponent, OptimizerOptions, TileOptions
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
@@ -160,6 +161,31 @@ def test_restoring_with_diff_sr_does_so_too():
     restoring(
         DiffSR(network, None, process, diffsr.Sampling(2.6, by_scale, steps=3)), {**SCHEDULE, WINDOWS: 3, NOISE: 1}
     )
+
+
+def stablesr():
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[sd]'")
+    from upsr.methods.stablesr.method import StableSR
+
+    data = {
+        "name": "x", "method": "stablesr", "datasets": {}, "random_backbone": "tiny", "sampler": {"steps": 3},
+        "encoder": {"model_channels": 32, "out_channels": 32, "num_res_blocks": 1, "norm_num_groups": 8},
+        "guidance": {"scale": 2}, "path": {"allow_random_weights": True},
+    }  # fmt: skip
+    return StableSR.from_options(parse_options(data, "test"))
+
+
+def test_restoring_with_stablesr_copies_its_two_prompts_too():
+    windows = {WINDOWS: 2, "tiling/windows.py gaussian_windows: cpu -> cuda": 4}
+    prompts = {"methods/stablesr/method.py restore: cpu -> cuda": 2}
+    restoring(stablesr(), {**SCHEDULE, **windows, **prompts, NOISE: 4})
+
+
+def test_training_stablesr_copies_the_schedule_once():
+    from upsr.methods.stablesr.options import StableSRTrainOptions
+    from upsr.methods.stablesr.training_sft import SFTTraining
+
+    training(SFTTraining(stablesr(), StableSRTrainOptions(total_iter=1)), SCHEDULE)
 
 
 def test_training_resshift_and_its_student_copies_the_schedule_once():

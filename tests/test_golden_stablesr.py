@@ -266,7 +266,7 @@ def test_a_whole_restoration():
     t = sampling.repeated(own.timesteps, 1, CPU)
     latent = sample(
         arr("in:ss.e1.n2", (1, 4, 16, 16)),
-        own.denoise_given(z_lr),
+        own.denoise_given(z_lr, own.contexts(own.sampling)),
         own.process.step("ddpm"),
         t,
         lambda k: arr(f"in:ss.e1.n{2 + k}", (1, 4, 16, 16)),

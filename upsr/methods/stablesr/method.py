@@ -223,9 +223,10 @@ class StableSR(Method):
                 lambda band: self.process.q_sample(area.cut(z_lr, [band]), t[:, 0], area.cut(first, [band])),
             )
         step = self.process.step(own.sampler, own.eta)
+        contexts = [one.to(lq.device, self.denoiser.unet.dtype) for one in self.contexts(own)]
         x_0 = sample(
             x,
-            tiled(lambda windows: self.denoise_given(area.cut(z_lr, windows)), area),
+            tiled(lambda windows: self.denoise_given(area.cut(z_lr, windows), contexts), area),
             banded(lambda band: step, area),
             t,
             lambda k: noise(_START_DRAW + k),
@@ -247,10 +248,14 @@ class StableSR(Method):
         texts = [sampling.prompt] if sampling.guidance == 1 else [sampling.prompt, sampling.negative_prompt]
         return [self.backbone.prompts[text] for text in texts]
 
-    def denoise_given(self, z_lr: Tensor) -> Denoise:
-        """The estimate of x_0 under an LR latent."""
+    def denoise_given(self, z_lr: Tensor, contexts: Sequence[Tensor]) -> Denoise:
+        """The estimate of x_0 under an LR latent.
+
+        Args:
+            contexts: those of :meth:`contexts`, on the device of ``z_lr``.
+        """
         scale, dtype = self.sampling.guidance, self.denoiser.unet.dtype
-        contexts = [one.to(z_lr.device, dtype).expand(len(z_lr), -1, -1) for one in self.contexts(self.sampling)]
+        contexts = [one.expand(len(z_lr), -1, -1) for one in contexts]
         z_lr = z_lr.to(dtype)
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from upsr.methods.build import train_options
 from upsr.methods.stablesr.method import StableSR
 from upsr.methods.stablesr.options import StableSROptions, StableSRTrainOptions
 from upsr.methods.timesteps import drawn_timesteps, errors_by_tenth
-from upsr.rng import numpy_generator, stacked
+from upsr.rng import stacked
 
 
 class SFTTraining(Training):
@@ -64,8 +64,7 @@ class SFTTraining(Training):
 
     def sometimes_sharp(self, x_lr: Tensor, gt: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """The LR images; with a small probability, and where they are not finite, the ground truths in their places."""
-        chances = [numpy_generator(g.initial_seed(), "no degradation").uniform() for g in generators]
-        drawn = torch.tensor([chance < self.no_degradation_prob for chance in chances], device=gt.device)
+        drawn = stacked("rand", (), generators).to(gt.device) < self.no_degradation_prob
         broken = ~x_lr.isfinite().flatten(1).all(dim=1)
         return torch.where((drawn | broken)[:, None, None, None], gt, x_lr)
 
