@@ -12,7 +12,9 @@ import torch
 from tests import training
 from upsr.config.load import merged
 
-BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+SCHEDULER = {
+    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "steps_offset": 1,
+}  # fmt: skip
 ENCODER = {
     "model_channels": 32,
     "out_channels": 32,
@@ -46,7 +48,7 @@ def tiny_backbone(folder: Path, **scheduler: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     pipe = diffusers.StableDiffusionPipeline(
         unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=_tokenizer(folder),
-        scheduler=diffusers.DDIMScheduler(**{**BETAS, "steps_offset": 1, **scheduler}), safety_checker=None, feature_extractor=None,
+        scheduler=diffusers.DDIMScheduler(**SCHEDULER, **scheduler), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     pipe.save_pretrained(folder)
@@ -76,7 +78,12 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
         del data[key]
     del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
     own = {
-        "method": "stablesr", "backbone": str(tiny_backbone(root / "sd")), "encoder": dict(ENCODER),
-        "sft": {"hidden_channels": 16}, "cfw": {"num_rrdb": 1, "growth": 8}, "sampler": {"steps": 2}, "path": {"allow_random_weights": True},
-    }  # fmt: skip
+        "method": "stablesr",
+        "backbone": str(tiny_backbone(root / "sd")),
+        "encoder": dict(ENCODER),
+        "sft": {"hidden_channels": 16},
+        "cfw": {"num_rrdb": 1, "growth": 8},
+        "sampler": {"steps": 2},
+        "path": {"allow_random_weights": True},
+    }
     return merged(merged(data, own), changes)

@@ -32,7 +32,7 @@ from upsr.cli import main
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import write_photo
-from upsr.methods.base import Knob, Seen
+from upsr.methods.base import Knob, Seen, TextKnob
 from upsr.pipeline.frames import to_colour, to_frame
 from upsr.pipeline.settings import Settings
 
@@ -54,10 +54,12 @@ class FakePipeline:
         self.steps_done = 0
         self.started, self.ended = threading.Event(), threading.Event()
 
-    def knobs(self) -> dict[str, Knob]:
+    def knobs(self) -> dict[str, Knob | TextKnob]:
         return {
             "steps": Knob("network calls", 0, 5, 4, whole=True, hint="Fewer: faster."),
             "fidelity": Knob("faithfulness", 0, 1, 0.5),
+            "prompt": TextKnob("what it shows", ""),
+            "colour": TextKnob("correction", "adain", ("none", "adain", "wavelet")),
             "hidden": Knob("on no page", 0, 1, 0, advanced=True),
             "following": Knob("on no page, as it has no value of its own", 1, 3),
         }
@@ -236,7 +238,11 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     assert "faithfulness" in page.locator("#fidelity").inner_text()
     assert page.locator("#hidden, #following").count() == 0
     upscale(page)
-    assert fake.given == Settings(seed=0, outscale=4, knobs={"steps": 4, "fidelity": 0.5})
+    given = {"steps": 4, "fidelity": 0.5, "prompt": "", "colour": "adain"}
+    assert fake.given == Settings(seed=0, outscale=4, knobs=given)
+    page.fill("#prompt textarea, #prompt input", "a red barn")
+    page.locator("#colour input").click()
+    page.get_by_role("option", name="wavelet").click()
     page.get_by_label("number input for Steps").fill("2")
     page.keyboard.press("Tab")
     page.get_by_label("number input for Fidelity").fill("0.75")
@@ -244,7 +250,8 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     page.fill("#seed input", "3")
     page.press("#seed input", "Tab")
     upscale(page, "seed 3")
-    assert fake.given == Settings(seed=3, outscale=4, knobs={"steps": 2, "fidelity": 0.75})
+    given = {"steps": 2, "fidelity": 0.75, "prompt": "a red barn", "colour": "wavelet"}
+    assert fake.given == Settings(seed=3, outscale=4, knobs=given)
 
 
 def test_a_network_that_spandrel_knows_has_no_seed_no_sliders_and_nothing_on_the_way(browser, tmp_path):

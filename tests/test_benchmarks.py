@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,41 @@ def test_centre_crops_are_the_centres_and_small_images_stay_whole(place):
         assert image.size == (24, 20)
 
 
+@pytest.mark.parametrize("name", ["RealSR-128", "DRealSR-128"])
+def test_centre_crops_of_pairs_are_of_the_same_part_and_released_ones_stay(place, name):
+    benchmark = BENCHMARKS.read(name)
+    full = BENCHMARKS.read(name.removesuffix("-128"))
+    lq, large = tiny.picture(201, 140), tiny.picture(804, 560)
+    for key, image in (("dataroot_gt", large), ("dataroot_lq", lq)):
+        folder = full.root(place) / full.files.arguments[key]
+        folder.mkdir(parents=True)
+        Image.fromarray(image).save(folder / "a.png")
+    assert prepare(benchmark, full.root(place), place / "datasets", seed=0) == 1
+    made = {side: np.asarray(Image.open(place / f"datasets/{name}/{side}/a.png")) for side in ("gt", "lq")}
+    assert np.array_equal(made["lq"], lq[36:164, 6:134])
+    assert np.array_equal(made["gt"], large[144:656, 24:536])
+
+    archive = place / "released"
+    for side, image in (("test_HR", made["gt"][::-1]), ("test_LR", made["lq"][::-1])):
+        folder = archive / "StableSR_testsets" / benchmark.prepare.arguments["gt"][0].split("/")[1] / side
+        folder.mkdir(parents=True)
+        Image.fromarray(image).save(folder / "a.png")
+    assert prepare(benchmark, archive, place / "datasets", seed=0) == 1
+    assert np.array_equal(np.asarray(Image.open(place / f"datasets/{name}/gt/a.png")), made["gt"][::-1])
+    assert np.array_equal(np.asarray(Image.open(place / f"datasets/{name}/lq/a.png")), made["lq"][::-1])
+
+
+def test_a_set_of_unknown_number_is_neither_doubted_nor_called_published(place, capsys):
+    for i in range(2):
+        (place / "photos").mkdir(exist_ok=True)
+        Image.fromarray(tiny.picture(160, 200, i)).save(place / "photos" / f"{i}.png")
+    assert main(["data", "prepare", "DPED-iPhone-128", "--source", "photos"]) == 0
+    assert main(["data", "check", "DPED-iPhone-128"]) == 0
+    assert "DPED-iPhone-128: whole, for all that is known here" in capsys.readouterr().out
+    assert main(["data", "list"]) == 0
+    assert re.search(r"DPED-iPhone-128 +here +\? images", capsys.readouterr().out)
+
+
 def test_photos_are_drawn_as_resshift_drew_them():
     import random
 
@@ -153,6 +189,11 @@ def test_realsr_is_made_from_the_download_and_earlier_versions_are_refused(place
     [
         ("DRealSR", ("Test_x4/test_HR/p{}_x4.png", "Test_x4/test_LR/p{}_x1.png"), ("HR/p000.png", "LR/p000.png")),
         ("DIV2K-Valid", ("DIV2K_valid_HR/{}.png", "DIV2K_valid_LR_bicubic/X4/{}x4.png"), ("HR/000.png", "LR/000.png")),
+        (
+            "DIV2K-Valid-128",
+            ("testsets/DIV2K_V2_val/gt/{}.png", "testsets/DIV2K_V2_val/lq/{}.png"),
+            ("gt/000.png", "lq/000.png"),
+        ),
         ("Val_SR", ("testdata/Val_SR/gt/{}.png", "testdata/Val_SR/lq/{}.png"), ("gt/000.png", "lq/000.png")),
         ("ImageNet-Test", ("imagenet256/gt/{}.png", "imagenet256/lq/{}.png"), ("gt/000.png", "lq/000.png")),
     ],

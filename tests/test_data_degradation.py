@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from pydantic import ValidationError
 
 from tests import tiny
+from upsr.cli import main
 from upsr.config.schema_data import DegradationOptions
 from upsr.data import PairPool, RealESRGANDegradation
 from upsr.data.degradation import _blur
-from upsr.data.image_io import to_tensor
+from upsr.data.image_io import to_tensor, to_uint8
 from upsr.data.kernels import COLUMNS, draw_kernels, render_kernels
 from upsr.data.noise import gaussian_noise, poisson_noise
+from upsr.engine.feed import DegradedPairs
+from upsr.errors import UpsrError
+from upsr.methods.base import Facts
 from upsr.rng import numpy_generator
 
 OPTIONS = DegradationOptions(decision_group=4)
@@ -151,13 +159,14 @@ def test_nothing_waits_for_the_device():
     from plain_training import PlainDegradation
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-    degradation, pool, fake = RealESRGANDegradation(OPTIONS, 4), PairPool(2), FakeTensorMode(allow_non_fake_inputs=True)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    degradation, pool = RealESRGANDegradation(SHARP, 4), PairPool(2, round_lq=False)
     plain = PlainDegradation(OPTIONS, 4, torch.device("cpu"))
     gt, kernels = batch(4)
     with fake:
         gt, kernels = fake.from_tensor(gt), fake.from_tensor(kernels)
         for step in range(20):
-            lq = degradation(gt, kernels, slots=range(4), keys=(0, step))
+            lq = degradation(degradation.ground_truth(gt), kernels, slots=range(4), keys=(0, step))
             out, _, _ = pool.exchange(lq, gt, list("abcd"), slots=range(4), keys=(0, step))
         assert out.shape == (4, 3, 16, 16)
         with pytest.raises(DataDependentOutputException):
@@ -169,6 +178,64 @@ def test_a_larger_support_only_adds_zeros():
     small, large = render_kernels(drawn, 15), render_kernels(drawn, 21)
     torch.testing.assert_close(large[:, 3:18, 3:18], small)
     assert large.sum(dim=(1, 2)).sub(1).abs().max() < 1e-5
+
+
+SHARP = DegradationOptions(decision_group=4, usm_gt=True, round_lq=False)
+
+
+def test_a_sharpened_ground_truth_is_basicsrs_for_each_image_alone():
+    from basicsr.utils.img_process_util import usm_sharp
+
+    gt = batch(3)[0]
+    made = RealESRGANDegradation(SHARP, 4).ground_truth(gt)
+    expected = torch.stack([to_tensor_of(usm_sharp(crop.permute(1, 2, 0).numpy())) for crop in gt])
+    torch.testing.assert_close(made, expected, atol=2e-3, rtol=0)  # at its threshold the mask may fall either way
+    assert (made - gt).abs().max() > 0.02
+    assert torch.equal(made[1:2], RealESRGANDegradation(SHARP, 4).ground_truth(gt[1:2]))
+    assert RealESRGANDegradation(OPTIONS, 4).ground_truth(gt) is gt
+
+
+def to_tensor_of(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def test_crops_too_small_to_be_sharpened_are_refused():
+    with pytest.raises(UpsrError, match=r"degradation\.usm_gt: crops are of 26 pixels or more"):
+        RealESRGANDegradation(SHARP, 4).ground_truth(torch.rand(1, 3, 24, 64))
+    assert RealESRGANDegradation(SHARP, 2).ground_truth(torch.rand(1, 3, 26, 26)).shape == (1, 3, 26, 26)
+
+
+def test_sharpened_pairs_leave_the_pool_with_the_exact_ground_truth_they_were_degraded_from():
+    """The pool stores crops, in bytes; what leaves it is sharpened, whichever step it is from."""
+    opt = SimpleNamespace(degradation=SHARP, pair_pool=SimpleNamespace(pairs_per_slot=2), manual_seed=0)
+    training = SimpleNamespace(
+        method=SimpleNamespace(facts=Facts(4.0, 3))
+    )  # a scale that may be a fraction, and is none
+    feed, plain = DegradedPairs(opt, training), RealESRGANDegradation(SHARP, 4)
+    made, left = {}, []
+    for step in range(6):
+        gt, kernels = to_tensor(tiny.picture(64, 64, step))[None], draw_kernels(SHARP, 0, step)[None]
+        raw = {"gt": (gt * 255).round().byte(), "kernels": kernels, "key": [str(step)]}
+        sharp = plain.ground_truth(gt)
+        made[str(step)] = plain(sharp, kernels, slots=[0], keys=(0, "train", step)), sharp
+        out, (name,) = feed.batch(raw, step, [0])
+        left.append(name)
+        torch.testing.assert_close((out["lq"], out["gt"]), made[name], rtol=0, atol=0)
+    assert left != list(made)
+    stored = {"gt": raw["gt"], "lq": raw["gt"][..., ::4, ::4], "key": ["a"]}
+    opt.pair_pool.pairs_per_slot = 0
+    assert torch.equal(DegradedPairs(opt, training).batch(stored, 0, [0])[0]["gt"], gt)
+    training.method.facts = Facts(2.5, 3)
+    with pytest.raises(UpsrError, match=r"scale is 2\.5, but training on degraded pairs needs a whole number"):
+        DegradedPairs(opt, training)
+
+
+def test_images_that_are_not_rounded_are_those_that_round_to_the_rounded():
+    data = batch(4)
+    exact = degrade(data, range(4), options=DegradationOptions(decision_group=4, round_lq=False))
+    assert not torch.equal(exact, (exact * 255).round() / 255)
+    assert 0 <= exact.min() <= exact.max() <= 1
+    assert torch.equal((exact * 255).round() / 255, degrade(data, range(4)))
 
 
 @pytest.mark.parametrize(
@@ -231,6 +298,38 @@ def load_pool(pool: PairPool, state, *, lq: int = 2, gt: int = 4) -> int:
     )
 
 
+def test_pool_keeps_images_that_are_not_rounded_and_a_checkpoint_goes_to_either_pool(tmp_path):
+    pool, rounded = PairPool(3, round_lq=False), PairPool(3)
+    given, returned = {}, []
+    for step in range(8):
+        lq = torch.rand(1, 1, 2, 2, generator=torch.Generator().manual_seed(step))
+        given[str(step)] = lq.clone()
+        out, _, (name,) = pool.exchange(lq, pair(step)[1], [str(step)], slots=[0], keys=(step,))
+        rounded.exchange((lq * 255).round() / 255, pair(step)[1], [str(step)], slots=[0], keys=(step,))
+        lq.zero_()  # a pool that kept the caller's tensor would lose it here
+        returned.append((name, out))
+    assert [name for name, _ in returned] != list(given)
+    assert all(torch.equal(out, given[name]) for name, out in returned[3:])
+    state = pool.state_dict()
+    assert (state[0]["lq"].dtype, state[0]["gt"].dtype) == (torch.float32, torch.uint8)
+    torch.save(state, tmp_path / "pool.pth")
+    exact, bytes_again, floats = PairPool(3, round_lq=False), PairPool(3), PairPool(3, round_lq=False)
+    for restored in (exact, bytes_again):
+        assert load_pool(restored, torch.load(tmp_path / "pool.pth", weights_only=True)) == 0
+    assert load_pool(floats, rounded.state_dict()) == 0
+    assert torch.equal(exact.state_dict()[0]["lq"], state[0]["lq"])
+    assert torch.equal(bytes_again.state_dict()[0]["lq"], rounded.state_dict()[0]["lq"])
+    assert torch.equal(floats.state_dict()[0]["lq"], rounded.state_dict()[0]["lq"].float() / 255)
+
+
+def test_all_bytes_survive_a_checkpoint():
+    pool, restored = PairPool(1), PairPool(1)
+    lq = torch.arange(256.0).view(1, 1, 16, 16) / 255
+    pool.exchange(lq, lq, ["a"], slots=[0], keys=(0,))
+    assert load_pool(restored, pool.state_dict(), lq=16, gt=16) == 0
+    assert torch.equal(restored.state_dict()[0]["lq"].flatten(), torch.arange(256, dtype=torch.uint8))
+
+
 def test_pool_takes_over_only_what_fits():
     pool = PairPool(3)
     for step in range(3):
@@ -246,3 +345,20 @@ def test_pool_takes_over_only_what_fits():
 def test_pool_of_nothing_passes_pairs_through():
     lq, gt = pair(7)
     assert PairPool(0).exchange(lq, gt, ["a"], slots=[0], keys=(0,)) == (lq, gt, ["a"])
+
+
+def test_a_preview_shows_the_ground_truths_that_a_training_would_have(tmp_path, capsys):
+    tiny.save_pictures(tmp_path / "photos", 2, size=64)
+    options = {"method": "diffsr", "name": "x", "scale": 4, "datasets": {}, "network_g": {"type": "DDPMUNet"}}
+    sheets = {}
+    for name, changes in (("plain", {}), ("sharp", {"degradation": {"usm_gt": True}}), ("odd", {"scale": 2.5})):
+        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump({**options, **changes}))
+        command = ["data", "preview", "--input", str(tmp_path / "photos"), "--output", str(tmp_path / f"{name}.png")]
+        code = main([*command, "-opt", str(tmp_path / f"{name}.yml"), "--size", "64", "--versions", "1"])
+        assert code == (2 if name == "odd" else 0)
+        if code == 0:
+            with Image.open(tmp_path / f"{name}.png") as picture:
+                sheets[name] = np.asarray(picture)[:64, :64]
+    assert "scale is 2.5, but a preview of the degradation needs a whole number" in capsys.readouterr().err
+    crop = to_tensor(sheets["plain"])[None]
+    assert np.array_equal(sheets["sharp"], to_uint8(RealESRGANDegradation(SHARP, 4).ground_truth(crop)[0]))

@@ -187,6 +187,23 @@ def test_other_datasets_seeds_and_measures_of_a_folder_stay(place):
     assert set(means(alone)) == {("bicubic", "Wild", "q", "grid")}
 
 
+def test_only_methods_with_maps_are_asked_for_their_steps(place, monkeypatch):
+    """A latent diffusion would decode every step."""
+    from upsr.evaluation import entries
+
+    asked = {}
+
+    class Spy(entries.ModelRestorer):
+        def __call__(self, lq, names, watch=None):
+            asked.setdefault(type(self.method).__name__, set()).add(watch is not None)
+            return super().__call__(lq, names, watch)
+
+    monkeypatch.setattr(entries, "ModelRestorer", Spy)
+    psnr(place, "TinyUPSR", "RRDB", "bicubic")
+    assert asked == {"UPSR": {True}, "SR": {False}, "Bicubic": {False}}
+    assert list((place / "results/uncertainty/TinyUPSR/Tiny").iterdir())
+
+
 def test_one_name_stands_for_one_method(place):
     shutil.copytree(place / "theirs", place / "other/theirs")
     psnr(place, "theirs")

@@ -118,10 +118,12 @@ def test_compiled_denoisers_give_what_they_give_as_they_are(cuda, mode):
 
 
 def test_pairs_are_degraded_on_the_device(device):
-    options = DegradationOptions()
+    options = DegradationOptions(usm_gt=True)
     degradation, pool = RealESRGANDegradation(options, 4), PairPool(2)
-    gt = (torch.from_numpy(tiny.picture(64, 64)).permute(2, 0, 1)[None] / 255).repeat(2, 1, 1, 1).to(device)
+    crops = (torch.from_numpy(tiny.picture(64, 64)).permute(2, 0, 1)[None] / 255).repeat(2, 1, 1, 1).to(device)
     kernels = torch.stack([draw_kernels(options, i) for i in range(2)]).to(device)
+    gt = degradation.ground_truth(crops)
+    assert gt.device.type == device.type
     for step in range(4):
         keys = (0, "train", step)
         lq = degradation(gt, kernels, slots=range(2), keys=keys)

@@ -245,6 +245,11 @@ def test_the_timer_measures_what_passes(fixtures):
     assert 0.02 <= timing.median < 0.2
     meter = CostMeter(torch.device("cpu"), 1)
     assert COST_TITLES.keys() == COST_DIGITS.keys() == COSTS.keys()
+    for name, own in (("UPSR-5", "all_parameters_m"), ("RealESRGAN", "parameters_m")):
+        measured = [meter.measure(describe(name), cost, Setting()) for cost in ("own_parameters_m", own)]
+        assert measured[0] == pytest.approx(measured[1])
+        assert measured[0] > 0
+    assert meter.measure(describe("LDM-15"), "own_parameters_m", Setting()) == 0  # all of it is of one folder
     (fixtures / "mine").mkdir()
     with pytest.raises(NotMeasuredError, match="made elsewhere"):
         meter.measure(describe("mine"), "runtime_s", Setting())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,7 +22,10 @@ from tests.processes import REPOSITORY, train_here
 from tests.training import tiny_options
 from upsr.cli import main
 from upsr.config.load import merged
-from upsr.data import SampleId, TaughtDataset, TaughtPairsDataset
+from upsr.config.schema_data import DegradationOptions
+from upsr.data import RealESRGANDegradation, SampleId, TaughtDataset, TaughtPairsDataset
+from upsr.data.image_io import to_tensor, to_uint8
+from upsr.data.kernels import draw_kernels
 from upsr.data.taught import KINDS, TaughtCrops
 from upsr.engine.checkpoint import load_checkpoint
 from upsr.engine.distributed import Runtime
@@ -115,6 +119,8 @@ def test_more_crops_extend_a_cache(root, cache):
         ({"gt_size": 65}, "gt_size: 65"),
         ({"gt_size": 200}, "smaller than a crop of 200"),
         ({"photos": []}, "photos"),
+        ({"degradation": {"round_lq": False}}, "round_lq: a cache holds files of 8 bit"),
+        ({"degradation": {"usm_gt": True}, "gt_size": 24}, "crops are of 26 pixels or more"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_folder(tmp_path, capsys, changes, message):
@@ -139,6 +145,32 @@ def test_photos_of_a_list_are_used_or_left_out(tmp_path):
     names.write_text("photo 7.png\n")
     with pytest.raises(UpsrError, match=r"no photo 'photo 7\.png'"):
         Crops(read_recipe(recipe(tmp_path, photos=photos)))
+
+
+def test_a_cache_of_before_an_option_was_there_goes_on(root, cache):
+    target = root / "older"
+    shutil.copytree(cache, target)
+    written = json.loads((target / "recipe.json").read_text())
+    for key in ("usm_gt", "round_lq"):
+        del written["recipe"]["degradation"][key]
+    (target / "recipe.json").write_text(json.dumps(written))
+    assert main(["data", "teach", str(recipe(root)), "--out", str(target)]) == 0
+    sharp = recipe(root, degradation={"usm_gt": True})
+    assert main(["data", "teach", str(sharp), "--out", str(target)]) == 2
+
+
+def test_ground_truths_of_a_cache_are_the_sharpened_crops_if_the_recipe_says_so(root):
+    from upsr.evaluation.teaching import Crops, read_recipe
+
+    def first(**changes):
+        return next(Crops(read_recipe(recipe(root, **changes))).pairs(0, 1))
+
+    (plain, _), (sharp, lq) = first(), first(degradation={"usm_gt": True})
+    degradation = RealESRGANDegradation(DegradationOptions(usm_gt=True), 4)
+    expected = degradation.ground_truth(to_tensor(plain)[None])
+    assert np.array_equal(sharp, to_uint8(expected[0]))
+    kernels = draw_kernels(DegradationOptions(), 0, "teach", 0)[None]
+    assert np.array_equal(lq, to_uint8(degradation(expected, kernels, slots=[0], keys=(0, "teach", 0))[0]))
 
 
 def test_a_folder_of_another_recipe_is_refused(root, cache, capsys):

@@ -96,7 +96,7 @@ def _list(given: argparse.Namespace) -> int:
         return 0
     for benchmark in BENCHMARKS:
         here = "here  " if benchmark.root(given.datasets_root).is_dir() else "absent"
-        print(f"{benchmark.name:14} {here} {benchmark.expected.images:5} images  {benchmark.about}")
+        print(f"{benchmark.name:15} {here} {benchmark.expected.images or '?':>5} images  {benchmark.about}")
     return 0
 
 
@@ -108,7 +108,7 @@ def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
     print(f"  folder   {benchmark.root(datasets_root)}")
     for key, value in benchmark.files.arguments.items():
         print(f"           {key}: {value}")
-    print(f"  expected {benchmark.expected.images} images, x{benchmark.scale}")
+    print(f"  expected {benchmark.expected.images or 'an unknown number of'} images, x{benchmark.scale}")
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -123,9 +123,10 @@ def _check(given: argparse.Namespace) -> int:
         except UpsrError as error:
             findings = Findings(problems=[str(error)])
         verdict = "unusable" if findings.problems else "not the published set" if findings.doubts else "as published"
-        known = benchmark.expected.pixels_sha256 or benchmark.expected.names_sha256
-        if verdict == "as published" and not known:
-            verdict = "number and sizes as published (no fingerprint of it is known here)"
+        expected = benchmark.expected
+        if verdict == "as published" and not (expected.pixels_sha256 or expected.names_sha256):
+            number = "number and sizes as published" if expected.images else "whole, for all that is known here"
+            verdict = f"{number} (no fingerprint of it is known here)"
         print(f"{benchmark.name}: {verdict}")
         for line in (*findings.problems, *findings.doubts):
             print(f"  - {line}")
@@ -159,9 +160,11 @@ def _preview(given: argparse.Namespace) -> int:
     from upsr.config.schema_data import DegradationOptions
     from upsr.data.image_io import write_png
     from upsr.data.preview import contact_sheet
+    from upsr.methods.base import Facts
 
     opt = load_options(given.opt) if given.opt else None
-    degradation, scale = (opt.degradation, opt.scale) if opt else (DegradationOptions(), 4)
+    degradation = opt.degradation if opt else DegradationOptions()
+    scale = Facts(opt.scale, 3).whole_scale("a preview of the degradation") if opt else 4
     sheet = contact_sheet(
         given.input,
         degradation,

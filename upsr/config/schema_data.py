@@ -157,3 +157,9 @@ class DegradationOptions(DegradationSection):
     decision_group: int = Field(
         16, ge=1, description="Samples of the global batch that share the resize factor, the kind of noise, and so on."
     )
+    usm_gt: bool = Field(
+        False,
+        description="Crops, of 26 pixels or more, are sharpened by an unsharp mask (basicsr's, radius 50): what is degraded and "
+        "the ground truth. Stored pairs stay as they are.",
+    )
+    round_lq: bool = Field(True, description="LR images are rounded to 8 bit, as those in files are.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from upsr.config.schema import NullMeans, Section
 from upsr.config.schema_data import DegradationOptions
@@ -35,6 +35,12 @@ class TeachOptions(Section):
     scale: Literal[1, 2, 4, 8] = 4
     manual_seed: int = Field(0, ge=0)
     degradation: DegradationOptions = DegradationOptions()
+
+    @model_validator(mode="after")
+    def _files_hold_8_bit(self) -> TeachOptions:
+        if not self.degradation.round_lq:
+            raise ValueError("degradation.round_lq: a cache holds files of 8 bit; remove it")
+        return self
 
     @property
     def shards(self) -> int:

@@ -19,11 +19,14 @@ import upsr.compat  # noqa: F401  (makes basicsr importable)
 from upsr.config.schema_data import DegradationOptions, StageOptions
 from upsr.data.kernels import render_kernels
 from upsr.data.noise import coin, gaussian_noise, poisson_noise, uniform
+from upsr.errors import UpsrError
 from upsr.rng import numpy_generator, torch_generator
 
 _MODES = ("area", "bilinear", "bicubic")
 _BEST_QUALITY = 99.9
 _JPEG_BLOCK = 16
+_USM_REACH = 25
+"""Half the side of the unsharp mask's kernel in pixels; images are reflected by so much, and have to be larger."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,27 @@ class RealESRGANDegradation:
 
     def __init__(self, options: DegradationOptions, scale: int) -> None:
         from basicsr.utils.diffjpeg import DiffJPEG
+        from basicsr.utils.img_process_util import USMSharp
 
         self.options = options
         self.scale = scale
         self._jpeg = DiffJPEG(differentiable=False)
+        self._usm = USMSharp() if options.usm_gt else None
+
+    @torch.no_grad()
+    def ground_truth(self, crops: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1]: what is degraded, and the target. The crops, sharpened where the options say so.
+
+        Raises:
+            UpsrError: crops are too small to be sharpened.
+        """
+        if self._usm is None:
+            return crops
+        if min(crops.shape[-2:]) <= _USM_REACH:
+            raise UpsrError(f"degradation.usm_gt: crops are of {_USM_REACH + 1} pixels or more; give a larger gt_size")
+        sharpen = self._usm.to(crops.device)
+        # Each image for itself, so that its values depend on no others; filter2D makes views of its input.
+        return torch.cat([sharpen(crop[None].contiguous()) for crop in crops])
 
     @torch.no_grad()
     def __call__(
@@ -62,13 +82,13 @@ class RealESRGANDegradation:
         """Degrade a batch.
 
         Args:
-            gt: (B, C, H, W) in [0, 1], sides multiples of the scale.
+            gt: (B, C, H, W) in [0, 1] of :meth:`ground_truth`, sides multiples of the scale.
             kernels: (B, 3, columns), see :func:`upsr.data.kernels.draw_kernels`.
             slots: place of each sample in the global batch, ascending.
             keys: identity of the step.
 
         Returns:
-            (B, C, H/scale, W/scale) in [0, 1], rounded to 8 bit.
+            (B, C, H/scale, W/scale) in [0, 1], rounded to 8 bit unless the options say otherwise.
         """
         self._jpeg.to(gt.device)
         rendered = self._rendered(kernels.to(gt.device))
@@ -122,7 +142,7 @@ class RealESRGANDegradation:
         else:
             x = self._compress(x, second, draws)
             x = _blur(_to_size(x, size, mode), sinc_kernel)
-        return (x * 255).round().clamp(0, 255) / 255
+        return (x * 255).round().clamp(0, 255) / 255 if self.options.round_lq else x.clamp(0, 1)
 
     def _blur_sometimes(self, x: Tensor, kernel: Tensor, stage: StageOptions, draws: _Draws) -> Tensor:
         return _blur(x, kernel) if draws.decisions.uniform() < stage.blur_prob else x

@@ -25,14 +25,16 @@ class PairPool:
     own, of pool size / batch pairs, from which one is drawn at every step. A pair leaves with the same probability, and
     what a slot gets does not depend on how slots are spread over processes.
 
-    Pairs are kept as 8-bit images where they come from; the crops and the degradation's output are 8-bit images to begin with.
+    Pairs are kept as 8-bit images where they come from, which the crops and the degradation's rounded output are to begin with.
 
     Args:
         pairs_per_slot: pool of one slot; 0 passes pairs through.
+        round_lq: LR images are multiples of 1/255 and kept in 8 bit; otherwise they are kept as they are.
     """
 
-    def __init__(self, pairs_per_slot: int) -> None:
+    def __init__(self, pairs_per_slot: int, *, round_lq: bool = True) -> None:
         self.pairs_per_slot = pairs_per_slot
+        self.round_lq = round_lq
         self._stored: dict[int, list[_Pair]] = {}
 
     def exchange(
@@ -43,7 +45,7 @@ class PairPool:
         While a slot's pool is not full its new pair is stored and also returned.
 
         Args:
-            lq, gt: (B, C, h, w) and (B, C, H, W) in [0, 1], multiples of 1/255.
+            lq, gt: (B, C, h, w) and (B, C, H, W) in [0, 1], multiples of 1/255; of lq see ``round_lq``.
             names: of the files they come from, returned with the pairs.
             slots: place of each sample in the global batch.
             keys: identity of the step.
@@ -51,10 +53,11 @@ class PairPool:
         if self.pairs_per_slot == 0:
             return lq, gt, list(names)
         pairs = [
-            self._exchange_one(slot, _Pair(_pack(lq[i]), _pack(gt[i]), names[i]), keys) for i, slot in enumerate(slots)
+            self._exchange_one(slot, _Pair(self._pack_lq(lq[i]), _pack(gt[i]), names[i]), keys)
+            for i, slot in enumerate(slots)
         ]
         lqs, gts = torch.stack([pair.lq for pair in pairs]), torch.stack([pair.gt for pair in pairs])
-        return _unpack(lqs, lq), _unpack(gts, gt), [pair.name for pair in pairs]
+        return _unpack(lqs, lq.dtype), _unpack(gts, gt.dtype), [pair.name for pair in pairs]
 
     def _exchange_one(self, slot: int, pair: _Pair, keys: Sequence[int | str]) -> _Pair:
         stored = self._stored.setdefault(slot, [])
@@ -65,8 +68,11 @@ class PairPool:
         old, stored[place] = stored[place], pair
         return old
 
+    def _pack_lq(self, lq: Tensor) -> Tensor:
+        return _pack(lq) if self.round_lq else lq.clone()
+
     def state_dict(self) -> dict[int, dict[str, Any]]:
-        """The stored pairs by slot: uint8 tensors on the CPU, and names."""
+        """The stored pairs by slot: uint8 tensors on the CPU, float32 for LR images that are not rounded, and names."""
         return {
             slot: {
                 "lq": torch.stack([pair.lq for pair in pairs]).cpu(),
@@ -86,6 +92,8 @@ class PairPool:
         gt_shape: tuple[int, ...],
     ) -> int:
         """Take over the pools of ``slots``; those of other slots belong to other processes.
+
+        LR images may come from a pool with another ``round_lq``.
 
         Args:
             lq_shape, gt_shape: (C, h, w) and (C, H, W) of the pairs that will be exchanged; others are left out.
@@ -108,7 +116,8 @@ class PairPool:
             left_out += len(names) - kept
             if kept:
                 self._stored[slot] = [
-                    _Pair(*pair) for pair in zip(images(lq[:kept]), images(gt[:kept]), names[:kept], strict=True)
+                    _Pair(self._pack_lq(_unpack(lq, torch.float32)), gt, name)
+                    for lq, gt, name in zip(images(lq[:kept]), images(gt[:kept]), names[:kept], strict=True)
                 ]
         return left_out
 
@@ -117,5 +126,5 @@ def _pack(image: Tensor) -> Tensor:
     return (image * 255).round().byte()
 
 
-def _unpack(images: Tensor, like: Tensor) -> Tensor:
-    return images.to(like.dtype) / 255
+def _unpack(images: Tensor, dtype: torch.dtype) -> Tensor:
+    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)

@@ -27,7 +27,7 @@ def contact_sheet(
     for version in range(versions):
         batch = collate([dataset[SampleId(version, index)] for index in slots])
         if version == 0:
-            first = batch["gt"].float() / 255
+            first = degrade.ground_truth(batch["gt"].float() / 255)
             columns.append(first)
         # The crop stays the same, the kernels and the decisions change: that is what is to be seen.
         lq = torch.cat(

@@ -146,6 +146,7 @@ def evaluate(
     on_measured: OnMeasured | None = None,
     on_details: OnDetails | None = None,
     detailed: int = 0,
+    with_steps: bool = True,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Restore and measure a set.
@@ -159,6 +160,7 @@ def evaluate(
         on_measured: called with the key and the values, after ``on_image``, on that process.
         on_details: called for the first ``detailed`` images of a process, with everything there is to see of them by name:
             LR image, what the model shows of its steps, restored image, ground truth.
+        with_steps: of the details also the model's steps, each of which a latent diffusion has to decode.
         stopping: asked between batches; once it is true on any process the evaluation ends incomplete.
 
     Returns:
@@ -185,7 +187,7 @@ def evaluate(
                 seen: list[Seen] = []
                 show = on_details is not None and len(rows) < detailed
                 try:
-                    restored = restorer(lq, batch["key"], seen.append if show else None)
+                    restored = restorer(lq, batch["key"], seen.append if show and with_steps else None)
                 except UnreadableImageError as error:  # of finished images; it costs the others of its batch nothing
                     alone = len(batch["key"]) == 1
                     failed += [str(error)] if alone else []

@@ -40,18 +40,23 @@ class TrainingSet(Protocol):
 
 
 class DegradedPairs:
-    """The usual feed: ``lq`` and ``gt`` from ground truths that are degraded on the device, or stored pairs, and a pool."""
+    """The usual feed: ``lq`` and ``gt`` from ground truths that are degraded on the device, or stored pairs, and a pool.
+
+    Raises:
+        UpsrError: the scale is a fraction.
+    """
 
     def __init__(self, opt: CommonOptions, training: Training) -> None:
         self.opt, self.training = opt, training
-        self.degradation = RealESRGANDegradation(opt.degradation, opt.scale)
-        self.pool = PairPool(opt.pair_pool.pairs_per_slot)
+        self.scale = training.method.facts.whole_scale("training on degraded pairs")
+        self.degradation = RealESRGANDegradation(opt.degradation, self.scale)
+        self.pool = PairPool(opt.pair_pool.pairs_per_slot, round_lq=opt.degradation.round_lq)
         self._shapes: list[tuple[int, int, int]] = []
 
     def bind(self, dataset: Any, device: torch.device) -> None:
         """See :meth:`upsr.methods.base.Feed.bind`."""
         dataset.bind(self.opt.manual_seed, self.opt.degradation)
-        size, scale, facts = dataset.gt_size, self.opt.scale, self.training.method.facts
+        size, scale, facts = dataset.gt_size, self.scale, self.training.method.facts
         multiple = facts.multiple * scale
         if size % multiple:
             raise UpsrError(
@@ -68,10 +73,13 @@ class DegradedPairs:
         """See :meth:`upsr.methods.base.Feed.batch`."""
         keys = (self.opt.manual_seed, "train", iteration)
         gt = raw["gt"].float() / 255
-        stored = "lq" in raw
-        lq = raw["lq"].float() / 255 if stored else self.degradation(gt, raw["kernels"], slots=slots, keys=keys)
+        if stored := "lq" in raw:
+            lq = raw["lq"].float() / 255
+        else:
+            lq = self.degradation(self.degradation.ground_truth(gt), raw["kernels"], slots=slots, keys=keys)
         lq, gt, files = self.pool.exchange(lq, gt, raw["key"], slots=slots, keys=keys)
-        return {"lq": lq, "gt": gt}, files
+        # The pool keeps crops as they are in files, in 8 bit, which sharpened ones are not.
+        return {"lq": lq, "gt": gt if stored else self.degradation.ground_truth(gt)}, files
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """The pool's pairs by slot."""

@@ -94,6 +94,7 @@ class Entry:
         facts: architecture, parameters, options.
         reads: for the name and keys of a dataset, sha256 of the file that each image's result is read from, by key; empty where
             results are computed. Raises MissingWeightsError as ``restorer`` does.
+        has_maps: the restorer shows maps.
     """
 
     restorer: Callable[[int, str, Sequence[str]], Restorer]
@@ -103,6 +104,7 @@ class Entry:
     weights: list[Path] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     reads: Callable[[str, Sequence[str]], Mapping[str, str]] = lambda dataset, keys: {}
+    has_maps: bool = False
 
     def misfit(self, name: str, scale: int, channels: int) -> str | None:
         """The reason why it cannot restore the images of the dataset ``name``; ``None`` if it can."""
@@ -125,7 +127,8 @@ def describe(name: str) -> EntryDescription:
     """
     path = Path(name)
     if path.suffix in (".yml", ".yaml"):
-        if {"method", "model_type", "base"} & read_yaml(path).keys():
+        keys = read_yaml(path).keys()
+        if "make" not in keys and {"method", "model_type", "base"} & keys:
             return _described(path.stem, "OptionFile", opt=name)
         return ENTRIES.read(name)
     if path.suffix in _CHECKPOINTS and not path.is_dir():
@@ -363,6 +366,7 @@ def of_model(
         draws=method.facts.draws,
         weights=list(weights),
         facts=described,
+        has_maps=bool(method.maps),
     )
 
 

@@ -115,19 +115,27 @@ class CopyPairs:
     """Copies HR and LR images to two folders, under equal names.
 
     Args:
-        gt, lq: patterns of the paths of HR and LR images under the source; ``**/`` is any folders or none.
+        gt, lq: patterns of the paths of HR and LR images under the source; ``**/`` is any folders or none. Of several the
+            first that finds images.
         gt_suffix, lq_suffix: what the names have after the part that is equal.
         to_gt, to_lq: folders under the benchmark's.
     """
 
     def __init__(
-        self, gt: str, lq: str, gt_suffix: str = "", lq_suffix: str = "", to_gt: str = "gt", to_lq: str = "lq"
+        self,
+        gt: str | list[str],
+        lq: str | list[str],
+        gt_suffix: str = "",
+        lq_suffix: str = "",
+        to_gt: str = "gt",
+        to_lq: str = "lq",
     ) -> None:
-        self.sides = {"HR": (gt, gt_suffix, to_gt), "LR": (lq, lq_suffix, to_lq)}
+        self.sides = {"HR": (gt, gt_suffix), "LR": (lq, lq_suffix)}
+        self.to = {"HR": to_gt, "LR": to_lq}
 
     def __call__(self, source: Path, root: Path, benchmark: Benchmark, seed: int) -> int:
         """See :class:`Preparer`."""
-        found = {kind: _found(source, *side[:2], kind) for kind, side in self.sides.items()}
+        found = {kind: _found(source, *side, kind) for kind, side in self.sides.items()}
         alone = sorted(found["HR"].keys() ^ found["LR"].keys())
         if alone:
             missing = "LR" if alone[0] in found["HR"] else "HR"
@@ -135,10 +143,34 @@ class CopyPairs:
                 f"{source}: {len(alone)} image(s) have no partner; there is no {missing} image for '{alone[0]}'"
             )
         for name in tqdm(sorted(found["HR"]), desc=benchmark.name, unit="pair", disable=None):
-            for kind, (_, _, to) in self.sides.items():
-                path = found[kind][name]
-                _copy(path, root / to / f"{name}{path.suffix.lower()}")
+            self._write(root, name, found["HR"][name], found["LR"][name], benchmark.scale)
         return len(found["HR"])
+
+    def _write(self, root: Path, name: str, gt: Path, lq: Path, scale: int) -> None:
+        for path, to in ((gt, self.to["HR"]), (lq, self.to["LR"])):
+            _copy(path, root / to / f"{name}{path.suffix.lower()}")
+
+
+@PREPARERS.register()
+class CentreCropPairs(CopyPairs):
+    """Writes the centres of LR images, and the same parts of their HR images, as PNG; pairs of a smaller size stay whole.
+
+    Args:
+        size: side of an LR crop in pixels.
+        gt, lq: as those of :class:`CopyPairs`.
+    """
+
+    def __init__(self, size: int, gt: str | list[str], lq: str | list[str]) -> None:
+        super().__init__(gt, lq)
+        self.size = size
+
+    def _write(self, root: Path, name: str, gt: Path, lq: Path, scale: int) -> None:
+        images = {kind: decode_image(path.read_bytes(), 3, str(path)) for kind, path in (("LR", lq), ("HR", gt))}
+        sides = images["LR"].shape[:2]
+        spans = [(max(0, (side - self.size) // 2), min(side, self.size)) for side in sides]
+        for kind, factor in (("LR", 1), ("HR", scale)):
+            rows, columns = (slice(factor * start, factor * (start + length)) for start, length in spans)
+            write_png(root / self.to[kind] / f"{name}.png", images[kind][rows, columns])
 
 
 @PREPARERS.register()
@@ -209,12 +241,15 @@ def _unpacked(source: Path, beside: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _found(source: Path, pattern: str, suffix: str, kind: str) -> dict[str, Path]:
-    """Images that match, by the part of the name that both of a pair have."""
-    paths = [source / key for key in list_keys(source) if _matches(key, pattern)]
-    paths = [path for path in paths if path.stem.endswith(suffix)]
+def _found(source: Path, patterns: str | list[str], suffix: str, kind: str) -> dict[str, Path]:
+    """Images that match the first pattern with any, by the part of the name that both of a pair have."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    keys = [key for key in list_keys(source) if Path(key).stem.endswith(suffix)]
+    matching = ([source / key for key in keys if _matches(key, pattern)] for pattern in patterns)
+    paths = next(filter(None, matching), [])
     if not paths:
-        raise UpsrError(f"{source}: no {kind} images '{pattern}' with names that end in '{suffix}'")
+        wanted = " or ".join(f"'{pattern}'" for pattern in patterns)
+        raise UpsrError(f"{source}: no {kind} images {wanted} with names that end in '{suffix}'")
     names = [path.stem.removesuffix(suffix) for path in paths]
     _refuse_repetition(names, source)
     return dict(zip(names, paths, strict=True))

@@ -187,6 +187,7 @@ class _Worker:
                 ),
                 on_details=lambda key, seen: self._keep_map(work.method, data.name, key, seen),
                 detailed=len(todo),
+                with_steps=entry.has_maps,
             )
             images = images | result.images
             self._note_left_out(work, data, images.keys(), result)

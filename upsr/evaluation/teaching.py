@@ -28,8 +28,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write, sweep, writable_folder
-from upsr.config.load import read_with_base, refuse
+from upsr.config.load import merged, read_with_base, refuse
 from upsr.config.problems import problems_of
+from upsr.config.schema_data import DegradationOptions
 from upsr.config.schema_teach import PhotoSource, TeachOptions
 from upsr.data.backends import names_in
 from upsr.data.datasets import ImageFolder
@@ -112,14 +113,16 @@ class Crops:
         seed = self.recipe.manual_seed
         stream = GlobalBatchSampler(len(self.photos), seed=seed, batch_size=1, start=start, stop=stop)
         for number, (sample,) in zip(range(start, stop), stream, strict=True):
-            gt = self._crop(sample.image, numpy_generator(seed, "teach", number))
+            gt = self._degradation.ground_truth(
+                to_tensor(self._crop(sample.image, numpy_generator(seed, "teach", number)))[None]
+            )
             lq = self._degradation(
-                to_tensor(gt)[None],
+                gt,
                 draw_kernels(self.recipe.degradation, seed, "teach", number)[None],
                 slots=[0],
                 keys=(seed, "teach", number),
             )
-            yield gt, to_uint8(lq[0])
+            yield to_uint8(gt[0]), to_uint8(lq[0])
 
     def _crop(self, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         source, folder, key = self.photos[index]
@@ -165,6 +168,8 @@ def _keep_recipe(recipe: TeachOptions, folder: Path, crops: Crops, teacher: Entr
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UpsrError(f"{path}: damaged; remove the folder, or name another with --out") from None
+        defaults = {"degradation": DegradationOptions().model_dump(mode="json")}  # of keys that an older file lacks
+        before["recipe"] = merged(defaults, before.get("recipe", {}))
         for key, value in made_by.items():
             if before.get(key) != value:
                 raise UpsrError(

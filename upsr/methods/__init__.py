@@ -12,10 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upsr.methods.base import Facts, Knob, Method, Player, Seen, Training
+    from upsr.methods.base import Facts, Knob, Method, Player, Seen, TextKnob, Training
     from upsr.methods.build import build_method, build_training
 
-__all__ = ["Facts", "Knob", "Method", "Player", "Seen", "Training", "build_method", "build_training"]
+__all__ = ["Facts", "Knob", "Method", "Player", "Seen", "TextKnob", "Training", "build_method", "build_training"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -47,19 +47,6 @@ def visited_timesteps(d: ResidualShiftOptions) -> tuple[int, ...]:
 def trained_timesteps(d: ResidualShiftOptions) -> tuple[int, int]:
     """Range (low, high) of timesteps that the network knows, high excluded."""
     return (d.steps - 1 if d.one_step else 0), d.steps
-
-
-def drawn_timesteps(low: int, high: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """(B,) timesteps of low .. high - 1, uniform, one from each generator."""
-    return torch.cat([torch.randint(low, high, (1,), generator=g, device=g.device) for g in generators])
-
-
-@torch.no_grad()
-def errors_by_timestep(prediction: Tensor, target: Tensor, t: Tensor, steps: int) -> Tensor:
-    """(2, steps): sum of the samples' mean squared errors at each timestep, and their number."""
-    errors = (prediction.float() - target).square().mean(dim=(1, 2, 3))
-    table = errors.new_zeros(2, steps)
-    return table.index_add_(1, t, torch.stack([errors, torch.ones_like(errors)]))
 
 
 Pair = tuple[Tensor, Tensor]

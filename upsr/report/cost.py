@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ from upsr.engine.step import TrainingStep
 from upsr.errors import UpsrError
 from upsr.evaluation.entries import Entry, EntryDescription, make_ready, option_file
 from upsr.methods import build_training
+from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
 from upsr.timing import peak_gib, reset_peak, timed
 
@@ -77,9 +78,16 @@ class CostMeter:
 
 
 def _parameters(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
-    facts = _network(method, torch.device("cpu")).facts
-    own, aux = facts["parameters"] / _MILLION, facts["aux_parameters"] / _MILLION
-    return {"parameters_m": own, "aux_parameters_m": aux, "all_parameters_m": own + aux}
+    entry = _network(method, torch.device("cpu"))
+    first, aux = entry.facts["parameters"] / _MILLION, entry.facts["aux_parameters"] / _MILLION
+    built = cast(ModelRestorer, entry.restorer(0, "random", [])).method
+    own = sum(p.numel() for name in built.weight_keys for p in built.parts()[name].parameters()) / _MILLION
+    return {
+        "parameters_m": first,
+        "aux_parameters_m": aux,
+        "all_parameters_m": first + aux,
+        "own_parameters_m": own,  # of weight files, in distinction from what is read from the folder of another model
+    }
 
 
 def _inference(method: EntryDescription, meter: CostMeter, setting: Setting) -> dict[str, float]:
@@ -112,6 +120,7 @@ COSTS: dict[str, Callable[[EntryDescription, CostMeter, Setting], dict[str, floa
     "parameters_m": _parameters,
     "aux_parameters_m": _parameters,
     "all_parameters_m": _parameters,
+    "own_parameters_m": _parameters,
     "runtime_s": _inference,
     "memory_gib": _inference,
     "train_s": _training,
@@ -130,7 +139,7 @@ def _training_step(opt: CommonOptions, device: torch.device, setting: Setting) -
         raise NotMeasuredError("it is not trained on degraded pairs")
     step, feed = TrainingStep(training, settings, Runtime(device), seed=opt.manual_seed), DegradedPairs(opt, training)
     slots = range(setting.batch)
-    side, channels = setting.size * opt.scale, training.method.facts.channels
+    side, channels = setting.size * feed.scale, training.method.facts.channels
     raw = {
         "gt": torch.randint(256, (setting.batch, channels, side, side), generator=torch_generator("cost"))
         .byte()

@@ -50,6 +50,7 @@ COST_TITLES = {
     "parameters_m": "parameters (M)",
     "aux_parameters_m": "auxiliary (M)",
     "all_parameters_m": "all parameters (M)",
+    "own_parameters_m": "own parameters (M)",
     "runtime_s": "runtime (s)",
     "memory_gib": "memory (GiB)",
     "train_s": "s / iteration",
@@ -59,6 +60,7 @@ COST_DIGITS = {
     "parameters_m": 2,
     "aux_parameters_m": 2,
     "all_parameters_m": 1,
+    "own_parameters_m": 2,
     "runtime_s": 3,
     "memory_gib": 2,
     "train_s": 2,
@@ -72,6 +74,13 @@ class RowDescription(Section):
     label: str
     method: str | None = Field(description="An entry of options/methods/; null for published values alone.")
     published: list[float | None]
+    reason: str | None = Field(None, description="Why there is no method; by default that there is no such entry.")
+
+    @model_validator(mode="after")
+    def _a_method_needs_no_reason(self) -> RowDescription:
+        if self.method and self.reason:
+            raise ValueError(f"'{self.label}' has a method; remove the reason why there is none")
+        return self
 
 
 class TableDescription(Section):
@@ -112,7 +121,8 @@ class Publication(Section):
 
 
 _NO_COST = "costs were not asked for (--no_cost)"
-_ALONE = "published values alone: options/methods/ has no such entry"
+_ALONE = "published values alone"
+_NO_ENTRY = "options/methods/ has no such entry"
 
 Status = Literal["measured", "missing", "wrong"]
 
@@ -221,11 +231,11 @@ class Evidence:
     def __post_init__(self) -> None:
         self._wrong = _suspicious(self.summary["methods"]) if self.summary else {}
 
-    def find(self, method: str | None, column: Column) -> Finding:
+    def find(self, row: RowDescription, column: Column) -> Finding:
         """A cell's finding."""
-        if method is None:
-            return Finding(None, "missing", (_ALONE,))
-        return self._cost(method, column) if column.cost else self._quality(method, column)
+        if row.method is None:
+            return Finding(None, "missing", (f"{_ALONE}: {row.reason or _NO_ENTRY}",))
+        return self._cost(row.method, column) if column.cost else self._quality(row.method, column)
 
     def _cost(self, method: str, column: Column) -> Finding:
         if self.meter is None:
@@ -269,7 +279,7 @@ def fill(number: str, description: TableDescription, evidence: Evidence) -> Tabl
     """A table with all its cells."""
     cells = [
         [
-            Cell(evidence.find(row.method, column), published, column.digits)
+            Cell(evidence.find(row, column), published, column.digits)
             for column, published in zip(description.columns, row.published, strict=True)
         ]
         for row in description.rows
@@ -285,7 +295,8 @@ def what_is_waited_for(tables: Sequence[Table], shown: int = 4) -> list[str]:
         for table in tables
         for row in table.cells
         for cell in row
-        if cell.finding.status == "missing" and not {_NO_COST, _ALONE} & set(cell.finding.remarks)
+        if cell.finding.status == "missing"
+        and not any(remark.startswith((_NO_COST, _ALONE)) for remark in cell.finding.remarks)
     ]
     lines = [
         f"{count:5} empty cells wait for {remark}"

@@ -16,11 +16,8 @@ from upsr.methods.base import Batch, Feed, Player, Training
 from upsr.methods.build import train_options
 from upsr.methods.diffsr.method import DiffSR
 from upsr.methods.diffsr.options import DiffSROptions
-from upsr.methods.residual_shift import drawn_timesteps, errors_by_timestep
+from upsr.methods.timesteps import drawn_timesteps, errors_by_tenth
 from upsr.rng import stacked
-
-_BINS = 10
-"""Ranges of timesteps whose errors are logged apart, as tenth_t=0 to tenth_t=9."""
 
 
 class DenoisingTraining(Training):
@@ -54,8 +51,7 @@ class DenoisingTraining(Training):
         prediction = method.denoiser(process.q_sample(x_0, t, noise), t)
         target = process.target(x_0, noise, t)
         loss = F.mse_loss(prediction, target)
-        bins = min(_BINS, process.num_timesteps)
-        by_timestep = errors_by_timestep(prediction, target, t * bins // process.num_timesteps, bins)
+        by_timestep = errors_by_tenth(prediction, target, t, process.num_timesteps)
         return {"l_noise": loss, "total": loss, "tenth_by_timestep": by_timestep}
 
     def feed(self, opt: CommonOptions) -> Feed:

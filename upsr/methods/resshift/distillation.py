@@ -14,10 +14,11 @@ from upsr.diffusion import sample
 from upsr.diffusion.sampling import repeated
 from upsr.methods.base import Batch
 from upsr.methods.build import build_network, load_weights, train_options
-from upsr.methods.residual_shift import consistency, consistency_losses, errors_by_timestep
+from upsr.methods.residual_shift import consistency, consistency_losses
 from upsr.methods.resshift.method import ResShift
 from upsr.methods.resshift.options import ResShiftOptions, ResShiftTrainOptions
 from upsr.methods.resshift.training import ResShiftTraining
+from upsr.methods.timesteps import errors_by_timestep
 
 
 class SinSR(ResShift):

@@ -13,9 +13,9 @@ from upsr.compat import LOSS_REGISTRY
 from upsr.config.components import build
 from upsr.methods.base import Batch, Player, Training
 from upsr.methods.build import train_options
-from upsr.methods.residual_shift import drawn_timesteps, errors_by_timestep
 from upsr.methods.resshift.method import ResShift
 from upsr.methods.resshift.options import ResShiftOptions, ResShiftTrainOptions
+from upsr.methods.timesteps import drawn_timesteps, errors_by_timestep
 from upsr.rng import stacked
 
 

@@ -23,7 +23,7 @@ from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
 from upsr.methods.stablesr.cfw import WrappedAutoencoder
-from upsr.methods.stablesr.networks import KEY, Backbone, check_fit, published, read, save, trained
+from upsr.methods.stablesr.networks import KEY, RANDOM, Backbone, check_fit, read, save, trained
 from upsr.methods.stablesr.options import (
     AggregationOptions,
     AutoencoderTileOptions,
@@ -39,6 +39,9 @@ from upsr.tiling.windows import Tile, gaussian_windows
 
 _MULTIPLE = 32
 """Sides of the image that is restored are multiples of it, as in the released scripts."""
+
+_VALUES = 6
+"""Maps of the autoencoder's first level that are held at once, about."""
 
 _LATENT_DRAW, _START_DRAW = 0, 1
 _MOST_SCALE, _MOST_GUIDANCE = 16.0, 50.0
@@ -133,6 +136,8 @@ class StableSR(Method):
             sampling.scale,
             3,
             state=(backbone.unet.config.in_channels, self.cell),
+            # Peak memory is in the autoencoder, at the size of the result.
+            values_per_pixel=round(_VALUES * backbone.vae.config.block_out_channels[0] * sampling.scale**2),
             canvas=(self.native * self.cell, _MULTIPLE),
         )
 
@@ -144,7 +149,7 @@ class StableSR(Method):
                 f"{KEY}: StableSR needs Stable Diffusion, a folder of diffusers; docs/methods/stablesr.md says how to get one"
             )
         diffusers("sd")
-        backbone = published() if opt.backbone is None else read(opt.backbone)
+        backbone = RANDOM[opt.random_backbone]() if opt.backbone is None else read(opt.backbone)
         check_fit(backbone, len(opt.encoder.channel_mult), KEY)
         conditioning, cfw = trained(opt, backbone)
         load_weights(conditioning, opt, "network_g", "conditioning", optional=training)
@@ -182,8 +187,8 @@ class StableSR(Method):
     def restore(self, lq: Tensor, noise: Noise, *, tiles: TilePlan | None = None, watch: Watch | None = None) -> Tensor:
         """See :meth:`Method.restore`.
 
-        ``noise(0)`` is for the LR latent, ``noise(1)`` for the start, the others are for the steps. Of ``tiles`` all but the
-        size is used: tiles have the size that the U-Net was trained on. ``watch`` sees each estimate.
+        ``noise(0)`` is for the LR latent, ``noise(1)`` for the start, the others are for the steps. The size of ``tiles`` is for
+        the autoencoder alone: the latent's tiles have the size that the U-Net was trained on. ``watch`` sees each estimate.
         """
         plan, own, timesteps = tiles or whole_plan(lq.device), self.sampling, self.timesteps
         size = self.facts.enlarged_size(*lq.shape[-2:])
@@ -320,11 +325,16 @@ class StableSR(Method):
         return rows, gaussian_windows(width, size, overlap, middle, cells.device)
 
     def _coded_in(self, plan: TilePlan) -> TilePlan:
-        """The plan with the autoencoder's tiles."""
+        """The plan with the autoencoder's tiles, in cells: those of the options, or the plan's if they are smaller."""
         own = self.sampling.autoencoder_tile
-        if own is None:
+        sides = [own.size] if own else []
+        if plan.tile is not None:
+            sides.append(max(int(plan.tile.size * self.facts.scale), 8 * self.cell))
+        if not sides:
             return replace(plan, tile=None)
-        return replace(plan, tile=TileOptions(size=own.size // self.cell, overlap=own.overlap // self.cell))
+        size = min(sides) // self.cell
+        overlap = min((own.overlap if own else size) // self.cell, size // 2)
+        return replace(plan, tile=TileOptions(size=size, overlap=overlap))
 
     def _decoded(self, z: Tensor, canvas: Tensor, coded: Tiles, x_lr: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, 3, *size) in [0, 1], with the colours of the upsampled LR image."""

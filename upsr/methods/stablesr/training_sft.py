@@ -11,13 +11,10 @@ from typing_extensions import Self
 
 from upsr.methods.base import Batch, Player, Training
 from upsr.methods.build import train_options
-from upsr.methods.residual_shift import drawn_timesteps, errors_by_timestep
 from upsr.methods.stablesr.method import StableSR
 from upsr.methods.stablesr.options import StableSROptions, StableSRTrainOptions
+from upsr.methods.timesteps import drawn_timesteps, errors_by_tenth
 from upsr.rng import numpy_generator, stacked
-
-_BINS = 10
-"""Ranges of timesteps whose errors are logged apart, as tenth_t=0 to tenth_t=9."""
 
 
 class SFTTraining(Training):
@@ -54,7 +51,7 @@ class SFTTraining(Training):
         noise = stacked("randn", z_gt.shape[1:], generators).to(z_gt)
         prediction, target = self.prediction(z_gt, z_lr, t, noise)
         loss = F.mse_loss(prediction, target)
-        by_timestep = errors_by_timestep(prediction, target, t * _BINS // method.process.num_timesteps, _BINS)
+        by_timestep = errors_by_tenth(prediction, target, t, method.process.num_timesteps)
         return {"l_noise": loss, "total": loss, "tenth_by_timestep": by_timestep}
 
     def prediction(self, z_gt: Tensor, z_lr: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

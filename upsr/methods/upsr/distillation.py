@@ -12,7 +12,8 @@ from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
 from upsr.methods.options import ConsistencyOptions
-from upsr.methods.residual_shift import consistency, consistency_losses, errors_by_timestep
+from upsr.methods.residual_shift import consistency, consistency_losses
+from upsr.methods.timesteps import errors_by_timestep
 from upsr.methods.upsr.method import UPSR
 from upsr.methods.upsr.options import DiffusionOptions, UPSROptions
 from upsr.methods.upsr.training import UPSRTraining

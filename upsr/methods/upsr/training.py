@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from upsr.methods.base import Batch
-from upsr.methods.residual_shift import drawn_timesteps, errors_by_timestep
 from upsr.methods.supervised import Supervised
+from upsr.methods.timesteps import drawn_timesteps, errors_by_timestep
 from upsr.methods.upsr.method import UPSR, Condition
 
 
