@@ -24,6 +24,9 @@ _COMMANDS = {
     "options": "JSON schemas and the reference page of option files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
 }
+_CONVERT = "convert"
+"""`upsr convert METHOD` is `upsr METHOD convert`, of the methods that state this command."""
+_CONVERTS = "released checkpoints of a method in this package's files"
 _HELP = "COMMAND --help explains a command with examples."
 _EPILOG = f"""{_HELP} Training and testing from option files: train.py, test.py.
 Options may be written with - or _: --max-images, --max_images.
@@ -43,25 +46,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = {name: (f"upsr.commands.{name}", about) for name, about in _COMMANDS.items()}
     if given and given[0] in own:
         return _run(f"upsr {given[0]}", own[given[0]][0], given[1:])
-    methods = _commands_of_methods(given[0] if given and not given[0].startswith("-") else None)
+    if given[:1] == [_CONVERT]:
+        methods = _commands_of_methods(given[1:])
+        converting = {name: commands[_CONVERT] for name, commands in methods.items() if _CONVERT in commands}
+        return _chosen(f"upsr {_CONVERT}", f"Puts {_CONVERTS}.", _HELP, converting, given[1:])
+    methods = _commands_of_methods(given)
     if given and given[0] in methods:
         return _chosen(f"upsr {given[0]}", f"Commands of the method {given[0]}.", _HELP, methods[given[0]], given[1:])
     lines = {name: ("", f"of the method: {', '.join(commands)}") for name, commands in methods.items()}
+    own[_CONVERT] = ("", _CONVERTS)
     return _chosen("upsr", "UPSR: super-resolution of real photos.", _EPILOG, own | lines, given)
 
 
-def _commands_of_methods(asked: str | None) -> dict[str, Mapping[str, tuple[str, str]]]:
-    """Commands by method: of this package's methods that have any, and of ``asked``, which may be a user's own.
+def _commands_of_methods(given: Sequence[str]) -> dict[str, Mapping[str, tuple[str, str]]]:
+    """Commands by method: of this package's methods that have any, and of the first argument's, which may be a user's own.
 
     Raises:
-        UpsrError: ``asked`` is no method, or has none.
+        UpsrError: the first argument is no option, and no method or one without commands.
     """
     from upsr.config.methods import UnknownMethodError, commands_of, method_names
     from upsr.config.problems import did_you_mean
 
     found = {name: commands for name in method_names() if (commands := commands_of(name))}
+    asked = given[0] if given and not given[0].startswith("-") else None
     if asked is not None and asked not in found:
-        near = did_you_mean(asked, [*_COMMANDS, *found])
+        near = did_you_mean(asked, [*_COMMANDS, _CONVERT, *found])
         try:
             own = commands_of(asked)
         except UnknownMethodError as error:

@@ -2,3 +2,4 @@
 
 METHOD = "upsr.methods.stablesr.method:StableSR"
 TRAININGS = {"sft": "upsr.methods.stablesr.training_sft:SFTTraining"}
+COMMANDS = {"convert": ("upsr.methods.stablesr.convert_command", "a released checkpoint in this package's files")}

@@ -80,16 +80,16 @@ _FUSION = [
 
 
 class MisfitError(UpsrError):
-    """A checkpoint lacks tensors of a network, or has them in another shape.
+    """A checkpoint's tensors are not those of the networks.
 
-    Attributes:
-        names: the tensors' names in the checkpoint.
+    Args:
+        which: of the tensors: "missing tensors".
+        names: their names in the checkpoint.
     """
 
-    def __init__(self, complaint: str, names: list[str]) -> None:
+    def __init__(self, which: str, names: list[str]) -> None:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        super().__init__(f"{complaint}: {', '.join(names[:_SHOWN])}{more}")
-        self.names = names
+        super().__init__(f"{which} ({len(names)}): {', '.join(names[:_SHOWN])}{more}")
 
 
 def unet_weights(weights: Weights, own: Weights) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ def _filled(
     names = list(names)
     uses = Counter(names)
     if missing := [name for name in uses if name not in weights]:
-        raise MisfitError(f"{len(missing)} tensors are missing", missing)
+        raise MisfitError("missing tensors", missing)
     filled, odd = {}, {}
     for (name, like), there in zip(own.items(), names, strict=True):
         value, rows = weights[there], like.shape[0]
@@ -156,7 +156,7 @@ def _filled(
             value = in_three(value)["qkv".index(part[1])]
         filled[name] = value.reshape(like.shape)
     if odd:
-        raise MisfitError(f"{len(odd)} tensors are of another shape", list(odd.values()))
+        raise MisfitError("tensors of another shape", list(odd.values()))
     return filled
 
 

@@ -22,9 +22,8 @@ from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
-from upsr.methods.stablesr.cfw import CFW, WrappedAutoencoder
-from upsr.methods.stablesr.encoder import TimeAwareEncoder
-from upsr.methods.stablesr.networks import RANDOM, Backbone, check_fit, read, save
+from upsr.methods.stablesr.cfw import WrappedAutoencoder
+from upsr.methods.stablesr.networks import KEY, RANDOM, Backbone, check_fit, read, save, trained
 from upsr.methods.stablesr.options import (
     AggregationOptions,
     AutoencoderTileOptions,
@@ -32,13 +31,12 @@ from upsr.methods.stablesr.options import (
     StableSROptions,
     Start,
 )
-from upsr.methods.stablesr.sft import Conditioning, ModulatedUNet, sft_layers
+from upsr.methods.stablesr.sft import Conditioning, ModulatedUNet
 from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.padding import pad_to_size
 from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
 from upsr.tiling.windows import Tile, gaussian_windows
 
-_KEY = "backbone"
 _MULTIPLE = 32
 """Sides of the image that is restored are multiples of it, as in the released scripts."""
 
@@ -119,7 +117,7 @@ class StableSR(Method):
 
     Options = StableSROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"conditioning": "pretrain_network_g", "cfw": "pretrain_network_cfw"}
-    folder_keys: ClassVar[Mapping[str, str]] = {"unet": _KEY, "vae": _KEY}
+    folder_keys: ClassVar[Mapping[str, str]] = {"unet": KEY, "vae": KEY}
     facts: EnlargedFacts
 
     def __init__(
@@ -148,24 +146,18 @@ class StableSR(Method):
         """See :meth:`Method.from_options`."""
         if opt.backbone is None and not opt.path.allow_random_weights:
             raise UpsrError(
-                f"{_KEY}: StableSR needs Stable Diffusion, a folder of diffusers; docs/methods/stablesr.md says how to get one"
+                f"{KEY}: StableSR needs Stable Diffusion, a folder of diffusers; docs/methods/stablesr.md says how to get one"
             )
         diffusers("sd")
         backbone = RANDOM[opt.random_backbone]() if opt.backbone is None else read(opt.backbone)
-        check_fit(backbone, len(opt.encoder.channel_mult), _KEY)
-        unet, vae = backbone.unet, backbone.vae
-        encoder = TimeAwareEncoder(unet.config.in_channels, **opt.encoder.model_dump())
-        conditioning = Conditioning(encoder, sft_layers(unet, opt.encoder.out_channels, **opt.sft.model_dump()))
+        check_fit(backbone, len(opt.encoder.channel_mult), KEY)
+        conditioning, cfw = trained(opt, backbone)
         load_weights(conditioning, opt, "network_g", "conditioning", optional=training)
-        cfw = None
-        if opt.cfw is not None:
-            widths = vae.config.block_out_channels
-            if outside := [level for level in opt.cfw.levels if not 0 <= level < len(widths) - 1]:
-                raise UpsrError(f"cfw.levels: {outside[0]}, but the autoencoder's are 0 to {len(widths) - 2}")
-            cfw = CFW(widths, **opt.cfw.model_dump(exclude={"w"}), groups=vae.config.norm_num_groups)
+        if cfw is not None:
             load_weights(cfw, opt, "network_cfw", "cfw", optional=training)
         sampling = Sampling.from_options(opt)
-        method = cls(ModulatedUNet(unet, conditioning), WrappedAutoencoder(vae, cfw), backbone, sampling)
+        denoiser, autoencoder = ModulatedUNet(backbone.unet, conditioning), WrappedAutoencoder(backbone.vae, cfw)
+        method = cls(denoiser, autoencoder, backbone, sampling)
         method.contexts(sampling)  # a prompt that cannot be embedded is refused before the start
         return method
 

@@ -7,11 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from upsr.archs.diffusers_library import diffusers
 from upsr.errors import UpsrError
-from upsr.methods.stablesr.prompts import Prompts
-from upsr.weights.diffusers_folder import INDEX, read_network, read_scheduler
+from upsr.methods.stablesr.cfw import CFW
+from upsr.methods.stablesr.encoder import TimeAwareEncoder
+from upsr.methods.stablesr.options import StableSROptions
+from upsr.methods.stablesr.prompts import Prompts, transformers
+from upsr.methods.stablesr.sft import Conditioning, sft_layers
+from upsr.weights.diffusers_folder import INDEX, described_network, read_network, read_scheduler
 from upsr.weights.hub import folder_of
+
+KEY = "backbone"
+"""The option that names the folder."""
 
 _UNET: dict[str, Any] = {
     "sample_size": 64,
@@ -26,6 +35,14 @@ _VAE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
+}
+_TEXT_ENCODER: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,  # of 24: the embedding is what the last but one gives
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
 }
 _TINY_UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -107,6 +124,55 @@ RANDOM = {"full": published, "tiny": tiny}
 """Networks with random weights by their size."""
 
 
+def described(name: str | None) -> Backbone:
+    """The networks that a folder or a repository describes, or without a name those of :func:`published`, without weights.
+
+    They are on the device ``meta``. Prompts are of random networks.
+
+    Raises:
+        UpsrError: there is no such folder, or it is damaged.
+    """
+    diffusers("sd")
+    if name is None:
+        with torch.device("meta"):
+            return published()
+    folder = folder_of(name)
+    unet: Any = described_network("UNet2DConditionModel", folder / "unet")
+    vae = described_network("AutoencoderKL", folder / "vae")
+    return Backbone(unet, vae, read_scheduler(folder / "scheduler"), Prompts(None, unet.config.cross_attention_dim))
+
+
+def text_tower(name: str | None) -> Any:
+    """The ``CLIPTextModel`` beside the networks of :func:`described`, on the device ``meta``."""
+    library = transformers()
+    if name is None:
+        config = library.CLIPTextConfig(**_TEXT_ENCODER)
+    else:
+        folder = folder_of(name) / "text_encoder"
+        if not (folder / "config.json").is_file():
+            raise UpsrError(f"{folder}: no config.json, which describes the text tower of the checkpoint")
+        config = library.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True)
+    with torch.device("meta"):
+        return library.CLIPTextModel(config)
+
+
+def trained(opt: StableSROptions, backbone: Backbone) -> tuple[Conditioning, CFW | None]:
+    """The networks that the two stages train, with new weights.
+
+    Raises:
+        UpsrError: the autoencoder has no level that CFW is to have a block at.
+    """
+    unet, vae = backbone.unet, backbone.vae
+    encoder = TimeAwareEncoder(unet.config.in_channels, **opt.encoder.model_dump())
+    conditioning = Conditioning(encoder, sft_layers(unet, opt.encoder.out_channels, **opt.sft.model_dump()))
+    if opt.cfw is None:
+        return conditioning, None
+    widths = vae.config.block_out_channels
+    if outside := [level for level in opt.cfw.levels if not 0 <= level < len(widths) - 1]:
+        raise UpsrError(f"cfw.levels: {outside[0]}, but the autoencoder's are 0 to {len(widths) - 2}")
+    return conditioning, CFW(widths, **opt.cfw.model_dump(exclude={"w"}), groups=vae.config.norm_num_groups)
+
+
 def save(backbone: Backbone, folder: Path) -> None:
     """Write a folder that :func:`read` reads, and diffusers."""
     for name in ("unet", "vae", "scheduler"):
@@ -117,7 +183,12 @@ def save(backbone: Backbone, folder: Path) -> None:
         assert source is not None
         shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
     backbone.prompts.save(folder)
-    components = {name: kind for name, kind in _COMPONENTS.items() if name in here or name not in _TEXT}
+    write_index(folder)
+
+
+def write_index(folder: Path) -> None:
+    """Write what the folders in a folder of diffusers are."""
+    components = {name: kind for name, kind in _COMPONENTS.items() if (folder / name).is_dir()}
     index = {"_class_name": "StableDiffusionPipeline", **components}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 

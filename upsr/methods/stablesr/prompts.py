@@ -12,8 +12,30 @@ from torch import Tensor
 from upsr.atomic import atomic_write
 from upsr.errors import MissingPackageError, UpsrError
 
+PAPER = (
+    "",
+    "(masterpiece:2), (best quality:2), (realistic:2), (very clear:2)",
+    "Good photo.",
+    "3d, cartoon, anime, sketches, (worst quality:2), (low quality:2)",
+    "Bad photo.",
+)
+"""The prompts of the paper (Table 6); the first is the one of training."""
+
 FILE = "prompts.safetensors"
 """Embeddings by the text of their prompts, beside the networks of a folder."""
+
+
+def transformers() -> Any:
+    """The library, imported at the first use.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise MissingPackageError("StableSR needs transformers for prompts: pip install 'upsr[sd]'") from None
+    return transformers
 
 
 class Prompts:
@@ -52,10 +74,15 @@ class Prompts:
     def _embedded(self, text: str) -> Tensor:
         if self.folder is None:
             return torch.zeros(1, 77, self.width)
-        tokenizer, tower = self._read("CLIPTokenizer", "tokenizer"), self._read("CLIPTextModel", "text_encoder")
-        length = tokenizer.model_max_length
-        tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        embedding: Tensor = tower.float().eval()(tokens.input_ids)[0].clone()
+        # The empty prompt is known without a tokenizer.
+        tokenizer = self._read("CLIPTokenizer", "tokenizer") if text or (self.folder / "tokenizer").is_dir() else None
+        tower = self._read("CLIPTextModel", "text_encoder")
+        if tokenizer is None:
+            tokens = _empty(tower.config)
+        else:
+            how = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+            tokens = tokenizer(text, return_tensors="pt", **how).input_ids
+        embedding: Tensor = tower.float().eval()(tokens)[0].clone()
         if embedding.shape[-1] != self.width:
             raise UpsrError(
                 f"{self.folder}: its text tower is {embedding.shape[-1]} wide, but its U-Net takes {self.width}"
@@ -70,12 +97,20 @@ class Prompts:
                 f"{self.folder}: no folder {part}, which a new prompt needs (embeddings in {FILE}: {known}); add the one of "
                 "Stable Diffusion 2.1, or use a prompt that is known"
             )
+        library = transformers()
         try:
-            import transformers
-        except ImportError:
-            raise MissingPackageError("StableSR needs transformers for prompts: pip install 'upsr[sd]'") from None
-        try:
-            return getattr(transformers, kind).from_pretrained(str(self.folder / part), local_files_only=True)
+            return getattr(library, kind).from_pretrained(str(self.folder / part), local_files_only=True)
         except Exception as error:  # damaged folders fail in many ways
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise UpsrError(f"{self.folder / part}: transformers cannot load it ({reason})") from None
+
+
+def _empty(config: Any) -> Tensor:
+    """The tokens of the empty prompt, (1, length): start, end, padding.
+
+    Args:
+        config: of a text tower, in whose vocabulary start and end are the last, and the padding is the first.
+    """
+    tokens = torch.zeros(1, config.max_position_embeddings, dtype=torch.long)
+    tokens[0, :2] = torch.tensor([config.vocab_size - 2, config.vocab_size - 1])
+    return tokens
