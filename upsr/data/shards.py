@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,11 @@ class ShardBackend:
         return {**vars(self), "_open": {}, "_storage": None}
 
 
-def index_shards(folder: Path) -> int:
+def index_shards(folder: Path, suffixes: Collection[str] = PHOTO_SUFFIXES) -> int:
     """Write ``index.json`` of the tar files in a folder; returns the number of images.
+
+    Args:
+        suffixes: of the files in them that are indexed.
 
     Raises:
         UpsrError: there are no shards, one is damaged, or two images have one name.
@@ -97,7 +101,7 @@ def index_shards(folder: Path) -> int:
                 members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
         except (tarfile.TarError, OSError) as error:
             raise UpsrError(f"{path}: not a readable shard ({error})") from None
-        images = [member for member in members if Path(member[0]).suffix.lower() in PHOTO_SUFFIXES]
+        images = [member for member in members if Path(member[0]).suffix.lower() in suffixes]
         for name, *_ in images:
             if name in names:
                 raise UpsrError(f"{path}: '{name}' stands in the shards twice; names must be distinct")

@@ -1,4 +1,7 @@
 """StableSR: Stable Diffusion restores under time-aware features of the LR image; both of its training stages."""
 
 METHOD = "upsr.methods.stablesr.method:StableSR"
-TRAININGS = {"sft": "upsr.methods.stablesr.training_sft:SFTTraining"}
+TRAININGS = {
+    "sft": "upsr.methods.stablesr.training_sft:SFTTraining",
+    "cfw": "upsr.methods.stablesr.training_cfw:CFWTraining",
+}
