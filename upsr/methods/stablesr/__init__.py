@@ -5,3 +5,6 @@ TRAININGS = {
     "sft": "upsr.methods.stablesr.training_sft:SFTTraining",
     "cfw": "upsr.methods.stablesr.training_cfw:CFWTraining",
 }
+COMMANDS = {
+    "triples": ("upsr.commands.triples", "the training set of stage two: LR images, ground truths, sampled latents"),
+}
