@@ -140,7 +140,7 @@ def test_entries_name_their_weights_and_sizes(tmp_path, monkeypatch, shared_dir,
     assert options_of(name).sampler.steps == steps
     with pytest.raises(MissingWeightsError, match=r"get them from https://huggingface.co/Iceclear/StableSR") as error:
         make_ready(description, torch.device("cpu"), None)
-    for file in ("network_g.safetensors", "network_cfw.safetensors", "sd"):
+    for file in ("conditioning.safetensors", "cfw.safetensors", "backbone"):
         assert f"pretrained_models/{folder}/{file}" in str(error.value)
     counts = json.loads((shared_dir / "golden/stablesr/counts.json").read_text())
     assert description.expected.parameters == counts["trained_stage1"]

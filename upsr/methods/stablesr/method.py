@@ -24,7 +24,7 @@ from upsr.methods.base import Facts, Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
 from upsr.methods.stablesr.cfw import CFW, WrappedAutoencoder
 from upsr.methods.stablesr.encoder import TimeAwareEncoder
-from upsr.methods.stablesr.networks import Backbone, check_fit, published, read, save
+from upsr.methods.stablesr.networks import RANDOM, Backbone, check_fit, read, save
 from upsr.methods.stablesr.options import (
     AggregationOptions,
     AutoencoderTileOptions,
@@ -146,7 +146,7 @@ class StableSR(Method):
                 f"{_KEY}: StableSR needs Stable Diffusion, a folder of diffusers; docs/methods/stablesr.md says how to get one"
             )
         diffusers("sd")
-        backbone = published() if opt.backbone is None else read(opt.backbone)
+        backbone = RANDOM[opt.random_backbone]() if opt.backbone is None else read(opt.backbone)
         check_fit(backbone, len(opt.encoder.channel_mult), _KEY)
         unet, vae = backbone.unet, backbone.vae
         encoder = TimeAwareEncoder(unet.config.in_channels, **opt.encoder.model_dump())

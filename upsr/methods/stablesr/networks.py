@@ -27,6 +27,22 @@ _VAE: dict[str, Any] = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 2,
 }
+_TINY_UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (32, 32, 64, 64),
+    "layers_per_block": 1,
+    "attention_head_dim": (1, 1, 2, 2),
+    "cross_attention_dim": 32,
+    "use_linear_projection": True,
+    "norm_num_groups": 8,
+}
+_TINY_VAE: dict[str, Any] = {
+    **_VAE,
+    "sample_size": 64,
+    "block_out_channels": (16, 16, 32, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
 _SCHEDULER: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -73,9 +89,22 @@ def read(name: str) -> Backbone:
 
 def published() -> Backbone:
     """Networks of the size of Stable Diffusion 2.1, of 865.91 M and 83.65 M parameters, with random weights."""
+    return _random(_UNET, _VAE)
+
+
+def tiny() -> Backbone:
+    """Networks of 1.65 M and 0.26 M parameters with random weights, made for images of 64 x 64."""
+    return _random(_TINY_UNET, _TINY_VAE)
+
+
+def _random(unet: dict[str, Any], vae: dict[str, Any]) -> Backbone:
     library = diffusers()
-    unet, vae = library.UNet2DConditionModel(**_UNET), library.AutoencoderKL(**_VAE)
-    return Backbone(unet, vae, library.DDPMScheduler(**_SCHEDULER), Prompts(None, _UNET["cross_attention_dim"]))
+    networks = library.UNet2DConditionModel(**unet), library.AutoencoderKL(**vae)
+    return Backbone(*networks, library.DDPMScheduler(**_SCHEDULER), Prompts(None, unet["cross_attention_dim"]))
+
+
+RANDOM = {"full": published, "tiny": tiny}
+"""Networks with random weights by their size."""
 
 
 def save(backbone: Backbone, folder: Path) -> None:

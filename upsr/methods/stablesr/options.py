@@ -160,7 +160,10 @@ class StableSROptions(CommonOptions):
     backbone: str | None = Field(
         None,
         description="Folder of diffusers' StableDiffusionPipeline (Stable Diffusion 2.1, or SD-Turbo), or its user/name on the "
-        "Hugging Face Hub; without it and with path.allow_random_weights networks of that size with random weights.",
+        "Hugging Face Hub; without it and with path.allow_random_weights networks with random weights.",
+    )
+    random_backbone: Literal["full", "tiny"] = Field(
+        "full", description="Size of networks with random weights: that of Stable Diffusion 2.1, or a few layers."
     )
     encoder: EncoderOptions = EncoderOptions()
     sft: SFTOptions = SFTOptions()
