@@ -94,7 +94,7 @@ class Triples:
         """See :meth:`Feed.bind`."""
         dataset.bind(self.opt.manual_seed, self.opt.degradation)
         scale = self.training.method.facts.scale
-        if dataset.scale != scale:
+        if dataset.scale not in (None, scale):
             raise UpsrError(f"datasets.train: its triples are x{dataset.scale}, but scale is {scale:g}")
         self.training.refuse_crops(dataset.gt_size, device)
 
