@@ -296,16 +296,61 @@ def test_the_loss_of_stage_one():
     assert abs(loss - expected["loss"]) < 1e-5
     per_sample = (prediction - target).square().mean(dim=(1, 2, 3))
     assert (per_sample - expected["per_sample"]).abs().max() < 1e-5
-    # The converter tells which gradient belongs to which released name.
-    names = {name: torch.full(value.shape, float(i)) for i, (name, value) in enumerate(released("tiny_keys").items())}
+    assert compare_gradients(own, convert.conditioning_weights, "tiny_keys", expected, 1e-6) == 5
+    own.zero_grad()
+
+
+def compare_gradients(
+    own: nn.Module, converter: Callable, file: str, expected: dict[str, Tensor], within: float
+) -> int:
+    """Compare a network's gradients with those of released names, and return their number.
+
+    Args:
+        converter: says which parameter belongs to which released name of the key list ``file``.
+    """
+    names = {name: torch.full(value.shape, float(i)) for i, (name, value) in enumerate(released(file).items())}
     numbers = {float(i): name for i, name in enumerate(names)}
-    mapped = convert.conditioning_weights(names, own.state_dict())
+    mapped = converter(names, own.state_dict())
     compared = 0
     for name, parameter in own.named_parameters():
         key = f"grad:{numbers[float(mapped[name].flatten()[0])]}"
         if key in expected:
             part = expected[key]
-            assert (parameter.grad.flatten()[: len(part)] - part).abs().max() < 1e-6
+            assert (parameter.grad.flatten()[: len(part)] - part).abs().max() < within
             compared += 1
-    assert compared == 5
-    own.zero_grad()
+    return compared
+
+
+def test_the_losses_of_stage_two():
+    from upsr.methods.stablesr import convert
+    from upsr.methods.stablesr.options import StableSRTrainOptions
+    from upsr.methods.stablesr.training_cfw import CFWTraining
+
+    training = CFWTraining(method(4, scale=1), StableSRTrainOptions(total_iter=1))
+    of_d = "loss.discriminator."
+    weights = {name.removeprefix(of_d): value for name, value in released("tiny_cfw_keys").items() if of_d in name}
+    own = training.discriminator.state_dict()
+    # The released one has running statistics too, which its training does not use.
+    assert {name for name in weights if not name.endswith(("running_mean", "running_var", "tracked"))} == own.keys()
+    training.discriminator.load_state_dict({name: weights[name] for name in own})
+    lq, gt = (arr(f"in:ss.s1.{name}", (1, 3, 64, 64), "uniform") for name in ("lq", "gt"))
+    z_0 = 0.18215 * arr("in:ss.s1.lat", (1, 4, 8, 8))
+    expected, cfw = golden("stage2_cfw_b1"), training.method.autoencoder.cfw
+    gradients = {}
+    for step, started in (("step0", 0.0), ("step600", 1.0)):
+        batch = {"lq": lq, "gt": gt, "z_0": z_0, "started": torch.tensor([started])}
+        losses = training("cfw", batch, [])
+        losses["total"].backward()
+        gradients[step] = next(cfw.parameters()).grad.clone()
+        assert (batch["restored"][..., ::2, ::2] - expected["rec_sub"]).abs().max() < 1e-5
+        assert abs(losses["total"] - expected[f"{step}:total_loss"]) < 1e-5
+        assert abs(losses["l_pix"] - expected[f"{step}:rec_loss"]) < 1e-5
+        assert abs(losses["l_gan"] - 0.025 * started * expected[f"{step}:g_loss"]) < 1e-6
+        if started:
+            assert compare_gradients(cfw, convert.cfw_weights, "tiny_cfw_keys", expected, 1e-7) == 3
+        judged = training("d", batch, [])
+        assert abs(judged["total"] - expected[f"{step}:disc_loss"]) < 1e-5
+        for name in ("real", "fake"):
+            assert abs(judged[name] - expected[f"{step}:logits_{name}"]) < 1e-5
+        training.zero_grad()
+    assert not torch.equal(gradients["step0"], gradients["step600"])

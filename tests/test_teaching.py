@@ -181,7 +181,7 @@ def test_a_folder_of_another_recipe_is_refused(root, cache, capsys):
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(root, cache, monkeypatch, capsys):
     from upsr.evaluation import teaching
 
-    def full(tar, name, image):
+    def full(tar, name, data):
         raise OSError(28, "No space left on device")
 
     options, target = teaching.read_recipe(recipe(root)), root / "full"
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(root, ca
     threads = torch.get_num_threads()
     teaching._set_up(options, target, os.getppid())
     torch.set_num_threads(threads)
-    monkeypatch.setattr(teaching, "_add", full)
+    monkeypatch.setattr(teaching, "add_file", full)
     with pytest.raises(UpsrError, match="cannot be written"):
         teaching._make_shard(0)
     assert list(target.iterdir()) == []

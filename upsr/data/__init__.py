@@ -7,6 +7,7 @@ from upsr.data.pair_pool import PairPool
 from upsr.data.prefetch import DevicePrefetcher
 from upsr.data.sampler import GlobalBatchSampler, SampleId
 from upsr.data.taught import TaughtDataset, TaughtPairsDataset
+from upsr.data.triples import TripleDataset
 
 __all__ = [
     "BicubicFolderDataset",
@@ -21,6 +22,7 @@ __all__ = [
     "SampleId",
     "TaughtDataset",
     "TaughtPairsDataset",
+    "TripleDataset",
     "batches_of",
     "build_train_loader",
 ]

@@ -1,22 +1,27 @@
-"""WebDataset shards with random access."""
+"""WebDataset shards: with random access, and as commands make them that compute their content."""
 
 from __future__ import annotations
 
 import bisect
+import io
 import json
 import os
 import tarfile
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from upsr.atomic import atomic_write
+from upsr.config.load import merged
 from upsr.data.packed_strings import PackedStrings
 from upsr.errors import UpsrError
 from upsr.images.kinds import PHOTO_SUFFIXES, UnreadableImageError
 from upsr.text import printable, read_text
+
+RECIPE_FILE = "recipe.json"
 
 
 class ShardBackend:
@@ -83,8 +88,11 @@ class ShardBackend:
         return {**vars(self), "_open": {}, "_storage": None}
 
 
-def index_shards(folder: Path) -> int:
+def index_shards(folder: Path, suffixes: Collection[str] = PHOTO_SUFFIXES) -> int:
     """Write ``index.json`` of the tar files in a folder; returns the number of images.
+
+    Args:
+        suffixes: of the files in them that are indexed.
 
     Raises:
         UpsrError: there are no shards, one is damaged, or two images have one name.
@@ -97,7 +105,7 @@ def index_shards(folder: Path) -> int:
                 members = [(member.name, member.offset_data, member.size) for member in tar if member.isfile()]
         except (tarfile.TarError, OSError) as error:
             raise UpsrError(f"{path}: not a readable shard ({error})") from None
-        images = [member for member in members if Path(member[0]).suffix.lower() in PHOTO_SUFFIXES]
+        images = [member for member in members if Path(member[0]).suffix.lower() in suffixes]
         for name, *_ in images:
             if name in names:
                 raise UpsrError(f"{path}: '{name}' stands in the shards twice; names must be distinct")
@@ -108,6 +116,39 @@ def index_shards(folder: Path) -> int:
     with atomic_write(folder / "index.json") as path:
         path.write_text(json.dumps({"format": 1, "shards": shards}), encoding="utf-8")
     return len(names)
+
+
+def add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file without times and owners: a shard has the same bytes whenever and by whomever it is made."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def keep_recipe(folder: Path, made_by: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+    """Write ``recipe.json``, which says what the shards of a folder come from, or compare it with the one that is there.
+
+    Args:
+        made_by: by keys that messages name.
+        defaults: values of what files of earlier versions lack.
+
+    Raises:
+        UpsrError: the folder's shards come from elsewhere, or its file is damaged.
+    """
+    path, made_by = folder / RECIPE_FILE, json.loads(json.dumps(made_by))
+    if not path.is_file():
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(made_by, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        before = merged(defaults or {}, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UpsrError(f"{path}: damaged; remove the folder, or name another with --out") from None
+    for key, value in made_by.items():
+        if before.get(key) != value:
+            raise UpsrError(
+                f"{folder}: its shards were made with another {key} ({RECIPE_FILE}); remove it, or name another with --out"
+            )
 
 
 _Place = tuple[str, int, int, int]

@@ -7,8 +7,6 @@ cache.
 
 from __future__ import annotations
 
-import io
-import json
 import multiprocessing
 import os
 import tarfile
@@ -28,24 +26,23 @@ from PIL import Image
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write, sweep, writable_folder
-from upsr.config.load import merged, read_with_base, refuse
+from upsr.config.load import read_with_base, refuse
 from upsr.config.problems import problems_of
 from upsr.config.schema_data import DegradationOptions
 from upsr.config.schema_teach import PhotoSource, TeachOptions
 from upsr.data.backends import names_in
 from upsr.data.datasets import ImageFolder
 from upsr.data.degradation import RealESRGANDegradation
-from upsr.data.image_io import to_tensor, to_uint8
+from upsr.data.image_io import png_bytes, to_tensor, to_uint8
 from upsr.data.kernels import draw_kernels
 from upsr.data.sampler import GlobalBatchSampler
-from upsr.data.shards import index_shards
+from upsr.data.shards import add_file, index_shards, keep_recipe
 from upsr.data.taught import KINDS
 from upsr.errors import UpsrError
 from upsr.evaluation.entries import Entry, describe, make_ready, origin
 from upsr.provenance import digest_of
 from upsr.rng import numpy_generator
 
-RECIPE_FILE = "recipe.json"
 _CPU = torch.device("cpu")
 
 
@@ -161,23 +158,7 @@ def _keep_recipe(recipe: TeachOptions, folder: Path, crops: Crops, teacher: Entr
         "photos": digest_of([key for _, _, key in crops.photos]),
         "teacher": origin(describe(recipe.teacher), teacher),
     }
-    made_by = json.loads(json.dumps(made_by))
-    path = folder / RECIPE_FILE
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UpsrError(f"{path}: damaged; remove the folder, or name another with --out") from None
-        defaults = {"degradation": DegradationOptions().model_dump(mode="json")}  # of keys that an older file lacks
-        before["recipe"] = merged(defaults, before.get("recipe", {}))
-        for key, value in made_by.items():
-            if before.get(key) != value:
-                raise UpsrError(
-                    f"{folder}: its crops were made with another {key} ({RECIPE_FILE}); remove it, or name another with --out"
-                )
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(made_by, indent=1) + "\n", encoding="utf-8")
+    keep_recipe(folder, made_by, {"recipe": {"degradation": DegradationOptions().model_dump(mode="json")}})
 
 
 def _raise_first(futures: list[Future[None]]) -> None:
@@ -220,16 +201,7 @@ def _make_shard(shard: int) -> None:
             with torch.inference_mode(), autocast:
                 estimate = restorer(x, [f"{number:08d}"])[0]
             for kind, image in zip(KINDS, (lq, gt, to_uint8(estimate)), strict=True):
-                _add(tar, f"{number:08d}.{kind}.png", image)
-
-
-def _add(tar: tarfile.TarFile, name: str, image: NDArray[np.uint8]) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3)
-    member = tarfile.TarInfo(name)  # without times and owners: the same bytes whenever and by whomever it is made
-    member.size = buffer.tell()
-    buffer.seek(0)
-    tar.addfile(member, buffer)
+                add_file(tar, f"{number:08d}.{kind}.png", png_bytes(image))
 
 
 def _shard_path(folder: Path, shard: int) -> Path:

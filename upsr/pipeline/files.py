@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def _of_itself(path: Path) -> Described | None:
     if path.is_file():
         run = path.absolute().parent.parent
         in_run = path.absolute().parent.name == "models" and (run / RUN_OPTIONS).is_file()
-        return _of_run(run, {"pretrain_network_g": path}) if in_run else None
+        return _of_run(run, path) if in_run else None
     if (path / CONFIG).is_file() and (data := _read_config(path / CONFIG)) is not None:
         return _of_saved(path, data)
     if (path / RUN_OPTIONS).is_file():
@@ -145,11 +146,16 @@ def _of_saved(folder: Path, data: dict[str, Any]) -> Described:
     return replace(described, data={**data, **inside}, paths=paths)
 
 
-def _of_run(folder: Path, weights: Mapping[str, Path] | None = None) -> Described:
-    """A run with its newest weights, or those that are given."""
+def _of_run(folder: Path, file: Path | None = None) -> Described:
+    """A run with its newest weights, or with one file of them; its options name the weights that it did not train."""
     described = Described(read_options(folder / RUN_OPTIONS), folder / RUN_OPTIONS, {})
-    if weights is None:
-        weights = run_weights(folder, _found(described).method.weight_keys.values())
+    keys = list(_found(described).method.weight_keys.values())
+    if file is None:
+        weights = run_weights(folder, keys)
+    else:
+        player = re.fullmatch(r"net_(.+)_[^_]+", file.stem)
+        own = f"pretrain_network_{player[1]}" if player else ""
+        weights = {own if own in keys else "pretrain_network_g": file}
     return replace(described, paths={key: str(path) for key, path in weights.items()})
 
 

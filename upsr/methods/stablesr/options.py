@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from upsr.choices import ColourFix, VPSampler
-from upsr.config.schema import CommonOptions, OptimizerOptions, PathOptions, Section, TrainOptions
+from upsr.config.schema import CommonOptions, LossComponent, OptimizerOptions, PathOptions, Section, TrainOptions
 
 Start = Literal["auto", "noise", "noised_lr"]
 Latent = Literal["sample", "mode"]
@@ -113,6 +113,28 @@ class StableSRPathOptions(PathOptions):
     pretrain_network_cfw: str | None = Field(None, description="Weights of the fusion blocks.")
 
 
+class DiscriminatorOptions(Section):
+    """The discriminator of stage cfw, see :class:`upsr.archs.patchgan.PatchDiscriminator`."""
+
+    width: int = Field(64, ge=1, description="Channels of the first layer.")
+    layers: int = Field(3, ge=1, description="Convolutions of stride 2.")
+    norm: Literal["batch", "group", "none"] = Field(
+        "batch", description="batch, as released: statistics of the images that a process sees at once."
+    )
+
+
+class AdversarialOptions(Section):
+    """The adversarial loss of stage cfw."""
+
+    weight: float = Field(0.025, ge=0, description="Factor of the loss.")
+    start: int = Field(
+        501, ge=0, description="Finished iterations from which on it counts, and the discriminator is trained."
+    )
+
+
+_ADAM = OptimizerOptions(type="Adam", lr=5e-5, betas=(0.5, 0.9))
+
+
 class StableSRTrainOptions(TrainOptions):
     """The training loop, optimisers and losses of either stage."""
 
@@ -122,6 +144,13 @@ class StableSRTrainOptions(TrainOptions):
     no_degradation_prob: float = Field(
         0.01, ge=0, le=1, description="Stage sft: probability that the ground truth takes the place of the LR image."
     )
+    optim_cfw: OptimizerOptions = Field(_ADAM, description="Stage cfw: of the fusion blocks.")
+    optim_d: OptimizerOptions = Field(_ADAM, description="Stage cfw: of the discriminator.")
+    perceptual_opt: LossComponent | None = Field(
+        None, description="Stage cfw: perceptual loss (LPIPSLoss) beside the mean absolute error; null for none."
+    )
+    adversarial: AdversarialOptions = AdversarialOptions()
+    discriminator: DiscriminatorOptions = DiscriminatorOptions()
 
 
 class StableSROptions(CommonOptions):
