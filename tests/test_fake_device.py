@@ -168,17 +168,17 @@ def stablesr():
     from upsr.methods.stablesr.method import StableSR
 
     data = {
-        "name": "x", "method": "stablesr", "datasets": {}, "random_backbone": "tiny", "sampler": {"steps": 3},
+        "name": "x", "method": "stablesr", "datasets": {}, "random_backbone": "tiny", "sampler": {"steps": 2},
         "encoder": {"model_channels": 32, "out_channels": 32, "num_res_blocks": 1, "norm_num_groups": 8},
-        "guidance": {"scale": 2}, "path": {"allow_random_weights": True},
+        "guidance": {"scale": 2}, "cfw": {"num_rrdb": 1}, "path": {"allow_random_weights": True},
     }  # fmt: skip
     return StableSR.from_options(parse_options(data, "test"))
 
 
 def test_restoring_with_stablesr_copies_its_two_prompts_too():
     windows = {WINDOWS: 2, "tiling/windows.py gaussian_windows: cpu -> cuda": 4}
-    prompts = {"methods/stablesr/method.py restore: cpu -> cuda": 2}
-    restoring(stablesr(), {**SCHEDULE, **windows, **prompts, NOISE: 4})
+    prompts = {"methods/stablesr/method.py contexts: cpu -> cuda": 2}
+    restoring(stablesr(), {**SCHEDULE, **windows, **prompts, NOISE: 3})
 
 
 def test_training_stablesr_copies_the_schedule_once():

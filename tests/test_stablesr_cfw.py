@@ -78,6 +78,7 @@ def items(folder: Path) -> list[dict[str, Any]]:
 # Triples.
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(root, triples):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "upsr"]
     done = run_fork(*launcher, *arguments(root, "two"), environment={"OMP_NUM_THREADS": "1"})

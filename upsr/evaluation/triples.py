@@ -38,7 +38,7 @@ class TripleMaker:
     """Makes triples by their numbers.
 
     Args:
-        method: has ``upsample``, ``encode``, ``denoise_given``, ``process``, ``timesteps`` and ``sampling`` as
+        method: has ``upsample``, ``encode``, ``denoise_given``, ``contexts``, ``process``, ``timesteps`` and ``sampling`` as
             StableSR has them, on its device; it begins with the noised LR latent, and has one tile.
         degradation: of the crops.
         photos: HR images; crops are drawn from them in the order of a training.
@@ -106,7 +106,7 @@ class TripleMaker:
         t = repeated(method.timesteps, len(lq), self.device)
         x = method.process.q_sample(z_lr, t[:, 0], noise(_START_DRAW))
         step = method.process.step(own.sampler, own.eta)
-        return sample(x, method.denoise_given(z_lr), step, t, lambda k: noise(_START_DRAW + k))
+        return sample(x, method.denoise_given(z_lr, method.contexts(own)), step, t, lambda k: noise(_START_DRAW + k))
 
     def _pairs(self, start: int, stop: int) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
         """Ground truth (H, W, 3) in 8 bit, and LR image (3, h, w) in [0, 1] on the device."""

@@ -215,7 +215,7 @@ class StableSR(Method):
                 lambda band: self.process.q_sample(area.cut(z_lr, [band]), t[:, 0], area.cut(first, [band])),
             )
         step = self.process.step(own.sampler, own.eta)
-        contexts = [one.to(lq.device, self.denoiser.unet.dtype) for one in self.contexts(own)]
+        contexts = self.contexts(own)
         x_0 = sample(
             x,
             tiled(lambda windows: self.denoise_given(area.cut(z_lr, windows), contexts), area),
@@ -236,15 +236,16 @@ class StableSR(Method):
         return self.autoencoder.encode(image.to(dtype), None if noise is None else noise.to(dtype)).float()
 
     def contexts(self, sampling: Sampling) -> list[Tensor]:
-        """Embeddings of the prompt, and under guidance of the negative prompt."""
+        """Embeddings of the prompt, and under guidance of the negative prompt, on the device and in the type of the U-Net."""
         texts = [sampling.prompt] if sampling.guidance == 1 else [sampling.prompt, sampling.negative_prompt]
-        return [self.backbone.prompts[text] for text in texts]
+        unet = self.denoiser.unet
+        return [self.backbone.prompts[text].to(unet.device, unet.dtype) for text in texts]
 
     def denoise_given(self, z_lr: Tensor, contexts: Sequence[Tensor]) -> Denoise:
         """The estimate of x_0 under an LR latent.
 
         Args:
-            contexts: those of :meth:`contexts`, on the device of ``z_lr``.
+            contexts: those of :meth:`contexts`.
         """
         scale, dtype = self.sampling.guidance, self.denoiser.unet.dtype
         contexts = [one.expand(len(z_lr), -1, -1) for one in contexts]
