@@ -147,6 +147,19 @@ def test_a_copy_has_hooks_of_its_own(hooked):
     assert torch.equal(output_of(denoiser, inputs), expected)
 
 
+@pytest.mark.parametrize("part", ["conditioning", "unet", "vae", "cfw"])
+def test_a_part_may_be_replaced_and_the_method_stays_as_it_is(method, part):
+    lq = picture(16, 16)
+    expected = restored(method, lq)
+    with method.denoiser._unhooked(), method.autoencoder._unhooked():
+        same, other = (copy.deepcopy(method.parts()[part]) for _ in range(2))
+    assert torch.equal(restored(method.replaced(part, same), lq), expected)
+    other = method.replaced(part, tiny.random_weights(other, seed=3))
+    assert not torch.equal(restored(other, lq), expected)
+    assert torch.equal(restored(method, lq), expected)
+    assert {id(p) for p in other.parameters()} & {id(p) for p in method.parameters()}
+
+
 def gradients_of(training: Any, batch: dict[str, Tensor]) -> list[Tensor]:
     training.zero_grad()
     training("g", dict(batch), [torch.Generator().manual_seed(i) for i in range(2)])["total"].backward()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from upsr.archs.diffusers_library import diffusers
+from upsr.methods.stablesr.hooks import Hooked
 
 _EPS = 1e-6
 
@@ -68,7 +67,7 @@ class CFW(nn.Module):
         )
 
 
-class WrappedAutoencoder(nn.Module):
+class WrappedAutoencoder(Hooked):
     """An autoencoder of diffusers and its fusion blocks, by forward hooks on the resampling layers at the ends of the levels.
 
     Args:
@@ -76,14 +75,15 @@ class WrappedAutoencoder(nn.Module):
         cfw: ``None``: decodes as the autoencoder does.
     """
 
+    NETWORK = "vae"
+
     def __init__(self, vae: nn.Module, cfw: CFW | None) -> None:
         super().__init__()
         self.vae: Any = vae
         self.cfw = cfw
         self._encoded: dict[str, Tensor] = {}
         self._fused: tuple[dict[str, Tensor], float] | None = None
-        self._hooks: list[Any] = []
-        self._hook()
+        self.hook()
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """The posterior's mean, or with ``noise`` (standard normal, the latent's shape) a sample, scaled.
@@ -118,7 +118,12 @@ class WrappedAutoencoder(nn.Module):
             self._fused = None
         return decoded
 
-    def _hook(self) -> None:
+    def parts(self) -> Mapping[str, nn.Module | None]:
+        """See :meth:`Hooked.parts`."""
+        return {"vae": self.vae, "cfw": self.cfw}
+
+    def hooks(self) -> Iterator[Any]:
+        """See :meth:`Hooked.hooks`: what enters the down-sampling of a level is kept, what enters its up-sampling is fused."""
         for level in self.cfw.fusion if self.cfw is not None else ():
             down = self.vae.encoder.down_blocks[int(level)].downsamplers[0]
             up = self.vae.decoder.up_blocks[-1 - int(level)].upsamplers[0]
@@ -132,14 +137,5 @@ class WrappedAutoencoder(nn.Module):
                 (features, w), decoded = self._fused, inputs[0]
                 return decoded + w * self.cfw.fusion[level](features[level], decoded), *inputs[1:]
 
-            self._hooks += [down.register_forward_pre_hook(keep), up.register_forward_pre_hook(fuse)]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A copy with hooks of its own: those of the original call the original's blocks."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        try:
-            return type(self)(copy.deepcopy(self.vae, memo), copy.deepcopy(self.cfw, memo)).train(self.training)
-        finally:
-            self._hook()
+            yield down.register_forward_pre_hook(keep)
+            yield up.register_forward_pre_hook(fuse)

@@ -261,9 +261,8 @@ class StableSR(Method):
 
     def replaced(self, name: str, network: nn.Module) -> Self:
         """See :meth:`Method.replaced`."""
-        parts = {**self.parts(), name: network}
-        denoiser = ModulatedUNet(parts["unet"], parts["conditioning"])  # type: ignore[arg-type]
-        return self._with(denoiser=denoiser, autoencoder=WrappedAutoencoder(parts["vae"], parts.get("cfw")))  # type: ignore[arg-type]
+        owner = "denoiser" if name in self.denoiser.parts() else "autoencoder"
+        return self._with(**{owner: getattr(self, owner).replaced(**{name: network})})
 
     def for_inference(self, dtype: torch.dtype) -> Self:
         """All networks in ``dtype``; the state of the diffusion stays in float32."""

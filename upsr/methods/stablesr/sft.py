@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from upsr.errors import UpsrError
 from upsr.methods.stablesr.encoder import TimeAwareEncoder
+from upsr.methods.stablesr.hooks import Hooked
 
 _GROUPS = 32
 
@@ -80,7 +78,7 @@ def sft_layers(unet: nn.Module, condition_channels: int, **arguments: Any) -> nn
     return nn.ModuleDict(layers)
 
 
-class ModulatedUNet(nn.Module):
+class ModulatedUNet(Hooked):
     """A U-Net of diffusers whose residual branches pass through SFT layers, by forward hooks on their last convolutions.
 
     The U-Net's own code and the names of its parameters stay as they are.
@@ -90,13 +88,14 @@ class ModulatedUNet(nn.Module):
         conditioning: its SFT layers are those of :func:`sft_layers`.
     """
 
+    NETWORK = "unet"
+
     def __init__(self, unet: nn.Module, conditioning: Conditioning) -> None:
         super().__init__()
         self.unet: Any = unet
         self.conditioning = conditioning
         self._features: dict[tuple[int, int], Tensor] = {}
-        self._hooks: list[Any] = []
-        self._hook()
+        self.hook()
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, features: Sequence[Tensor]) -> Tensor:
         """The U-Net's output.
@@ -116,30 +115,19 @@ class ModulatedUNet(nn.Module):
             self._features = {}
         return output
 
-    def _hook(self) -> None:
+    def parts(self) -> Mapping[str, nn.Module | None]:
+        """See :meth:`Hooked.parts`."""
+        return {"unet": self.unet, "conditioning": self.conditioning}
+
+    def hooks(self) -> Iterator[Any]:
+        """See :meth:`Hooked.hooks`: on the last convolution of each residual block, whose output is the branch."""
         for name, block in _residual_blocks(self.unet).items():
             layer = self.conditioning.sft[name]
 
             def modulate(_: nn.Module, __: Any, branch: Tensor, layer: nn.Module = layer) -> Tensor:
                 return layer(branch, self._features[branch.shape[-2], branch.shape[-1]])
 
-            self._hooks.append(block.conv2.register_forward_hook(modulate))
-
-    @contextlib.contextmanager
-    def _unhooked(self) -> Iterator[None]:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        try:
-            yield
-        finally:
-            self._hook()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A copy with hooks of its own: those of the original call the original's layers."""
-        with self._unhooked():
-            parts = [copy.deepcopy(part, memo) for part in (self.unet, self.conditioning)]
-            return type(self)(*parts).train(self.training)
+            yield block.conv2.register_forward_hook(modulate)
 
 
 def _residual_blocks(unet: nn.Module) -> dict[str, Any]:
