@@ -188,6 +188,13 @@ def test_training_stablesr_copies_the_schedule_once():
     training(SFTTraining(stablesr(), StableSRTrainOptions(total_iter=1)), SCHEDULE)
 
 
+def test_training_the_fusion_blocks_of_stablesr_copies_nothing():
+    from upsr.methods.stablesr.options import StableSRTrainOptions
+    from upsr.methods.stablesr.training_cfw import CFWTraining
+
+    training(CFWTraining(stablesr(), StableSRTrainOptions(total_iter=1)), {}, z_0=(2, 4, 8, 8), started=(2,))
+
+
 def test_training_resshift_and_its_student_copies_the_schedule_once():
     opt = ResShiftTrainOptions(total_iter=1, perceptual_opt=LossComponent(type="L1Loss"))
     training(ResShiftTraining(resshift_parts()[1], opt), SCHEDULE)
@@ -195,12 +202,15 @@ def test_training_resshift_and_its_student_copies_the_schedule_once():
     training(SinSRTraining(resshift_parts()[1], opt, teacher, range(3, -1, -1)), SCHEDULE)
 
 
-def training(model, allowed):
+def training(model, allowed, **more):
+    """One call of every player with ``allowed`` copies, and one of each with none; ``more`` are shapes of further inputs."""
     model = on_cuda(model).train()
-    lq, gt = (torch.empty(2, 3, side, side, device="cuda") for side in (16, 64))
+    shapes = {"lq": (2, 3, 16, 16), "gt": (2, 3, 64, 64), **more}
+    batch = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
     generators = [FakeGenerator("cuda") for _ in range(2)]
-    stays_on_the_device(lambda: model("g", {"lq": lq, "gt": gt}, generators), allowed)
-    stays_on_the_device(lambda: model("g", {"lq": lq, "gt": gt}, generators), {})
+    for copies in (allowed, {}):
+        for player in model.players:
+            stays_on_the_device(lambda: model(player, batch, generators), copies)  # noqa: B023
 
 
 @pytest.mark.parametrize("network", [lambda: CompactSR(num_feat=8, num_block=1), lambda: ATD(**tiny.ATD)])

@@ -24,9 +24,9 @@ from upsr.pipeline.hardware import dtype_for
 from upsr.provenance import digest_of, weights_digest
 
 EXAMPLES = """examples:
-  upsr stablesr triples experiments/first --images photos/ --number 100000 --out datasets/triples
-  upsr stablesr triples model/ --opt options/stablesr/degradation.yml --images photos/ --number 5000 --out datasets/triples
-  torchrun --nproc_per_node=4 -m upsr stablesr triples experiments/first --images photos/ --number 100000 --out datasets/triples
+  upsr METHOD triples experiments/first --images photos/ -o datasets/triples
+  upsr METHOD triples model/ --opt options/stablesr/degradation.yml --images photos/ --number 5000 -o datasets/triples
+  torchrun --nproc_per_node=4 -m upsr METHOD triples experiments/first --images photos/ -o datasets/triples
 
 The same command goes on where it was stopped, and with a larger number extends the set; a kill costs each process one shard at
 most. FOLDER gets triples-NNNNNN.tar, index.json for TripleDataset, and recipe.json. The model needs no fusion blocks: write
@@ -46,8 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose degradation is used (WEIGHTS, an option file or run)",
     )
     parser.add_argument("--images", type=path, required=True, help="folder, lmdb or index of shards of HR photos")
-    parser.add_argument("--number", type=int, required=True, metavar="N", help="triples, rounded up to whole shards")
-    parser.add_argument("--out", type=path, required=True, metavar="FOLDER", help="folder of the shards")
+    parser.add_argument(
+        "--number", type=int, default=100_000, metavar="N", help="triples, rounded up to whole shards (100000)"
+    )
+    parser.add_argument("-o", "--out", type=path, required=True, metavar="FOLDER", help="folder of the shards")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the crops (what the U-Net was trained on)")
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="network calls for each latent (200)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other crops, degradations and noise (0)")

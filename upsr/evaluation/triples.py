@@ -38,7 +38,7 @@ class TripleMaker:
     """Makes triples by their numbers.
 
     Args:
-        method: has ``upsample``, ``encode``, ``denoise_given``, ``contexts``, ``process``, ``timesteps`` and ``sampling`` as
+        method: has ``upsample``, ``encode``, ``contexts``, ``denoise_given``, ``process``, ``timesteps`` and ``sampling`` as
             StableSR has them, on its device; it begins with the noised LR latent, and has one tile.
         degradation: of the crops.
         photos: HR images; crops are drawn from them in the order of a training.
@@ -71,6 +71,7 @@ class TripleMaker:
         self.noise_shape = facts.noise_shape(side, side)
         self.options, self.degradation = degradation, RealESRGANDegradation(degradation, scale)
         self.device = next(method.parameters()).device
+        self._contexts = method.contexts(method.sampling)
 
     def write_shard(self, path: Path, start: int, stop: int, batch: int = 1) -> None:
         """Write the triples from ``start`` on, ``stop`` excluded, whole or not at all.
@@ -106,7 +107,7 @@ class TripleMaker:
         t = repeated(method.timesteps, len(lq), self.device)
         x = method.process.q_sample(z_lr, t[:, 0], noise(_START_DRAW))
         step = method.process.step(own.sampler, own.eta)
-        return sample(x, method.denoise_given(z_lr, method.contexts(own)), step, t, lambda k: noise(_START_DRAW + k))
+        return sample(x, method.denoise_given(z_lr, self._contexts), step, t, lambda k: noise(_START_DRAW + k))
 
     def _pairs(self, start: int, stop: int) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
         """Ground truth (H, W, 3) in 8 bit, and LR image (3, h, w) in [0, 1] on the device."""
