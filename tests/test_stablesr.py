@@ -438,3 +438,21 @@ def test_wrong_knobs_are_refused_in_one_line(root, tmp_path, capsys, knob, messa
     assert main([*arguments, "--knob", knob]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_folder_of_stable_diffusion_goes_with_the_trained_networks(method, root, tmp_path):
+    from safetensors.torch import save_file
+
+    files = {}
+    for part in ("conditioning", "cfw"):
+        files[part] = tmp_path / f"{part}.safetensors"
+        save_file({name: value.contiguous() for name, value in method.parts()[part].state_dict().items()}, files[part])
+    folder = tiny_backbone(root / "sd")
+    with pytest.raises(UpsrError, match="Stable Diffusion alone restores no photos"):
+        UPSRPipeline.from_pretrained(folder)
+    # The networks' sizes are those of the released ones unless an option file says so.
+    with pytest.raises(UpsrError, match=r"conditioning.safetensors: the weights .* are not those of this Conditioning"):
+        UPSRPipeline.from_pretrained(folder, parts=files)
+    torch.save({"state_dict": {"structcond_stage_model.a": torch.zeros(1)}}, tmp_path / "stablesr.ckpt")
+    with pytest.raises(UpsrError, match=r"stablesr.ckpt: .* upsr convert stablesr"):
+        UPSRPipeline.from_pretrained(tmp_path / "stablesr.ckpt")

@@ -16,7 +16,7 @@ _EPS = 1e-6
 
 
 class FusionBlock(nn.Module):
-    """What is added to decoder features, from both features: residual block, dense blocks, residual block.
+    """Fuses features of encoder and decoder: residual block, dense blocks, residual block.
 
     Args:
         channels: of either features.

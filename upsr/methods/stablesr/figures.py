@@ -1,4 +1,4 @@
-"""What the paper's Figure 3a shows: how much the SFT layers change the features of Stable Diffusion, over the timesteps."""
+"""Figure 3a of the paper: the change of Stable Diffusion's features by the SFT layers, over the timesteps."""
 
 from __future__ import annotations
 

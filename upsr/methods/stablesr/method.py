@@ -23,7 +23,7 @@ from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
 from upsr.methods.stablesr.cfw import WrappedAutoencoder
-from upsr.methods.stablesr.networks import KEY, RANDOM, Backbone, check_fit, read, save, trained
+from upsr.methods.stablesr.networks import KEY, PIPELINE, RANDOM, Backbone, check_fit, read, save, trained
 from upsr.methods.stablesr.options import (
     AggregationOptions,
     AutoencoderTileOptions,
@@ -36,9 +36,13 @@ from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.padding import pad_to_size
 from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
 from upsr.tiling.windows import Tile, gaussian_windows
+from upsr.weights.diffusers_folder import class_in
 
 _MULTIPLE = 32
 """Sides of the image that is restored are multiples of it, as in the released scripts."""
+
+_RELEASED = "structcond_stage_model."
+"""Of the names in a released checkpoint."""
 
 _VALUES = 6
 """Maps of the autoencoder's first level that are held at once, about."""
@@ -118,6 +122,7 @@ class StableSR(Method):
     Options = StableSROptions
     weight_keys: ClassVar[Mapping[str, str]] = {"conditioning": "pretrain_network_g", "cfw": "pretrain_network_cfw"}
     folder_keys: ClassVar[Mapping[str, str]] = {"unet": KEY, "vae": KEY}
+    takes = "a folder of diffusers' StableDiffusionPipeline with --part conditioning=FILE and --part cfw=FILE"
     facts: EnlargedFacts
 
     def __init__(
@@ -160,6 +165,28 @@ class StableSR(Method):
         method = cls(denoiser, autoencoder, backbone, sampling)
         method.contexts(sampling)  # a prompt that cannot be embedded is refused before the start
         return method
+
+    @classmethod
+    def assumed(cls, path: Path, tensors: Sequence[str], beside: Mapping[str, Path]) -> dict[str, Any] | None:
+        """Stable Diffusion in a folder of diffusers, with trained networks beside it."""
+        if any(name.startswith(_RELEASED) for name in tensors):
+            raise UpsrError(
+                f"{path}: a released checkpoint is converted first: upsr convert stablesr {path.name} -o FOLDER"
+            )
+        if tensors or class_in(path) != PIPELINE:
+            return None
+        if "conditioning" not in beside:
+            raise UpsrError(
+                f"{path}: Stable Diffusion alone restores no photos; name the weights of StableSR's encoder and SFT layers too: "
+                "--part conditioning=FILE"
+            )
+        paths = {cls.weight_keys[part]: str(file) for part, file in beside.items() if part in cls.weight_keys}
+        return {
+            "method": "stablesr",
+            KEY: str(path.absolute()),
+            "path": paths,
+            **({} if "cfw" in beside else {"cfw": None}),
+        }
 
     def train(self, mode: bool = True) -> Self:
         """The frozen networks stay in evaluation mode."""

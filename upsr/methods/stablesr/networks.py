@@ -19,6 +19,7 @@ from upsr.methods.stablesr.sft import Conditioning, sft_layers
 from upsr.weights.diffusers_folder import INDEX, described_network, read_network, read_scheduler
 from upsr.weights.hub import folder_of
 
+PIPELINE = "StableDiffusionPipeline"
 KEY = "backbone"
 """The option that names the folder."""
 
@@ -189,7 +190,7 @@ def save(backbone: Backbone, folder: Path) -> None:
 def write_index(folder: Path) -> None:
     """Write what the folders in a folder of diffusers are."""
     components = {name: kind for name, kind in _COMPONENTS.items() if (folder / name).is_dir()}
-    index = {"_class_name": "StableDiffusionPipeline", **components}
+    index = {"_class_name": PIPELINE, **components}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
