@@ -20,6 +20,7 @@ from tests.processes import TrainingProcess, one_thread
 from tests.stablesr import tiny_backbone, tiny_options
 from upsr.config.load import load_options, parse_options
 from upsr.engine.distributed import Runtime
+from upsr.engine.step import MicroBatch, TrainingStep
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.methods import Seen, build_method, build_training
@@ -151,8 +152,7 @@ def test_a_copy_has_hooks_of_its_own(hooked):
 def test_a_part_may_be_replaced_and_the_method_stays_as_it_is(method, part):
     lq = picture(16, 16)
     expected = restored(method, lq)
-    with method.denoiser._unhooked(), method.autoencoder._unhooked():
-        same, other = (copy.deepcopy(method.parts()[part]) for _ in range(2))
+    same, other = (copy.deepcopy(method.parts()[part]) for _ in range(2))
     assert torch.equal(restored(method.replaced(part, same), lq), expected)
     other = method.replaced(part, tiny.random_weights(other, seed=3))
     assert not torch.equal(restored(other, lq), expected)
@@ -177,6 +177,21 @@ def test_only_encoder_and_sft_layers_get_gradients_checkpointed_or_not(root):
     again = gradients_of(training, batch)
     assert training.method.denoiser.unet.is_gradient_checkpointing
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+def test_everything_but_encoder_and_sft_layers_stays_to_the_bit(root):
+    opt = options(root)
+    training: Any = build_training(opt).train()
+    parts = training.method.parts()
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    step = TrainingStep(training, opt.train, CPU, seed=0)
+    batch = {"lq": torch.rand(2, 3, 16, 16), "gt": torch.rand(2, 3, 64, 64)}
+    for iteration in range(2):
+        generators = [torch.Generator().manual_seed(2 * iteration + i) for i in range(2)]
+        step(iteration, [MicroBatch(dict(batch), generators, ["a", "b"], [0, 1])], lambda: None)
+    for name, state in before.items():
+        equal = [torch.equal(value, parts[name].state_dict()[key]) for key, value in state.items()]
+        assert not any(equal) if name == "conditioning" else all(equal), name
 
 
 def test_broken_and_chosen_samples_see_the_ground_truth(root):
@@ -214,11 +229,10 @@ def test_stage_one_trains_from_its_option_file(root):
     own = before.conditioning.state_dict()
     for kind in ("params", "params_ema"):
         assert state["players"]["g"][kind].keys() == own.keys()
-    pipe = UPSRPipeline.from_pretrained(folder)
-    after: Any = pipe.method
-    for frozen in ("unet", "vae"):
-        for a, b in zip(before.parts()[frozen].parameters(), after.parts()[frozen].parameters(), strict=True):
-            assert torch.equal(a, b)
+    after: Any = UPSRPipeline.from_pretrained(folder).method
+    assert torch.equal(
+        after.conditioning.encoder.conv_in.weight, state["players"]["g"]["params_ema"]["encoder.conv_in.weight"]
+    )
     assert not torch.equal(own["encoder.conv_in.weight"], after.conditioning.encoder.conv_in.weight)
 
 
@@ -362,7 +376,7 @@ def test_prompts_are_embedded_by_the_text_tower_once(root, monkeypatch):
     assert first.shape == (1, 77, 32)
     monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded again"))
     assert torch.equal(prompts["Good photo."], first)
-    prompts.save(root)
+    prompts.save(root, ["Good photo."])
     assert torch.equal(Prompts(root, 32)["Good photo."], first)
 
 
@@ -371,6 +385,7 @@ def test_prompts_are_embedded_by_the_text_tower_once(root, monkeypatch):
     [
         ({"backbone": "nowhere"}, "nowhere: no such folder"),
         ({"encoder": {"channel_mult": [1, 1, 2]}}, "encoder.channel_mult: 3 levels, but the U-Net has 4"),
+        ({"aggregation": {"overlap": 8}}, "aggregation.overlap: 8 cells, but a tile has 8"),
         ({"cfw": {"levels": [3]}}, "cfw.levels: 3, but the autoencoder's are 0 to 2"),
         ({"backbone": None, "path": {"allow_random_weights": False}}, "backbone: StableSR needs Stable Diffusion"),
     ],
@@ -425,6 +440,7 @@ def test_the_command_takes_texts_and_its_own_colour_fix(root, tmp_path):
         ("start=middle", "start is 'middle'; give auto or noise or noised_lr: first state"),
         ("w", "--knob: w; give NAME=VALUE"),
         ("w=2", "w is 2; give 0 to 1"),
+        ("steps=3", "--knob: steps=3; --steps is given too"),
     ],
 )
 def test_wrong_knobs_are_refused_in_one_line(root, tmp_path, capsys, knob, message):
@@ -435,7 +451,7 @@ def test_wrong_knobs_are_refused_in_one_line(root, tmp_path, capsys, knob, messa
     file.write_text(json.dumps({**data, "datasets": {}}))
     Image.fromarray(tiny.picture(16, 16, 0)).save(tmp_path / "a.png")
     arguments = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--weights", str(file)]
-    assert main([*arguments, "--knob", knob]) == 2
+    assert main([*arguments, "--steps", "2", "--knob", knob]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "b.png").exists()
 
@@ -456,3 +472,47 @@ def test_a_folder_of_stable_diffusion_goes_with_the_trained_networks(method, roo
     torch.save({"state_dict": {"structcond_stage_model.a": torch.zeros(1)}}, tmp_path / "stablesr.ckpt")
     with pytest.raises(UpsrError, match=r"stablesr.ckpt: .* upsr convert stablesr"):
         UPSRPipeline.from_pretrained(tmp_path / "stablesr.ckpt")
+
+
+def test_of_many_steps_eight_estimates_are_shown_and_counted(method):
+    seen: list[str] = []
+    told: list[tuple[int, int]] = []
+    plan = TilePlan(None, Scratch(torch.device("cpu")), progress=lambda done, total: told.append((done, total)))
+    own = method.adjusted(steps=20)
+    own.restore(
+        picture(16, 16), lambda k: torch.randn(1, 4, 8, 8), tiles=plan, watch=lambda item: seen.append(item.name)
+    )
+    assert len(seen) == 8
+    assert (seen[0], seen[-1]) == ("t=999", "t=0")
+    assert told[-1] == (len(told), len(told))
+
+
+def test_a_pipeline_saved_into_its_own_folder_stays_as_it_is(method, root, tmp_path):
+    config = options(root).model_dump(mode="json")
+    config = {"_class_name": "UPSRPipeline", **{key: config[key] for key in options(root).of_method() if key in config}}
+    UPSRPipeline(method, config, "cpu").save_pretrained(tmp_path / "saved")
+    again: Any = UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
+    first = restored(again.method, picture(16, 16))
+    again.save_pretrained(tmp_path / "saved")
+    again = UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
+    assert torch.equal(restored(again.method, picture(16, 16)), first)
+    (tmp_path / "saved" / "backbone" / "prompts.safetensors").write_bytes(b"damaged")
+    with pytest.raises(UpsrError, match=r"prompts.safetensors: not readable"):
+        UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu")
+
+
+def test_prompts_of_visitors_are_not_kept(root):
+    from upsr.methods.stablesr.prompts import Prompts
+
+    prompts = Prompts(tiny_backbone(root / "sd"), 32)
+    for i in range(40):
+        prompts._recent[str(i)] = torch.zeros(1, 77, 32)
+        prompts[f"prompt {i}"]
+    assert len(prompts._recent) <= 33
+    prompts.save(root, ["prompt 39"])
+    assert set(Prompts(root, 32)._known) == {"prompt 39"}
+
+
+def test_compiling_is_refused(root):
+    with pytest.raises(UpsrError, match="compile: the trained layers work inside the networks of diffusers"):
+        options(root, train={"compile": "default"})

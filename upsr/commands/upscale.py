@@ -217,6 +217,16 @@ def _option(name: str) -> str:
 def _settings(given: argparse.Namespace) -> Any:
     from upsr.pipeline.settings import Settings
 
+    texts = _texts(given.knob)
+    for name, option in (
+        ("steps", "steps"),
+        ("fidelity", "fidelity"),
+        ("adaptive", "adaptive"),
+        ("colour", "colour_fix"),
+    ):
+        if name in texts and getattr(given, option) is not None:
+            raise UpsrError(f"--knob: {name}={texts[name]}; {_option(option)} is given too, leave one of them out")
+
     for name in ("width", "height"):
         if (side := getattr(given, name)) is not None and side < 1:
             raise UpsrError(f"--{name}: at least 1 pixel, not {side}")
@@ -227,7 +237,7 @@ def _settings(given: argparse.Namespace) -> Any:
         tile=_tile(given.tile),
         tiles_at_once=1 if given.batch is None else given.batch,
         colour_fix=given.colour_fix,
-        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive} | _texts(given.knob),
+        knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive} | texts,
     )
 
 

@@ -149,7 +149,6 @@ class UPSRPipeline:
         """Move to a device, or compute in another type."""
         if device is not None:
             self.device = usable_device(device)
-            self.method.to(self.device)
         if dtype is not None:
             self.dtype = dtype_for(dtype, self.device)
         self._working = self._prepared(automatic=dtype == "auto")
@@ -168,6 +167,8 @@ class UPSRPipeline:
                 raise
             self.dtype = torch.float32
             working = self.method.for_inference(self.dtype)
+        # Converted where the weights are: of two forms only one takes memory of the device.
+        working = working.to(self.device)
         if self.compile != "none":
             part: Any = working.parts()[_COMPILED]
             working = working.replaced(_COMPILED, Compiled(part, mode=self.compile))
@@ -307,7 +308,9 @@ class UPSRPipeline:
         self.target_size((1, 1), settings)
         self._tiles_at_once(settings)
         if settings.tile == "auto":
-            return replace(settings, tile=choose_tile(self.method, self.device, processes))
+            # The size of the result may follow from a knob.
+            knobs = settings.knobs if settings.size else self._knobs_for((1, 1), (1, 1), settings)
+            return replace(settings, tile=choose_tile(self.method.adjusted(**knobs), self.device, processes))
         least = max(self.method.facts.multiple, _LEAST_TILE)
         if settings.tile is not None and settings.tile < least:
             raise UpsrError(

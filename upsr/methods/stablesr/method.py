@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -15,22 +15,17 @@ from typing_extensions import Self
 
 from upsr import choices
 from upsr.archs.diffusers_library import diffusers
-from upsr.choices import ColourFix, VPSampler
+from upsr.choices import VPSampler
 from upsr.config.schema import TileOptions
 from upsr.diffusion import VariancePreserving, sample, timesteps_from
 from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
-from upsr.methods.base import Facts, Knob, Method, Seen, TextKnob, Watch
+from upsr.methods.base import Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
 from upsr.methods.stablesr.cfw import WrappedAutoencoder
 from upsr.methods.stablesr.networks import KEY, PIPELINE, RANDOM, Backbone, check_fit, read, save, trained
-from upsr.methods.stablesr.options import (
-    AggregationOptions,
-    AutoencoderTileOptions,
-    Latent,
-    StableSROptions,
-    Start,
-)
+from upsr.methods.stablesr.options import Latent, StableSROptions, Start
+from upsr.methods.stablesr.settings import EnlargedFacts, Sampling
 from upsr.methods.stablesr.sft import Conditioning, ModulatedUNet
 from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.padding import pad_to_size
@@ -48,65 +43,9 @@ _VALUES = 6
 """Maps of the autoencoder's first level that are held at once, about."""
 
 _LATENT_DRAW, _START_DRAW = 0, 1
-_MOST_SCALE, _MOST_GUIDANCE = 16.0, 50.0
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Settings of a restoration; see :mod:`upsr.methods.stablesr.options` for each."""
-
-    scale: float
-    sampler: VPSampler
-    steps: int
-    eta: float
-    start: Start
-    latent: Latent
-    guidance: float
-    prompt: str
-    negative_prompt: str
-    w: float
-    colour: ColourFix
-    aggregation: AggregationOptions | None
-    autoencoder_tile: AutoencoderTileOptions | None
-
-    @classmethod
-    def from_options(cls, opt: StableSROptions) -> Sampling:
-        """The settings of an option file."""
-        s, g = opt.sampler, opt.guidance
-        return cls(
-            scale=opt.scale,
-            sampler=s.type,
-            steps=s.steps,
-            eta=s.eta,
-            start=opt.start,
-            latent=opt.latent,
-            guidance=g.scale,
-            prompt=g.prompt,
-            negative_prompt=g.negative_prompt,
-            w=opt.cfw.w if opt.cfw else 0.0,
-            colour=opt.colour,
-            aggregation=opt.aggregation,
-            autoencoder_tile=opt.autoencoder_tile,
-        )
-
-
-@dataclass(frozen=True)
-class EnlargedFacts(Facts):
-    """Facts of a method that enlarges small images to the size its networks were trained on, and reduces the result.
-
-    The shorter side of the image that the diffusion works on is at least ``canvas[0]``.
-    """
-
-    def enlarged_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the image that is restored: the output's, or larger in the same proportions."""
-        factor = max(self.canvas[0] / min(height, width), self.scale)
-        return round(factor * height), round(factor * width)
-
-    def canvas_size(self, height: int, width: int) -> tuple[int, int]:
-        """:meth:`enlarged_size`, raised to multiples of ``canvas[1]``."""
-        multiple = self.canvas[1]
-        rows, columns = (-(-side // multiple) * multiple for side in self.enlarged_size(height, width))
-        return rows, columns
+_MOST_SCALE, _MOST_GUIDANCE = 16.0, 20.0
+_SHOWN = 8
+"""Estimates that are shown of a restoration, at most."""
 
 
 class StableSR(Method):
@@ -137,6 +76,11 @@ class StableSR(Method):
         self.process = VariancePreserving(backbone.scheduler.alphas_cumprod, config.prediction_type)
         self.cell = 2 ** (len(backbone.vae.config.block_out_channels) - 1)
         self.native = int(backbone.unet.config.sample_size)
+        if (own := sampling.aggregation) is not None:
+            self.tile = self.native if own.size is None else own.size
+            self.overlap = self.tile // 2 if own.overlap is None else own.overlap
+            if self.overlap >= self.tile:
+                raise UpsrError(f"aggregation.overlap: {self.overlap} cells, but a tile has {self.tile}; give fewer")
         self.facts = EnlargedFacts(
             sampling.scale,
             3,
@@ -215,7 +159,8 @@ class StableSR(Method):
         """See :meth:`Method.restore`.
 
         ``noise(0)`` is for the LR latent, ``noise(1)`` for the start, the others are for the steps. The size of ``tiles`` is for
-        the autoencoder alone: the latent's tiles have the size that the U-Net was trained on. ``watch`` sees each estimate.
+        the autoencoder alone: the latent's tiles have the size that the U-Net was trained on. ``watch`` sees up to eight
+        estimates: each has to be decoded.
         """
         plan, own, timesteps = tiles or whole_plan(lq.device), self.sampling, self.timesteps
         size = self.facts.enlarged_size(*lq.shape[-2:])
@@ -223,7 +168,8 @@ class StableSR(Method):
         canvas = pad_to_size(x_lr, self.facts.canvas_size(*lq.shape[-2:]))
         cells = canvas[..., :: self.cell, :: self.cell]
         area = Tiles(plan, cells, 1, len(timesteps), axes=self._denoised_in(cells))
-        coded = Tiles(self._coded_in(plan), cells, 1, passes=2, beside=area)
+        shown = _shown(len(timesteps)) if watch else set()
+        coded = Tiles(self._coded_in(plan), cells, 1, passes=2 + len(shown), beside=area)
         drawn = noise(_LATENT_DRAW) if own.latent == "sample" else None
         z_lr = coded.blend(
             coded.blank(self.facts.state[0]),
@@ -232,6 +178,10 @@ class StableSR(Method):
 
         def image_of(z: Tensor) -> Tensor:
             return self._decoded(z, canvas, coded, x_lr, self.facts.output_size(*lq.shape[-2:]))
+
+        def show(k: int, x_0: Tensor) -> None:
+            if watch and k in shown:
+                watch(Seen(f"t={timesteps[k]}", image_of(x_0)))
 
         t = repeated(timesteps, len(lq), lq.device)
         x = noise(_START_DRAW)
@@ -249,7 +199,7 @@ class StableSR(Method):
             banded(lambda band: step, area),
             t,
             lambda k: noise(_START_DRAW + k),
-            None if watch is None else lambda k, x_0: watch(Seen(f"t={timesteps[k]}", image_of(x_0))),
+            show,
         )
         return image_of(x_0)
 
@@ -341,7 +291,7 @@ class StableSR(Method):
 
     def save_folder(self, key: str, folder: Path) -> None:
         """See :meth:`Method.save_folder`."""
-        save(self.backbone, folder)
+        save(self.backbone, folder, (self.sampling.prompt, self.sampling.negative_prompt))
 
     def _denoised_in(self, cells: Tensor) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
         """Tiles of the latent along its rows and columns."""
@@ -349,12 +299,10 @@ class StableSR(Method):
         own = self.sampling.aggregation
         if own is None:
             return {0: cells.new_ones(height)}, {0: cells.new_ones(width)}
-        size = self.native if own.size is None else own.size
-        overlap = size // 2 if own.overlap is None else own.overlap
-        middle = (size - 1) / 2
-        lower = size / 2 if own.centre == "released" else middle
-        rows = gaussian_windows(height, size, overlap, lower, cells.device)
-        return rows, gaussian_windows(width, size, overlap, middle, cells.device)
+        middle = (self.tile - 1) / 2
+        lower = self.tile / 2 if own.centre == "released" else middle
+        rows = gaussian_windows(height, self.tile, self.overlap, lower, cells.device)
+        return rows, gaussian_windows(width, self.tile, self.overlap, middle, cells.device)
 
     def _coded_in(self, plan: TilePlan) -> TilePlan:
         """The plan with the autoencoder's tiles, in cells: those of the options, or the plan's if they are smaller."""
@@ -386,3 +334,9 @@ class StableSR(Method):
         if tuple(image.shape[-2:]) != size:
             image = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
         return image.clamp_(0, 1)
+
+
+def _shown(steps: int) -> set[int]:
+    """Numbers of the steps whose estimates are shown, evenly spaced, the last among them."""
+    count = min(steps, _SHOWN)
+    return {steps - 1 - i * (steps - 1) // max(count - 1, 1) for i in range(count)}

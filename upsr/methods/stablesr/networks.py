@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,16 +175,22 @@ def trained(opt: StableSROptions, backbone: Backbone) -> tuple[Conditioning, CFW
     return conditioning, CFW(widths, **opt.cfw.model_dump(exclude={"w"}), groups=vae.config.norm_num_groups)
 
 
-def save(backbone: Backbone, folder: Path) -> None:
-    """Write a folder that :func:`read` reads, and diffusers."""
+def save(backbone: Backbone, folder: Path, prompts: Sequence[str]) -> None:
+    """Write a folder that :func:`read` reads, and diffusers; into the folder that it was read from, new prompts alone.
+
+    Args:
+        prompts: texts whose embeddings are kept.
+    """
+    source = backbone.prompts.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone.prompts.save(folder, prompts)
+    if source is not None and source.resolve() == folder.resolve():
+        return
     for name in ("unet", "vae", "scheduler"):
         getattr(backbone, name).save_pretrained(str(folder / name))
-    source = backbone.prompts.folder
-    here = [name for name in _TEXT if source is not None and (source / name).is_dir()]
-    for name in here:
-        assert source is not None
-        shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    backbone.prompts.save(folder)
+    for name in _TEXT:
+        if source is not None and (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
     write_index(folder)
 
 

@@ -70,7 +70,7 @@ class SamplerOptions(Section):
 class GuidanceOptions(Section):
     """Classifier-free guidance (Eq. 8) towards a prompt and away from another."""
 
-    scale: float = Field(1.0, ge=0, le=50, description="1 for none, which takes half the time.")
+    scale: float = Field(1.0, ge=0, le=20, description="1 for none, which takes half the time.")
     prompt: str = Field("", description="Text that describes the result; empty as in training.")
     negative_prompt: str = Field(NEGATIVE_PROMPT, description="Text that the result is guided away from.")
 
@@ -152,6 +152,12 @@ class StableSRTrainOptions(TrainOptions):
     adversarial: AdversarialOptions = AdversarialOptions()
     discriminator: DiscriminatorOptions = DiscriminatorOptions()
 
+    @model_validator(mode="after")
+    def _nothing_is_compiled(self) -> StableSRTrainOptions:
+        if self.compile != "none":
+            raise ValueError("compile: the trained layers work inside the networks of diffusers; set it to none")
+        return self
+
 
 class StableSROptions(CommonOptions):
     """An option file of StableSR."""
@@ -172,7 +178,7 @@ class StableSROptions(CommonOptions):
     start: Start = Field(
         "auto",
         description="noise: pure noise; noised_lr: the LR latent, noised to the first step; auto: noise where one tile holds the "
-        "latent, else noised_lr, as the released scripts do.",
+        "latent, else noised_lr, as the released scripts do with ddpm.",
     )
     guidance: GuidanceOptions = GuidanceOptions()
     latent: Latent = Field("sample", description="Of the autoencoder's posterior of the LR image.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ PAPER = (
     "Bad photo.",
 )
 """The prompts of the paper (Table 6); the first is the one of training."""
+
+_RECENT = 31
+"""Embeddings that are kept beside the last one."""
 
 FILE = "prompts.safetensors"
 """Embeddings by the text of their prompts, beside the networks of a folder."""
@@ -49,9 +53,8 @@ class Prompts:
 
     def __init__(self, folder: Path | None, width: int) -> None:
         self.folder, self.width = folder, width
-        self._known: dict[str, Tensor] = {}
-        if folder is not None and (folder / FILE).is_file():
-            self._known = load_file(folder / FILE)
+        self._known = {} if folder is None else self._stored(folder / FILE)
+        self._recent: dict[str, Tensor] = {}
 
     def __getitem__(self, text: str) -> Tensor:
         """The embedding of a prompt.
@@ -59,15 +62,35 @@ class Prompts:
         Raises:
             UpsrError: the prompt is new, and there is no text tower.
         """
-        if text not in self._known:
-            self._known[text] = self._embedded(text)
-        return self._known[text]
+        if text in self._known:
+            return self._known[text]
+        if text not in self._recent:
+            embedding = self._embedded(text)
+            # A page has any number of prompts.
+            self._recent = dict(list(self._recent.items())[-_RECENT:]) | {text: embedding}
+        return self._recent[text]
 
-    def save(self, folder: Path) -> None:
-        """Write the embeddings that are known."""
-        if self._known:
+    def save(self, folder: Path, texts: Sequence[str] = PAPER) -> None:
+        """Write the embeddings of the file that was read, and those of ``texts`` that were asked for before."""
+        kept = self._known | {text: self._recent[text] for text in texts if text in self._recent}
+        if kept:
             with atomic_write(folder / FILE) as path:
-                save_file({text: value.contiguous() for text, value in self._known.items()}, path)
+                save_file({text: value.contiguous() for text, value in kept.items()}, path)
+
+    def _stored(self, file: Path) -> dict[str, Tensor]:
+        if not file.is_file():
+            return {}
+        try:
+            known = load_file(file)
+        except Exception as error:  # damaged files fail in many ways
+            raise UpsrError(
+                f"{file}: not readable ({' '.join(str(error).split())[:160]}); delete or replace it"
+            ) from None
+        if odd := [text for text, value in known.items() if value.shape[-1] != self.width]:
+            raise UpsrError(
+                f"{file}: the embedding of '{odd[0]}' is {known[odd[0]].shape[-1]} wide, but the U-Net takes {self.width}"
+            )
+        return known
 
     @torch.inference_mode(False)
     @torch.no_grad()

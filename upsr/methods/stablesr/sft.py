@@ -124,7 +124,9 @@ class ModulatedUNet(Hooked):
         for name, block in _residual_blocks(self.unet).items():
             layer = self.conditioning.sft[name]
 
-            def modulate(_: nn.Module, __: Any, branch: Tensor, layer: nn.Module = layer) -> Tensor:
+            def modulate(_: nn.Module, __: Any, branch: Tensor, layer: nn.Module = layer) -> Tensor | None:
+                if not self._features:  # the U-Net is at work for another
+                    return None
                 return layer(branch, self._features[branch.shape[-2], branch.shape[-1]])
 
             yield block.conv2.register_forward_hook(modulate)
