@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tests.golden_recipe import fill, key_shapes
 from tests.processes import Fork
-from tests.stablesr import BETAS, tiny_backbone
+from tests.stablesr import SCHEDULER, tiny_backbone
 from tests.test_cli import ended
 from upsr.methods.saved import write_weights
 from upsr.methods.stablesr import convert, convert_command, networks, released
@@ -159,7 +159,7 @@ def place(diffusers, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("released")
     for name, network in (("unet", diffusers.UNet2DConditionModel(**UNET)), ("vae", diffusers.AutoencoderKL(**VAE))):
         network.save_config(str(folder / "sizes" / name))
-    diffusers.DDIMScheduler(**BETAS).save_config(str(folder / "sizes/scheduler"))
+    diffusers.DDIMScheduler(**SCHEDULER).save_config(str(folder / "sizes/scheduler"))
     transformers.CLIPTextConfig(**TEXT).save_pretrained(str(folder / "sizes/text_encoder"))
     options = {
         "method": "stablesr", "backbone": str(folder / "sizes"), "sampler": {"steps": 2},
