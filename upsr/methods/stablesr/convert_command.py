@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   upsr convert stablesr stablesr_000117.ckpt vqgan_cfw_00011.ckpt -o experiments/pretrained_models/stablesr/
   upsr convert stablesr stablesr_turbo.ckpt vqgan_cfw_00011.ckpt -o experiments/pretrained_models/stablesr_turbo/
   upsr convert stablesr mine.ckpt --variant 768v --dtype float16 -o experiments/pretrained_models/mine/
-  upsr upscale photo.jpg --weights experiments/pretrained_models/stablesr/
+  upsr upscale photo.jpg -o large/ --weights experiments/pretrained_models/stablesr/
 
 Writes OUT/config.json, OUT/conditioning.safetensors (time-aware encoder and SFT layers), OUT/cfw.safetensors and OUT/backbone/,
 a folder of diffusers with U-Net, autoencoder, text tower and the embedding of the empty prompt. Other prompts, and with them
