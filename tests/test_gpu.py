@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.stablesr import tiny_options as stablesr_options
 from tests.training import tiny_options
 from upsr.accelerate.compiled import Compiled
 from upsr.archs import ATD, UNetModelSwin
@@ -20,6 +21,7 @@ from upsr.diffusion import ResidualShift, exponential_sqrt_etas
 from upsr.engine.distributed import Runtime
 from upsr.engine.sinks import read_rows
 from upsr.engine.train_loop import train
+from upsr.methods import build_method
 from upsr.methods.upsr.method import UPSR, Sampling
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.restoring.restore import restore
@@ -146,3 +148,36 @@ def test_training_gives_finite_losses_and_goes_on_from_its_state(device, amp, tm
     losses = {int(iteration): float(value) for iteration, tag, value in rows if tag == "losses/total"}
     assert list(losses) == [1, 2, 3, 4]
     assert all(0 < loss < 100 for loss in losses.values())
+
+
+@pytest.fixture
+def stablesr(tmp_path):
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[sd]'")
+    data = {**stablesr_options(tmp_path, tmp_path), "datasets": {}, "guidance": {"scale": 2.5}}
+    return build_method(parse_options(data, "test")).eval()
+
+
+def test_stablesr_restores_on_the_device_as_on_the_cpu(device, exact, stablesr):
+    expected = restore(stablesr, PHOTO, seed=0, names=["a"])
+    found = restore(stablesr.to(device), PHOTO.to(device), seed=0, names=["a"])
+    assert (found.cpu() - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_stablesr_in_other_types_is_near_float32(device, dtype, stablesr):
+    expected = restore(stablesr, PHOTO, seed=0, names=["a"])
+    found = restore(stablesr.for_inference(dtype).to(device), PHOTO.to(device), seed=0, names=["a"])
+    assert (found.cpu() - expected).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("amp", ["fp32", "bf16", "fp16"])
+def test_stablesr_trains_with_checkpointing(device, amp, tmp_path):
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[sd]'")
+    photos = tiny.save_pictures(tmp_path / "photos", 3)
+    settings = {"amp": amp, "activation_checkpointing": True}
+    place = {"num_gpu": 1 if device.type == "cuda" else 0}
+    options = parse_options(stablesr_options(tmp_path, photos, cfw=None, train=settings, **place), "test")
+    rows = read_rows(train(options, Runtime(device)) / "metrics.csv")
+    losses = [float(value) for _, tag, value in rows if tag == "losses/total"]
+    assert losses  # float16 leaves out the first steps, until the loss scale fits
+    assert all(0 < loss < 10 for loss in losses)

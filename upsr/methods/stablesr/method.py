@@ -246,7 +246,8 @@ class StableSR(Method):
         if dtype == torch.float32:
             return self
         if dtype not in (torch.bfloat16, torch.float16):
-            return super().for_inference(dtype)
+            name = str(dtype).removeprefix("torch.")
+            raise UpsrError(f"dtype is {name}; this method computes in float32, bfloat16 or float16")
         # One memo: the SFT layers are parts of two modules, and stay the same in both copies.
         memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(dtype), False) for p in self.parameters()}
         copies = {name: copy.deepcopy(getattr(self, name), memo) for name in ("denoiser", "autoencoder")}
