@@ -25,7 +25,7 @@ from upsr.errors import UpsrError
 from upsr.methods.saved import config_of, file_of, write_config, write_weights
 from upsr.methods.stablesr import convert, networks
 from upsr.methods.stablesr.options import StableSROptions
-from upsr.methods.stablesr.prompts import FILE, PAPER, Prompts
+from upsr.methods.stablesr.prompts import FILE, PAPER, Prompts, stored_embeddings
 from upsr.methods.stablesr.released import VARIANTS, Checkpoint, Variant, variant_of
 from upsr.weights.hub import folder_of
 
@@ -116,8 +116,9 @@ def main(given: argparse.Namespace) -> int:
             getattr(backbone, name).save_config(str(below / name))
         if tower is not None:
             tower.config.save_pretrained(str(below / "text_encoder"))
-        _add_text(given, below)
-        _write_prompts(below, backbone.unet.config.cross_attention_dim)
+        width = backbone.unet.config.cross_attention_dim
+        _add_text(given, below, width)
+        _write_prompts(below, width)
         networks.write_index(below)
         write_config(folder, config_of(opt) | {networks.KEY: networks.KEY})
     print(f"written to {given.out}")
@@ -227,11 +228,12 @@ def _write(part: Part, folder: Path, dtype: torch.dtype | None) -> None:
     print(f"{part.file}: {count / 1e6:.2f} M parameters", flush=True)
 
 
-def _add_text(given: argparse.Namespace, below: Path) -> None:
+def _add_text(given: argparse.Namespace, below: Path, width: int) -> None:
     """Copy what embeds prompts from elsewhere."""
     if given.text is not None and given.text.is_dir():
         shutil.copytree(given.text, below / "text_encoder")
     elif given.text is not None:
+        stored_embeddings(given.text, width)  # refused under its own name
         shutil.copyfile(given.text, below / FILE)
     if given.tokenizer is not None:
         folder = folder_of(given.tokenizer)
@@ -243,6 +245,5 @@ def _write_prompts(below: Path, width: int) -> None:
     prompts = Prompts(below, width)
     can_embed = (below / "tokenizer").is_dir() and (below / "text_encoder").is_dir()
     for text in PAPER if can_embed else PAPER[:1]:
-        if (found := prompts[text].shape[-1]) != width:
-            raise UpsrError(f"--text: its embeddings are {found} wide, but the U-Net takes {width}")
+        prompts[text]
     prompts.save(below)

@@ -42,6 +42,24 @@ def transformers() -> Any:
     return transformers
 
 
+def stored_embeddings(file: Path, width: int) -> dict[str, Tensor]:
+    """Embeddings of a file by the text of their prompts; none where there is no file.
+
+    Raises:
+        UpsrError: the file is damaged, or of a text tower that is not ``width`` wide.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        known = load_file(file)
+    except Exception as error:  # damaged files fail in many ways
+        raise UpsrError(f"{file}: not readable ({' '.join(str(error).split())[:160]}); delete or replace it") from None
+    for value in known.values():
+        if value.shape[-1] != width:
+            raise UpsrError(f"{file}: its embeddings are {value.shape[-1]} wide, but the U-Net takes {width}")
+    return known
+
+
 class Prompts:
     """Embeddings by text, (1, tokens, width) float32 on the CPU.
 
@@ -53,7 +71,7 @@ class Prompts:
 
     def __init__(self, folder: Path | None, width: int) -> None:
         self.folder, self.width = folder, width
-        self._known = {} if folder is None else self._stored(folder / FILE)
+        self._known = {} if folder is None else stored_embeddings(folder / FILE, width)
         self._recent: dict[str, Tensor] = {}
 
     def __getitem__(self, text: str) -> Tensor:
@@ -76,21 +94,6 @@ class Prompts:
         if kept:
             with atomic_write(folder / FILE) as path:
                 save_file({text: value.contiguous() for text, value in kept.items()}, path)
-
-    def _stored(self, file: Path) -> dict[str, Tensor]:
-        if not file.is_file():
-            return {}
-        try:
-            known = load_file(file)
-        except Exception as error:  # damaged files fail in many ways
-            raise UpsrError(
-                f"{file}: not readable ({' '.join(str(error).split())[:160]}); delete or replace it"
-            ) from None
-        if odd := [text for text, value in known.items() if value.shape[-1] != self.width]:
-            raise UpsrError(
-                f"{file}: the embedding of '{odd[0]}' is {known[odd[0]].shape[-1]} wide, but the U-Net takes {self.width}"
-            )
-        return known
 
     @torch.inference_mode(False)
     @torch.no_grad()
