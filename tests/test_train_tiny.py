@@ -120,8 +120,11 @@ def test_killed_five_times_it_ends_where_an_uninterrupted_one_ends(whole, tmp_pa
         assert process.wait() == -signal.SIGKILL
     last = start(root)
     wait_for(last, root, lambda: (root / "runs/stage2/train.log").is_file())
+    # Held, as it may otherwise end while the second one still loads.
+    last.send_signal(signal.SIGSTOP)
     second = start(root)
     assert second.wait(timeout=PATIENCE) == 2
+    last.send_signal(signal.SIGCONT)
     assert "a training is at work there already" in (root / "printed.txt").read_text()
     assert last.wait(timeout=PATIENCE) == 0, (root / "printed.txt").read_text()[-3000:]
     assert losses(root) == losses(whole)
