@@ -249,9 +249,11 @@ class State:
         self.write("" if error is None else f"stopped: {str(error) or type(error).__name__}")
 
     def _watch(self) -> None:
-        while not self._ended.wait(_SECONDS):
+        while True:
             with contextlib.suppress(UpsrError):  # a full disk must not end the training from here
                 self.write()
+            if self._ended.wait(_SECONDS):
+                return
 
     def write(self, more: str = "") -> None:
         """Write the line now."""

@@ -119,7 +119,9 @@ def test_killed_five_times_it_ends_where_an_uninterrupted_one_ends(whole, tmp_pa
         process.kill()
         assert process.wait() == -signal.SIGKILL
     last = start(root)
-    wait_for(last, root, lambda: (root / "runs/stage2/train.log").is_file())
+    # Its own line: the stage may have begun in an earlier life.
+    state = root / "runs" / train_tiny.STATE
+    wait_for(last, root, lambda: state.is_file() and f"pid {last.pid}" in state.read_text())
     # Held, as it may otherwise end while the second one still loads.
     last.send_signal(signal.SIGSTOP)
     second = start(root)
