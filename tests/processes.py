@@ -158,6 +158,17 @@ class TrainingProcess:
         return [int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()]
 
 
+def trained_by_two(options: dict[str, Any]) -> Path:
+    """The folder of a training on two processes of torchrun, which have ended well."""
+    two = TrainingProcess(options, launcher=("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"))
+    try:
+        assert two.popen.wait(240) == 0, two.printed()[-2000:]
+    except subprocess.TimeoutExpired:
+        two.popen.kill()
+        raise
+    return two.folder
+
+
 def train_here(options: dict[str, Any], run: Runtime) -> Path:
     """The same training in this process."""
     return train(parse_options(options, "test"), run)

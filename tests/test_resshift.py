@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tests import tiny
-from tests.processes import TrainingProcess, one_thread, whole_and_killed
+from tests.processes import one_thread, trained_by_two, whole_and_killed
 from tests.resshift import OPTIONS, tiny_options
 from upsr.config.load import load_options, parse_options
 from upsr.engine.distributed import Runtime
@@ -153,14 +152,8 @@ def test_two_processes_train_what_one_does(root, photos, phase):
     )  # fmt: skip
     one = train(parse_options({**settings, "name": f"one {phase}"}, "test"), CPU)
     settings["datasets"]["train"]["batch_size_per_gpu"] = 2
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    two = TrainingProcess({**settings, "name": f"two {phase}"}, launcher=launcher)
-    try:
-        assert two.popen.wait(240) == 0, two.printed()[-2000:]
-    except subprocess.TimeoutExpired:
-        two.popen.kill()
-        raise
-    a, b = (torch.load(f / "training_states" / "3.state", weights_only=True)["players"]["g"] for f in (one, two.folder))
+    two = trained_by_two({**settings, "name": f"two {phase}"})
+    a, b = (torch.load(f / "training_states" / "3.state", weights_only=True)["players"]["g"] for f in (one, two))
     assert max(float((a["params"][n] - b["params"][n]).abs().max()) for n in a["params"]) < 1e-5
 
 

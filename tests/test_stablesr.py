@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.golden_recipe import GOLDEN
-from tests.processes import TrainingProcess, one_thread
+from tests.processes import one_thread, trained_by_two
 from tests.stablesr import tiny_backbone, tiny_options
 from upsr.config.load import load_options, parse_options
 from upsr.engine.distributed import Runtime
@@ -247,14 +246,8 @@ def test_two_processes_train_what_one_does(root):
     )  # fmt: skip
     one = train(parse_options({**settings, "name": "one"}, "test"), CPU)
     settings["datasets"]["train"]["batch_size_per_gpu"] = 2
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    two = TrainingProcess({**settings, "name": "two"}, launcher=launcher)
-    try:
-        assert two.popen.wait(240) == 0, two.printed()[-2000:]
-    except subprocess.TimeoutExpired:
-        two.popen.kill()
-        raise
-    a, b = (torch.load(f / "training_states" / "3.state", weights_only=True)["players"]["g"] for f in (one, two.folder))
+    two = trained_by_two({**settings, "name": "two"})
+    a, b = (torch.load(f / "training_states" / "3.state", weights_only=True)["players"]["g"] for f in (one, two))
     assert max(float((a["params"][n] - b["params"][n]).abs().max()) for n in a["params"]) < 1e-5
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from tests.processes import TrainingProcess, one_thread, run_fork
+from tests.processes import one_thread, run_fork, trained_by_two
 from upsr.archs.patchgan import PatchDiscriminator
 from upsr.cli import main
 from upsr.config.load import load_options, merged, parse_options, read_options
@@ -261,16 +260,10 @@ def test_two_processes_train_what_one_does(root, triples):
     adam = {"lr": 1e-3, "eps": 1e-2}
     steps = {"total_iter": 3, "adversarial": {"start": 1}, "optim_cfw": adam, "optim_d": adam}
     one = run(options(root, "one", train=steps, datasets={"train": {"batch_size_per_gpu": 4}}))
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    two = TrainingProcess(options(root, "two of them", train=steps), launcher=launcher)
-    try:
-        assert two.popen.wait(240) == 0, two.printed()[-2000:]
-    except subprocess.TimeoutExpired:
-        two.popen.kill()
-        raise
+    two = trained_by_two(options(root, "two of them", train=steps))
     fresh: Any = build_training(parse_options(options(root, "of one"), "test"))
     for name, begun in (("cfw", fresh.method.autoencoder.cfw), ("d", fresh.discriminator)):
-        a, b = (players(folder, 3)[name]["params"] for folder in (one, two.folder))
+        a, b = (players(folder, 3)[name]["params"] for folder in (one, two))
         assert max(float((a[n] - b[n]).abs().max()) for n in a) < 1e-6
         assert max(float((a[n] - value).abs().max()) for n, value in begun.state_dict().items()) > 1e-4
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -18,6 +17,7 @@ from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
 from upsr.methods.graphs import Exported
+from upsr.methods.knobs import Knob, TextKnob
 from upsr.tiling.tiles import TilePlan
 
 Batch = MutableMapping[str, Tensor]
@@ -95,72 +95,6 @@ class Seen:
 
 Watch = Callable[[Seen], None]
 """Takes the intermediate results of a restoration, in their order."""
-
-
-@dataclass(frozen=True)
-class Knob:
-    """A setting of a restoration that a user may turn.
-
-    Attributes:
-        about: for a label or a help text.
-        low, high: range of values, both included.
-        default: the method's own value; ``None`` where it follows from other settings.
-        whole: integers only.
-        hint: shorter than ``about``, for those who see the range: ``Fewer: faster.``
-        advanced: for the command and the API; the page shows the others that have a default.
-    """
-
-    about: str
-    low: float
-    high: float
-    default: float | None = None
-    whole: bool = False
-    hint: str = ""
-    advanced: bool = False
-
-    def parsed(self, text: str) -> float:
-        """The value that a text means.
-
-        Raises:
-            ValueError: it is no number.
-        """
-        return float(text)
-
-    def problem(self, value: Any) -> str | None:
-        """Reason to refuse a value, and the remedy."""
-        number = isinstance(value, Real)  # a caller in Python may give text
-        if number and self.low <= value <= self.high and not (self.whole and value != int(value)):
-            return None
-        numbers = "whole numbers from " if self.whole else ""
-        said = f"{value:g}" if number else repr(value)
-        return f"is {said}; give {numbers}{self.low:g} to {self.high:g}: {self.about}"
-
-
-@dataclass(frozen=True)
-class TextKnob:
-    """A setting of a restoration that is a text, or one of several names.
-
-    Attributes:
-        about, hint, advanced: as of :class:`Knob`.
-        default: the method's own value.
-        choices: the values that it takes; any where there are none.
-    """
-
-    about: str
-    default: str
-    choices: Sequence[str] = ()
-    hint: str = ""
-    advanced: bool = False
-
-    def parsed(self, text: str) -> str:
-        """The text."""
-        return text
-
-    def problem(self, value: Any) -> str | None:
-        """Reason to refuse a value, and the remedy."""
-        if isinstance(value, str) and (not self.choices or value in self.choices):
-            return None
-        return f"is {value!r}; give {' or '.join(self.choices) or 'text'}: {self.about}"
 
 
 class Method(nn.Module, ABC):
@@ -320,6 +254,20 @@ class Feed(Protocol):
         self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
     ) -> int:
         """Take over what a checkpoint has of ``slots``; returns the number of samples that do not fit and are left out."""
+
+
+class StatelessFeed:
+    """The part of a :class:`Feed` that keeps nothing between batches."""
+
+    def state_dict(self) -> dict[int, dict[str, Any]]:
+        """See :meth:`Feed.state_dict`."""
+        return {}
+
+    def load_state_dict(
+        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
+    ) -> int:
+        """See :meth:`Feed.load_state_dict`."""
+        return 0
 
 
 class Training(nn.Module, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from upsr.choices import Sampler, Spacing
+from upsr.choices import Sampler, Spacing, VPSampler
 from upsr.config.schema import (
     CommonOptions,
     LossComponent,
@@ -62,6 +62,19 @@ class SamplerOptions(Section):
     spacing: Spacing = Field(
         "endpoint", description="Which steps fewer calls keep; 'released' drops the last one as the released code does."
     )
+
+
+class VPSamplerOptions(Section):
+    """The reverse step of a variance-preserving process; a method adds its number of steps."""
+
+    type: VPSampler = "ddim"
+    eta: float = Field(0.0, ge=0, le=1, description="Share of new noise in each step of ddim.")
+
+    @model_validator(mode="after")
+    def _eta_is_of_ddim(self) -> VPSamplerOptions:
+        if self.eta and self.type == "ddpm":
+            raise ValueError("eta belongs to ddim; remove it, or set type: ddim")
+        return self
 
 
 class ResidualShiftOptions(Section):

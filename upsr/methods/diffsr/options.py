@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from upsr.choices import NoiseSchedule, Prediction, VPSampler
 from upsr.config.schema import CommonOptions, NetworkComponent, OptimizerOptions, Section, TrainOptions
-from upsr.methods.options import NetworkPathOptions
+from upsr.methods.options import NetworkPathOptions, VPSamplerOptions
 
 
 class DiffusionOptions(Section):
@@ -43,18 +43,11 @@ class NoiseLevelOptions(Section):
         return self
 
 
-class SamplerOptions(Section):
+class SamplerOptions(VPSamplerOptions):
     """The reverse process."""
 
     type: VPSampler = Field("ddim", description="ddim: deterministic at eta 0; ddpm: draws from the posterior.")
     steps: int | None = Field(50, ge=1, description="Network calls from t to 0, at most t + 1; null for all.")
-    eta: float = Field(0.0, ge=0, le=1, description="Share of new noise in each step of ddim.")
-
-    @model_validator(mode="after")
-    def _eta_is_of_ddim(self) -> SamplerOptions:
-        if self.eta and self.type == "ddpm":
-            raise ValueError("eta belongs to ddim; remove it, or set type: ddim")
-        return self
 
 
 class DiffSRTrainOptions(TrainOptions):

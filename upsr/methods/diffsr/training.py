@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from upsr.config.schema import CommonOptions
 from upsr.errors import UpsrError
-from upsr.methods.base import Batch, Feed, Player, Training
+from upsr.methods.base import Batch, Feed, Player, StatelessFeed, Training
 from upsr.methods.build import train_options
 from upsr.methods.diffsr.method import DiffSR
 from upsr.methods.diffsr.options import DiffSROptions
@@ -59,8 +59,8 @@ class DenoisingTraining(Training):
         return Crops(opt, self.method)
 
 
-class Crops:
-    """Feeds ground truths alone; nothing is kept between batches."""
+class Crops(StatelessFeed):
+    """Feeds ground truths alone."""
 
     def __init__(self, opt: CommonOptions, method: DiffSR) -> None:
         self.opt, self.method = opt, method
@@ -79,13 +79,3 @@ class Crops:
     def batch(self, raw: Mapping[str, Any], iteration: int, slots: Sequence[int]) -> tuple[Batch, list[str]]:
         """See :meth:`Feed.batch`."""
         return {"gt": raw["gt"].float() / 255}, list(raw["key"])
-
-    def state_dict(self) -> dict[int, dict[str, Any]]:
-        """See :meth:`Feed.state_dict`."""
-        return {}
-
-    def load_state_dict(
-        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
-    ) -> int:
-        """See :meth:`Feed.load_state_dict`."""
-        return 0

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from upsr.choices import ColourFix, VPSampler
 from upsr.config.schema import CommonOptions, LossComponent, OptimizerOptions, PathOptions, Section, TrainOptions
+from upsr.methods.options import VPSamplerOptions
 
 Start = Literal["auto", "noise", "noised_lr"]
 Latent = Literal["sample", "mode"]
@@ -53,18 +54,11 @@ class CFWOptions(Section):
     growth: int = Field(32, ge=1, description="Channels that each layer of a dense block adds.")
 
 
-class SamplerOptions(Section):
+class SamplerOptions(VPSamplerOptions):
     """The reverse process."""
 
     type: VPSampler = Field("ddpm", description="ddpm: draws from the posterior; ddim: deterministic at eta 0.")
     steps: int = Field(200, ge=1, description="Network calls, evenly spaced over the schedule.")
-    eta: float = Field(0.0, ge=0, le=1, description="Share of new noise in each step of ddim.")
-
-    @model_validator(mode="after")
-    def _eta_is_of_ddim(self) -> SamplerOptions:
-        if self.eta and self.type == "ddpm":
-            raise ValueError("eta belongs to ddim; remove it, or set type: ddim")
-        return self
 
 
 class GuidanceOptions(Section):

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from upsr.archs.patchgan import PatchDiscriminator
 from upsr.config.schema import CommonOptions, LossComponent
 from upsr.errors import UpsrError
-from upsr.methods.base import Batch, Feed, Player, Training
+from upsr.methods.base import Batch, Feed, Player, StatelessFeed, Training
 from upsr.methods.build import Losses, train_options
 from upsr.methods.stablesr.method import StableSR
 from upsr.methods.stablesr.options import StableSROptions, StableSRTrainOptions
@@ -84,8 +84,8 @@ class CFWTraining(Training):
         self.losses.refuse_crops(self.method.facts.channels, size, device)
 
 
-class Triples:
-    """Feeds stored triples; nothing is kept between batches."""
+class Triples(StatelessFeed):
+    """Feeds stored triples."""
 
     def __init__(self, opt: Any, training: CFWTraining) -> None:
         self.opt, self.training = opt, training
@@ -107,13 +107,3 @@ class Triples:
         gt = raw["gt"].float() / 255
         started = gt.new_full((len(gt),), iteration >= self.opt.train.adversarial.start)
         return {"gt": gt, "lq": raw["lq"], "z_0": raw["z_0"], "started": started}, list(raw["key"])
-
-    def state_dict(self) -> dict[int, dict[str, Any]]:
-        """See :meth:`Feed.state_dict`."""
-        return {}
-
-    def load_state_dict(
-        self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
-    ) -> int:
-        """See :meth:`Feed.load_state_dict`."""
-        return 0
