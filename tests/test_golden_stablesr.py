@@ -76,10 +76,10 @@ def method(steps: int, **changes: object) -> nn.Module:
     """StableSR of the golden networks."""
     import diffusers
 
+    from upsr.methods.prompts import Prompts
+    from upsr.methods.stable_diffusion import Backbone
     from upsr.methods.stablesr.method import Sampling, StableSR
-    from upsr.methods.stablesr.networks import Backbone
     from upsr.methods.stablesr.options import StableSROptions
-    from upsr.methods.stablesr.prompts import Prompts
 
     denoiser, autoencoder = networks()
     scheduler = diffusers.DDPMScheduler(beta_schedule="scaled_linear", **BETAS, clip_sample=False)
@@ -87,7 +87,7 @@ def method(steps: int, **changes: object) -> nn.Module:
     prompts._known[""] = arr("in:ss.e1.ctx", (1, 7, 48))
     opt = StableSROptions(name="x", datasets={}, sampler={"steps": steps}, **changes)
     backbone = Backbone(denoiser.unet, autoencoder.vae, scheduler, prompts)
-    return StableSR(denoiser, autoencoder, backbone, Sampling.from_options(opt))
+    return StableSR(denoiser, autoencoder, backbone, Sampling.from_options(opt, backbone))
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,9 @@ def restored(method: Any, lq: Tensor, **knobs: Any) -> Tensor:
 
 
 def test_networks_of_full_size_have_the_published_numbers_of_parameters():
+    from upsr.methods.stable_diffusion import published
     from upsr.methods.stablesr.cfw import CFW
     from upsr.methods.stablesr.encoder import TimeAwareEncoder
-    from upsr.methods.stablesr.networks import published
     from upsr.methods.stablesr.sft import sft_layers
 
     counts = json.loads((GOLDEN / "stablesr" / "counts.json").read_text())
@@ -313,10 +313,10 @@ def test_one_tile_is_the_whole_and_many_are_near_it(root):
 def test_images_are_coded_in_tiles_with_the_features_of_their_windows(method):
     from dataclasses import replace
 
-    from upsr.methods.stablesr.options import AutoencoderTileOptions
+    from upsr.methods.options import AutoencoderTileOptions
 
     small = AutoencoderTileOptions(size=64, overlap=32)
-    tiles = method._with(sampling=replace(method.sampling, autoencoder_tile=small))
+    tiles = method._with(sampling=replace(method.sampling, tiling=replace(method.sampling.tiling, autoencoder=small)))
     lq = picture(32, 16)
     out, whole = restored(tiles, lq, w=1), restored(method, lq, w=1)
     assert 0 < float((out - whole).abs().mean()) < 0.1
@@ -362,7 +362,7 @@ def test_a_saved_pipeline_needs_neither_the_folder_nor_the_text_tower(method, ro
 def test_prompts_are_embedded_by_the_text_tower_once(root, monkeypatch):
     import transformers
 
-    from upsr.methods.stablesr.prompts import Prompts
+    from upsr.methods.prompts import Prompts
 
     prompts = Prompts(tiny_backbone(root / "sd"), 32)
     first = prompts["Good photo."]
@@ -495,7 +495,7 @@ def test_a_pipeline_saved_into_its_own_folder_stays_as_it_is(method, root, tmp_p
 
 
 def test_prompts_of_visitors_are_not_kept(root):
-    from upsr.methods.stablesr.prompts import Prompts
+    from upsr.methods.prompts import Prompts
 
     prompts = Prompts(tiny_backbone(root / "sd"), 32)
     for i in range(40):

@@ -27,9 +27,10 @@ from tests.golden_recipe import fill, key_shapes
 from tests.processes import Fork
 from tests.stablesr import SCHEDULER, tiny_backbone
 from tests.test_cli import ended
+from upsr.methods import stable_diffusion
+from upsr.methods.prompts import PAPER
 from upsr.methods.saved import write_weights
 from upsr.methods.stablesr import convert, convert_command, networks, released
-from upsr.methods.stablesr.prompts import PAPER
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import file_digest
 
@@ -317,7 +318,7 @@ def small_by_default(monkeypatch):
     encoder, layers = networks.TimeAwareEncoder, networks.sft_layers
     sizes = {"_UNET": UNET, "_VAE": VAE, "_TEXT_ENCODER": TEXT}
     for name, value in sizes.items():
-        monkeypatch.setattr(networks, name, value)
+        monkeypatch.setattr(stable_diffusion, name, value)
     monkeypatch.setattr(networks, "TimeAwareEncoder", lambda channels, **_: encoder(channels, 32, 32))
     monkeypatch.setattr(networks, "sft_layers", lambda unet, _, **arguments: layers(unet, 32, **arguments))
     for what in ("_write", "_write_prompts"):  # only descriptions are looked at

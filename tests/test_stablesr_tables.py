@@ -24,8 +24,8 @@ from upsr.config import load_options
 from upsr.config.load import parse_options
 from upsr.evaluation.entries import ENTRIES, MissingWeightsError, describe, make_ready, option_file
 from upsr.methods import build_method
+from upsr.methods.stable_diffusion import RANDOM, read
 from upsr.methods.stablesr.figures import ConditionStrength
-from upsr.methods.stablesr.networks import RANDOM, read
 from upsr.report.cost import CostMeter, Setting
 from upsr.report.tables import Evidence, RowDescription, fill, read_publication, what_is_waited_for
 

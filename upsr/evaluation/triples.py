@@ -29,6 +29,7 @@ from upsr.data.triples import GT, LATENT, LQ
 from upsr.diffusion import sample
 from upsr.diffusion.sampling import repeated
 from upsr.errors import UpsrError
+from upsr.methods.latent_canvas import upsampled
 from upsr.rng import numpy_generator, stacked, torch_generator
 
 _LATENT_DRAW, _START_DRAW = 0, 1
@@ -102,7 +103,7 @@ class TripleMaker:
                 [torch_generator(*keys, number, "noise", k, device=self.device) for number in numbers],
             )
 
-        x_lr = method.upsample(lq, (self.size, self.size))
+        x_lr = upsampled(lq, (self.size, self.size))
         z_lr = method.encode(x_lr, noise(_LATENT_DRAW) if own.latent == "sample" else None)
         t = repeated(method.timesteps, len(lq), self.device)
         x = method.process.q_sample(z_lr, t[:, 0], noise(_START_DRAW))

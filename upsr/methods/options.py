@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
@@ -75,6 +77,57 @@ class VPSamplerOptions(Section):
         if self.eta and self.type == "ddpm":
             raise ValueError("eta belongs to ddim; remove it, or set type: ddim")
         return self
+
+
+class AggregationOptions(Section):
+    """Tiles of the latent that meet at every step (Eq. 7)."""
+
+    size: int | None = Field(
+        None, ge=8, description="Side in cells; by default the side that the U-Net was trained on."
+    )
+    overlap: int | None = Field(None, ge=0, description="Overlap in cells; by default half the side.")
+    centre: Literal["released", "symmetric"] = Field(
+        "released", description="Middle of the Gaussian weights; released: half a cell lower than the tile's own."
+    )
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> AggregationOptions:
+        if self.size is not None and self.overlap is not None and self.overlap >= self.size:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
+        return self
+
+
+class AutoencoderTileOptions(Section):
+    """Larger images are encoded and decoded in tiles."""
+
+    size: int = Field(1280, ge=64, description="Side in pixels of the result, a multiple of 8.", multiple_of=8)
+    overlap: int = Field(280, ge=0, description="Overlap in pixels, a multiple of 8.", multiple_of=8)
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> AutoencoderTileOptions:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
+        return self
+
+
+class StableDiffusionOptions(CommonOptions):
+    """Options of a method whose diffusion is Stable Diffusion."""
+
+    scale: float = Field(4, ge=1, le=16, description="Upscaling factor; any number.")  # type: ignore[assignment]
+    backbone: str | None = Field(
+        None,
+        description="Folder of diffusers' StableDiffusionPipeline (Stable Diffusion 2.1, or SD-Turbo), or its user/name on the "
+        "Hugging Face Hub; without it and with path.allow_random_weights networks with random weights.",
+    )
+    random_backbone: Literal["full", "tiny"] = Field(
+        "full", description="Size of networks with random weights: that of Stable Diffusion 2.1, or a few layers."
+    )
+    aggregation: AggregationOptions | None = Field(
+        AggregationOptions(), description="null: latents of any size at once."
+    )
+    autoencoder_tile: AutoencoderTileOptions | None = Field(
+        AutoencoderTileOptions(), description="null: images of any size at once."
+    )
 
 
 class ResidualShiftOptions(Section):

@@ -22,10 +22,11 @@ from upsr.arguments import path
 from upsr.atomic import atomic_folder
 from upsr.config.load import parse_options, read_options
 from upsr.errors import UpsrError
+from upsr.methods import stable_diffusion
+from upsr.methods.prompts import FILE, PAPER, Prompts, stored_embeddings
 from upsr.methods.saved import config_of, file_of, write_config, write_weights
 from upsr.methods.stablesr import convert, networks
 from upsr.methods.stablesr.options import StableSROptions
-from upsr.methods.stablesr.prompts import FILE, PAPER, Prompts, stored_embeddings
 from upsr.methods.stablesr.released import VARIANTS, Checkpoint, Variant, variant_of
 from upsr.weights.hub import folder_of
 
@@ -97,11 +98,11 @@ def main(given: argparse.Namespace) -> int:
     stage_two = None if given.cfw is None else _read(given.cfw, convert.FUSION, "two")
     _check_text(given, stage_one)
     opt = _options(given, variant)
-    backbone = networks.described(opt.backbone)
+    backbone = stable_diffusion.described(opt.backbone)
     if opt.backbone is None:
         backbone.unet.register_to_config(sample_size=variant.sample_size)
         backbone.scheduler.register_to_config(prediction_type=variant.prediction)
-    tower = networks.text_tower(opt.backbone) if stage_one.has(convert.TEXT) else None
+    tower = stable_diffusion.text_tower(opt.backbone) if stage_one.has(convert.TEXT) else None
     parts = _parts(opt, backbone, tower, stage_one, stage_two)
     sources = [stage_one] if stage_two is None else [stage_one, stage_two]
     _refuse_misfits(parts, sources)
@@ -111,7 +112,7 @@ def main(given: argparse.Namespace) -> int:
     with atomic_folder(given.out, SafetensorError) as folder:
         for part in parts:
             _write(part, folder, None if given.dtype == "same" else getattr(torch, given.dtype))
-        below = folder / networks.KEY
+        below = folder / stable_diffusion.KEY
         for name in ("unet", "vae", "scheduler"):
             getattr(backbone, name).save_config(str(below / name))
         if tower is not None:
@@ -119,8 +120,8 @@ def main(given: argparse.Namespace) -> int:
         width = backbone.unet.config.cross_attention_dim
         _add_text(given, below, width)
         _write_prompts(below, width)
-        networks.write_index(below)
-        write_config(folder, config_of(opt) | {networks.KEY: networks.KEY})
+        stable_diffusion.write_index(below)
+        write_config(folder, config_of(opt) | {stable_diffusion.KEY: stable_diffusion.KEY})
     print(f"written to {given.out}")
     return 0
 
@@ -177,13 +178,17 @@ def _options(given: argparse.Namespace, variant: Variant) -> StableSROptions:
 
 
 def _parts(
-    opt: StableSROptions, backbone: networks.Backbone, tower: Any, stage_one: Checkpoint, stage_two: Checkpoint | None
+    opt: StableSROptions,
+    backbone: stable_diffusion.Backbone,
+    tower: Any,
+    stage_one: Checkpoint,
+    stage_two: Checkpoint | None,
 ) -> list[Part]:
     """The files of weights, in the order of writing."""
     with torch.device("meta"):
         conditioning, cfw = networks.trained(opt, backbone)
     unet, vae, trained = (network.state_dict() for network in (backbone.unet, backbone.vae, conditioning))
-    heads, below = opt.encoder.num_heads, networks.KEY
+    heads, below = opt.encoder.num_heads, stable_diffusion.KEY
     parts = [
         Part(f"{below}/unet/{_DIFFUSERS}", stage_one, lambda: convert.unet_weights(stage_one, unet)),
         Part(f"{below}/vae/{_DIFFUSERS}", stage_one, lambda: convert.vae_weights(stage_one, vae)),

@@ -9,38 +9,28 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr import choices
-from upsr.archs.diffusers_library import diffusers
 from upsr.choices import VPSampler
-from upsr.config.schema import TileOptions
 from upsr.diffusion import VariancePreserving, sample, timesteps_from
 from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
+from upsr.methods.latent_canvas import EnlargedFacts, LatentCanvas
+from upsr.methods.stable_diffusion import KEY, PIPELINE, Backbone, backbone_of, save
 from upsr.methods.stablesr.cfw import WrappedAutoencoder
-from upsr.methods.stablesr.networks import KEY, PIPELINE, RANDOM, Backbone, check_fit, read, save, trained
+from upsr.methods.stablesr.networks import trained
 from upsr.methods.stablesr.options import Latent, StableSROptions, Start
-from upsr.methods.stablesr.settings import EnlargedFacts, Sampling
+from upsr.methods.stablesr.settings import Sampling
 from upsr.methods.stablesr.sft import Conditioning, ModulatedUNet
-from upsr.tiling.colour import COLOUR_FIXES
-from upsr.tiling.padding import pad_to_size
-from upsr.tiling.tiles import TilePlan, Tiles, banded, tiled, whole_plan
-from upsr.tiling.windows import Tile, gaussian_windows
+from upsr.tiling.tiles import TilePlan, banded, tiled, whole_plan
 from upsr.weights.diffusers_folder import class_in
-
-_MULTIPLE = 32
-"""Sides of the image that is restored are multiples of it, as in the released scripts."""
 
 _RELEASED = "structcond_stage_model."
 """Of the names in a released checkpoint."""
-
-_VALUES = 6
-"""Maps of the autoencoder's first level that are held at once, about."""
 
 _LATENT_DRAW, _START_DRAW = 0, 1
 _MOST_SCALE, _MOST_GUIDANCE = 16.0, 20.0
@@ -74,37 +64,17 @@ class StableSR(Method):
         self.backbone, self.sampling = backbone, sampling
         config = backbone.scheduler.config
         self.process = VariancePreserving(backbone.scheduler.alphas_cumprod, config.prediction_type)
-        self.cell = 2 ** (len(backbone.vae.config.block_out_channels) - 1)
-        self.native = int(backbone.unet.config.sample_size)
-        if (own := sampling.aggregation) is not None:
-            self.tile = self.native if own.size is None else own.size
-            self.overlap = self.tile // 2 if own.overlap is None else own.overlap
-            if self.overlap >= self.tile:
-                raise UpsrError(f"aggregation.overlap: {self.overlap} cells, but a tile has {self.tile}; give fewer")
-        self.facts = EnlargedFacts(
-            sampling.scale,
-            3,
-            state=(backbone.unet.config.in_channels, self.cell),
-            # Peak memory is in the autoencoder, at the size of the result.
-            values_per_pixel=round(_VALUES * backbone.vae.config.block_out_channels[0] * sampling.scale**2),
-            canvas=(self.native * self.cell, _MULTIPLE),
-        )
+        self.facts = EnlargedFacts.of(backbone, sampling.scale, draws=True)
 
     @classmethod
     def from_options(cls, opt: StableSROptions, *, training: bool = False) -> Self:
         """See :meth:`Method.from_options`."""
-        if opt.backbone is None and not opt.path.allow_random_weights:
-            raise UpsrError(
-                f"{KEY}: StableSR needs Stable Diffusion, a folder of diffusers; docs/methods/stablesr.md says how to get one"
-            )
-        diffusers("sd")
-        backbone = RANDOM[opt.random_backbone]() if opt.backbone is None else read(opt.backbone)
-        check_fit(backbone, len(opt.encoder.channel_mult), KEY)
+        backbone = backbone_of(opt, "StableSR", "docs/methods/stablesr.md")
         conditioning, cfw = trained(opt, backbone)
         load_weights(conditioning, opt, "network_g", "conditioning", optional=training)
         if cfw is not None:
             load_weights(cfw, opt, "network_cfw", "cfw", optional=training)
-        sampling = Sampling.from_options(opt)
+        sampling = Sampling.from_options(opt, backbone)
         denoiser, autoencoder = ModulatedUNet(backbone.unet, conditioning), WrappedAutoencoder(backbone.vae, cfw)
         method = cls(denoiser, autoencoder, backbone, sampling)
         method.contexts(sampling)  # a prompt that cannot be embedded is refused before the start
@@ -162,22 +132,19 @@ class StableSR(Method):
         the autoencoder alone: the latent's tiles have the size that the U-Net was trained on. ``watch`` sees up to eight
         estimates: each has to be decoded.
         """
-        plan, own, timesteps = tiles or whole_plan(lq.device), self.sampling, self.timesteps
-        size = self.facts.enlarged_size(*lq.shape[-2:])
-        x_lr = self.upsample(lq, size)
-        canvas = pad_to_size(x_lr, self.facts.canvas_size(*lq.shape[-2:]))
-        cells = canvas[..., :: self.cell, :: self.cell]
-        area = Tiles(plan, cells, 1, len(timesteps), axes=self._denoised_in(cells))
+        own, timesteps, backbone = self.sampling, self.timesteps, self.backbone
         shown = _shown(len(timesteps)) if watch else set()
-        coded = Tiles(self._coded_in(plan), cells, 1, passes=2 + len(shown), beside=area)
+        plan, codings = tiles or whole_plan(lq.device), 2 + len(shown)
+        canvas = LatentCanvas(lq, self.facts, plan, own.tiling, backbone.cell, len(timesteps), codings)
+        area = canvas.denoised
         drawn = noise(_LATENT_DRAW) if own.latent == "sample" else None
-        z_lr = coded.blend(
-            coded.blank(self.facts.state[0]),
-            lambda w: self.encode(coded.cut(canvas, w, self.cell), None if drawn is None else coded.cut(drawn, w)),
+        z_lr = canvas.encoded(
+            self.facts.state[0],
+            lambda image, w: self.encode(image, None if drawn is None else canvas.coded.cut(drawn, w)),
         )
 
         def image_of(z: Tensor) -> Tensor:
-            return self._decoded(z, canvas, coded, x_lr, self.facts.output_size(*lq.shape[-2:]))
+            return canvas.decoded(z, self._decode, own.colour)
 
         def show(k: int, x_0: Tensor) -> None:
             if watch and k in shown:
@@ -202,10 +169,6 @@ class StableSR(Method):
             show,
         )
         return image_of(x_0)
-
-    def upsample(self, lq: Tensor, size: Sequence[int]) -> Tensor:
-        """(B, 3, h, w) in [0, 1] -> (B, 3, *size) in [-1, 1], bicubic."""
-        return F.interpolate(2 * lq - 1, size=tuple(size), mode="bicubic", align_corners=False).clamp_(-1, 1)
 
     def encode(self, image: Tensor, noise: Tensor | None) -> Tensor:
         """The latent of an image in [-1, 1], float32: a sample of the posterior, or without ``noise`` its mean."""
@@ -294,47 +257,9 @@ class StableSR(Method):
         """See :meth:`Method.save_folder`."""
         save(self.backbone, folder, (self.sampling.prompt, self.sampling.negative_prompt))
 
-    def _denoised_in(self, cells: Tensor) -> tuple[Mapping[int, Tensor], Mapping[int, Tensor]]:
-        """Tiles of the latent along its rows and columns."""
-        height, width = cells.shape[-2:]
-        own = self.sampling.aggregation
-        if own is None:
-            return {0: cells.new_ones(height)}, {0: cells.new_ones(width)}
-        middle = (self.tile - 1) / 2
-        lower = self.tile / 2 if own.centre == "released" else middle
-        rows = gaussian_windows(height, self.tile, self.overlap, lower, cells.device)
-        return rows, gaussian_windows(width, self.tile, self.overlap, middle, cells.device)
-
-    def _coded_in(self, plan: TilePlan) -> TilePlan:
-        """The plan with the autoencoder's tiles, in cells: those of the options, or the plan's if they are smaller."""
-        own = self.sampling.autoencoder_tile
-        sides = [own.size] if own else []
-        if plan.tile is not None:
-            sides.append(max(int(plan.tile.size * self.facts.scale), 8 * self.cell))
-        if not sides:
-            return replace(plan, tile=None)
-        size = min(sides) // self.cell
-        overlap = min((own.overlap if own else size) // self.cell, size // 2)
-        return replace(plan, tile=TileOptions(size=size, overlap=overlap))
-
-    def _decoded(self, z: Tensor, canvas: Tensor, coded: Tiles, x_lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, 3, *size) in [0, 1], with the colours of the upsampled LR image."""
-        dtype, w = self.autoencoder.vae.dtype, self.sampling.w
-
-        def pixels(windows: Sequence[Tile]) -> Tensor:
-            latent, beside = coded.cut(z, windows).to(dtype), coded.cut(canvas, windows, self.cell).to(dtype)
-            return self.autoencoder.decode(latent, beside, w).float()
-
-        image = coded.blend(coded.blank(3, self.cell), pixels, self.cell)
-        image = image[..., : x_lr.shape[-2], : x_lr.shape[-1]]
-        # An infinite value stays visible as such after the clamp.
-        image.masked_fill_(image.isinf(), torch.nan).add_(1).div_(2)
-        scratch = coded.plan.scratch
-        for one, like in zip(image.split(1), x_lr.split(1), strict=True):
-            one.copy_(COLOUR_FIXES[self.sampling.colour](one, (like + 1) / 2, scratch))
-        if tuple(image.shape[-2:]) != size:
-            image = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
-        return image.clamp_(0, 1)
+    def _decode(self, z: Tensor, image: Tensor) -> Tensor:
+        dtype = self.autoencoder.vae.dtype
+        return self.autoencoder.decode(z.to(dtype), image.to(dtype), self.sampling.w)
 
 
 def _shown(steps: int) -> set[int]:

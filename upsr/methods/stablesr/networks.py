@@ -1,170 +1,27 @@
-"""The frozen networks of StableSR: Stable Diffusion in a folder of diffusers."""
+"""The trained networks of StableSR, as its frozen ones need them."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-
-from upsr.archs.diffusers_library import diffusers
 from upsr.errors import UpsrError
+from upsr.methods.stable_diffusion import Backbone
 from upsr.methods.stablesr.cfw import CFW
 from upsr.methods.stablesr.encoder import TimeAwareEncoder
 from upsr.methods.stablesr.options import StableSROptions
-from upsr.methods.stablesr.prompts import Prompts, transformers
 from upsr.methods.stablesr.sft import Conditioning, sft_layers
-from upsr.weights.diffusers_folder import INDEX, described_network, read_network, read_scheduler
-from upsr.weights.hub import folder_of
-
-PIPELINE = "StableDiffusionPipeline"
-KEY = "backbone"
-"""The option that names the folder."""
-
-_UNET: dict[str, Any] = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "attention_head_dim": (5, 10, 20, 20),
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-}
-_VAE: dict[str, Any] = {
-    "sample_size": 768,
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
-_TEXT_ENCODER: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,  # of 24: the embedding is what the last but one gives
-    "num_attention_heads": 16,
-    "hidden_act": "gelu",
-}
-_TINY_UNET: dict[str, Any] = {
-    "sample_size": 8,
-    "block_out_channels": (32, 32, 64, 64),
-    "layers_per_block": 1,
-    "attention_head_dim": (1, 1, 2, 2),
-    "cross_attention_dim": 32,
-    "use_linear_projection": True,
-    "norm_num_groups": 8,
-}
-_TINY_VAE: dict[str, Any] = {
-    **_VAE,
-    "sample_size": 64,
-    "block_out_channels": (16, 16, 32, 32),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-}
-_SCHEDULER: dict[str, Any] = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-}
-_COMPONENTS = {
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-    "scheduler": ["diffusers", "DDPMScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-}
-_TEXT = ("text_encoder", "tokenizer")
-
-
-class Backbone(NamedTuple):
-    """Stable Diffusion.
-
-    Attributes:
-        unet: ``UNet2DConditionModel``.
-        vae: ``AutoencoderKL``.
-        scheduler: ``DDPMScheduler``, whose numbers are used.
-        prompts: embeddings of prompts.
-    """
-
-    unet: Any
-    vae: Any
-    scheduler: Any
-    prompts: Prompts
-
-
-def read(name: str) -> Backbone:
-    """The networks in a folder or a repository.
-
-    Raises:
-        UpsrError: there is none, or it is damaged.
-    """
-    folder = folder_of(name)
-    unet: Any = read_network("UNet2DConditionModel", folder / "unet")
-    vae = read_network("AutoencoderKL", folder / "vae")
-    return Backbone(unet, vae, read_scheduler(folder / "scheduler"), Prompts(folder, unet.config.cross_attention_dim))
-
-
-def published() -> Backbone:
-    """Networks of the size of Stable Diffusion 2.1, of 865.91 M and 83.65 M parameters, with random weights."""
-    return _random(_UNET, _VAE)
-
-
-def tiny() -> Backbone:
-    """Networks of 1.65 M and 0.26 M parameters with random weights, made for images of 64 x 64."""
-    return _random(_TINY_UNET, _TINY_VAE)
-
-
-def _random(unet: dict[str, Any], vae: dict[str, Any]) -> Backbone:
-    library = diffusers()
-    networks = library.UNet2DConditionModel(**unet), library.AutoencoderKL(**vae)
-    return Backbone(*networks, library.DDPMScheduler(**_SCHEDULER), Prompts(None, unet["cross_attention_dim"]))
-
-
-RANDOM = {"full": published, "tiny": tiny}
-"""Networks with random weights by their size."""
-
-
-def described(name: str | None) -> Backbone:
-    """The networks that a folder or a repository describes, or without a name those of :func:`published`, without weights.
-
-    They are on the device ``meta``. Prompts are of random networks.
-
-    Raises:
-        UpsrError: there is no such folder, or it is damaged.
-    """
-    diffusers("sd")
-    if name is None:
-        with torch.device("meta"):
-            return published()
-    folder = folder_of(name)
-    unet: Any = described_network("UNet2DConditionModel", folder / "unet")
-    vae = described_network("AutoencoderKL", folder / "vae")
-    return Backbone(unet, vae, read_scheduler(folder / "scheduler"), Prompts(None, unet.config.cross_attention_dim))
-
-
-def text_tower(name: str | None) -> Any:
-    """The ``CLIPTextModel`` beside the networks of :func:`described`, on the device ``meta``."""
-    library = transformers()
-    if name is None:
-        config = library.CLIPTextConfig(**_TEXT_ENCODER)
-    else:
-        folder = folder_of(name) / "text_encoder"
-        if not (folder / "config.json").is_file():
-            raise UpsrError(f"{folder}: no config.json, which describes the text tower of the checkpoint")
-        config = library.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True)
-    with torch.device("meta"):
-        return library.CLIPTextModel(config)
 
 
 def trained(opt: StableSROptions, backbone: Backbone) -> tuple[Conditioning, CFW | None]:
     """The networks that the two stages train, with new weights.
 
     Raises:
-        UpsrError: the autoencoder has no level that CFW is to have a block at.
+        UpsrError: the encoder has other levels than the U-Net, or the autoencoder none that CFW is to have a block at.
     """
     unet, vae = backbone.unet, backbone.vae
+    levels = len(opt.encoder.channel_mult)
+    if len(unet.config.block_out_channels) != levels:
+        raise UpsrError(
+            f"encoder.channel_mult: {levels} levels, but the U-Net has {len(unet.config.block_out_channels)}; make them agree"
+        )
     encoder = TimeAwareEncoder(unet.config.in_channels, **opt.encoder.model_dump())
     conditioning = Conditioning(encoder, sft_layers(unet, opt.encoder.out_channels, **opt.sft.model_dump()))
     if opt.cfw is None:
@@ -173,48 +30,3 @@ def trained(opt: StableSROptions, backbone: Backbone) -> tuple[Conditioning, CFW
     if outside := [level for level in opt.cfw.levels if not 0 <= level < len(widths) - 1]:
         raise UpsrError(f"cfw.levels: {outside[0]}, but the autoencoder's are 0 to {len(widths) - 2}")
     return conditioning, CFW(widths, **opt.cfw.model_dump(exclude={"w"}), groups=vae.config.norm_num_groups)
-
-
-def save(backbone: Backbone, folder: Path, prompts: Sequence[str]) -> None:
-    """Write a folder that :func:`read` reads, and diffusers; into the folder that it was read from, new prompts alone.
-
-    Args:
-        prompts: texts whose embeddings are kept.
-    """
-    source = backbone.prompts.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    backbone.prompts.save(folder, prompts)
-    if source is not None and source.resolve() == folder.resolve():
-        return
-    for name in ("unet", "vae", "scheduler"):
-        getattr(backbone, name).save_pretrained(str(folder / name))
-    for name in _TEXT:
-        if source is not None and (source / name).is_dir():
-            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    write_index(folder)
-
-
-def write_index(folder: Path) -> None:
-    """Write what the folders in a folder of diffusers are."""
-    components = {name: kind for name, kind in _COMPONENTS.items() if (folder / name).is_dir()}
-    index = {"_class_name": PIPELINE, **components}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def check_fit(backbone: Backbone, levels: int, key: str) -> None:
-    """Refuse networks that do not belong together.
-
-    Args:
-        levels: of the time-aware encoder.
-        key: option that names the backbone, for messages.
-
-    Raises:
-        UpsrError: they do not.
-    """
-    unet, vae = backbone.unet.config, backbone.vae.config
-    if unet.in_channels != vae.latent_channels:
-        raise UpsrError(f"{key}: its U-Net takes {unet.in_channels} channels, and its latent has {vae.latent_channels}")
-    if len(unet.block_out_channels) != levels:
-        raise UpsrError(
-            f"encoder.channel_mult: {levels} levels, but the U-Net has {len(unet.block_out_channels)}; make them agree"
-        )

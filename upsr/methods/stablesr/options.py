@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from upsr.choices import ColourFix, VPSampler
-from upsr.config.schema import CommonOptions, LossComponent, OptimizerOptions, PathOptions, Section, TrainOptions
-from upsr.methods.options import VPSamplerOptions
+from upsr.config.schema import LossComponent, OptimizerOptions, PathOptions, Section, TrainOptions
+from upsr.methods.options import StableDiffusionOptions, VPSamplerOptions
 
 Start = Literal["auto", "noise", "noised_lr"]
 Latent = Literal["sample", "mode"]
@@ -69,37 +69,6 @@ class GuidanceOptions(Section):
     negative_prompt: str = Field(NEGATIVE_PROMPT, description="Text that the result is guided away from.")
 
 
-class AggregationOptions(Section):
-    """Tiles of the latent that meet at every step (Eq. 7)."""
-
-    size: int | None = Field(
-        None, ge=8, description="Side in cells; by default the side that the U-Net was trained on."
-    )
-    overlap: int | None = Field(None, ge=0, description="Overlap in cells; by default half the side.")
-    centre: Literal["released", "symmetric"] = Field(
-        "released", description="Middle of the Gaussian weights; released: half a cell lower than the tile's own."
-    )
-
-    @model_validator(mode="after")
-    def _overlap_is_smaller(self) -> AggregationOptions:
-        if self.size is not None and self.overlap is not None and self.overlap >= self.size:
-            raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
-        return self
-
-
-class AutoencoderTileOptions(Section):
-    """Larger images are encoded and decoded in tiles."""
-
-    size: int = Field(1280, ge=64, description="Side in pixels of the result, a multiple of 8.", multiple_of=8)
-    overlap: int = Field(280, ge=0, description="Overlap in pixels, a multiple of 8.", multiple_of=8)
-
-    @model_validator(mode="after")
-    def _overlap_is_smaller(self) -> AutoencoderTileOptions:
-        if self.overlap >= self.size:
-            raise ValueError(f"overlap ({self.overlap}) must be smaller than size ({self.size})")
-        return self
-
-
 class StableSRPathOptions(PathOptions):
     """Where weights come from and where results go."""
 
@@ -153,18 +122,9 @@ class StableSRTrainOptions(TrainOptions):
         return self
 
 
-class StableSROptions(CommonOptions):
+class StableSROptions(StableDiffusionOptions):
     """An option file of StableSR."""
 
-    scale: float = Field(4, ge=1, le=16, description="Upscaling factor; any number.")  # type: ignore[assignment]
-    backbone: str | None = Field(
-        None,
-        description="Folder of diffusers' StableDiffusionPipeline (Stable Diffusion 2.1, or SD-Turbo), or its user/name on the "
-        "Hugging Face Hub; without it and with path.allow_random_weights networks with random weights.",
-    )
-    random_backbone: Literal["full", "tiny"] = Field(
-        "full", description="Size of networks with random weights: that of Stable Diffusion 2.1, or a few layers."
-    )
     encoder: EncoderOptions = EncoderOptions()
     sft: SFTOptions = SFTOptions()
     cfw: CFWOptions | None = Field(CFWOptions(), description="null: the autoencoder decodes alone.")
@@ -176,12 +136,6 @@ class StableSROptions(CommonOptions):
     )
     guidance: GuidanceOptions = GuidanceOptions()
     latent: Latent = Field("sample", description="Of the autoencoder's posterior of the LR image.")
-    aggregation: AggregationOptions | None = Field(
-        AggregationOptions(), description="null: latents of any size at once."
-    )
-    autoencoder_tile: AutoencoderTileOptions | None = Field(
-        AutoencoderTileOptions(), description="null: images of any size at once."
-    )
     colour: ColourFix = Field("adain", description="Correction towards the LR image's colours.")
     path: StableSRPathOptions = StableSRPathOptions()
     train: StableSRTrainOptions | None = Field(None, description="Needed by train.py.")

@@ -14,6 +14,7 @@ from upsr.config.schema import CommonOptions, LossComponent
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Feed, Player, StatelessFeed, Training
 from upsr.methods.build import Losses, train_options
+from upsr.methods.latent_canvas import upsampled
 from upsr.methods.stablesr.method import StableSR
 from upsr.methods.stablesr.options import StableSROptions, StableSRTrainOptions
 
@@ -64,7 +65,7 @@ class CFWTraining(Training):
             real, fake = self.discriminator(gt).float(), self.discriminator(batch["restored"]).float()
             loss = started * ((1 - real).relu().mean() + (1 + fake).relu().mean()) / 2
             return {"l_d": loss, "real": real.mean().detach(), "fake": fake.mean().detach(), "total": loss}
-        x_lr = self.method.upsample(batch["lq"], gt.shape[-2:])
+        x_lr = upsampled(batch["lq"], gt.shape[-2:])
         restored = self.method.autoencoder.decode(batch["z_0"], x_lr, w=1).float()
         batch["restored"] = restored.detach()
         losses = self.losses(restored, gt, generators)

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from upsr.methods.base import Batch, Player, Training
 from upsr.methods.build import train_options
+from upsr.methods.latent_canvas import upsampled
 from upsr.methods.stablesr.method import StableSR
 from upsr.methods.stablesr.options import StableSROptions, StableSRTrainOptions
 from upsr.methods.timesteps import drawn_timesteps, errors_by_tenth
@@ -44,7 +45,7 @@ class SFTTraining(Training):
         """See :meth:`Training.forward`."""
         method = self.method
         gt = 2 * batch["gt"] - 1
-        x_lr = self.sometimes_sharp(method.upsample(batch["lq"], gt.shape[-2:]), gt, generators)
+        x_lr = self.sometimes_sharp(upsampled(batch["lq"], gt.shape[-2:]), gt, generators)
         with torch.no_grad(), torch.autocast(gt.device.type, enabled=False):
             z_lr, z_gt = (self._encoded(image, generators) for image in (x_lr, gt))
         t = drawn_timesteps(0, method.process.num_timesteps, generators).to(gt.device)

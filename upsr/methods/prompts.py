@@ -20,7 +20,7 @@ PAPER = (
     "3d, cartoon, anime, sketches, (worst quality:2), (low quality:2)",
     "Bad photo.",
 )
-"""The prompts of the paper (Table 6); the first is the one of training."""
+"""The prompts of StableSR's paper (Table 6); the first is the one of training."""
 
 _RECENT = 31
 """Embeddings that are kept beside the last one."""
@@ -38,7 +38,7 @@ def transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise MissingPackageError("StableSR needs transformers for prompts: pip install 'upsr[sd]'") from None
+        raise MissingPackageError("prompts need transformers: pip install 'upsr[sd]'") from None
     return transformers
 
 
