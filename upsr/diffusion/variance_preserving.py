@@ -42,10 +42,19 @@ class VariancePreserving:
 
     def x_0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The estimate of x_0 that a network's output means."""
-        signal, std = self._rates(t, x_t)
         if self.prediction == "epsilon":
-            return (x_t - std * output) / signal
+            return self.denoised(output, x_t, t)
+        signal, std = self._rates(t, x_t)
         return output if self.prediction == "sample" else signal * x_t - std * output
+
+    def denoised(self, noise: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_0, given the noise in x_t."""
+        signal, std = self._rates(t, x_t)
+        return (x_t - std * noise) / signal
+
+    def noise(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The estimate of the noise in x_t that a network's output means."""
+        return output if self.prediction == "epsilon" else self.epsilon(self.x_0(output, x_t, t), x_t, t)
 
     def epsilon(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise that x_0 and x_t imply."""
@@ -88,6 +97,17 @@ class VariancePreserving:
         variance = eta**2 * (1 - p) / (1 - a) * (1 - a / p)
         x = like(p.sqrt(), x_t) * x_0 + like((1 - p - variance).sqrt(), x_t) * self.epsilon(x_0, x_t, t)
         return x + like(variance.sqrt(), x_t) * noise() if eta else x
+
+    def reusing_step(self) -> Step:
+        """A reverse step that adds the noise of its first call to each estimate, for one restoration (DM-SR, Sec. 4.4)."""
+        first: list[Tensor] = []
+
+        def step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+            if not first:
+                first.append(self.epsilon(x_0, x_t, t))
+            return self.q_sample(x_0, t_prev, first[0])
+
+        return step
 
     def step(self, sampler: VPSampler, eta: float = 0.0) -> Step:
         """The reverse step by its name; ``eta`` is that of :meth:`ddim_step`."""

@@ -96,8 +96,9 @@ class DegradedPairs:
 def micro_batch(
     feed: Feed, raw: Mapping[str, Any], *, seed: int, iteration: int, slots: Sequence[int], device: torch.device
 ) -> MicroBatch:
-    """The samples that a feed makes of a raw batch, with the generators of their slots."""
+    """The samples that a feed makes of a raw batch, with the iteration and the generators of their slots."""
     batch, files = feed.batch(raw, iteration, slots)
+    batch["iteration"] = torch.full((len(slots),), iteration, device=device)
     generators = [torch_generator(seed, "train", iteration, "slot", slot, device=device) for slot in slots]
     return MicroBatch(batch, generators, files, slots)
 

@@ -21,7 +21,8 @@ from upsr.methods.knobs import Knob, TextKnob
 from upsr.tiling.tiles import TilePlan
 
 Batch = MutableMapping[str, Tensor]
-"""Input of a training step, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs."""
+"""Input of a training step, by name: ``lq`` (B, C, h, w) and ``gt`` (B, C, s*h, s*w) in [0, 1] of degraded pairs;
+``iteration`` (B,), the number of finished iterations."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ _VALUES = 6
 """Maps of the autoencoder's first level that are held at once, about."""
 
 
+_SHOWN = 8
+"""Each has to be decoded."""
+
+
 @dataclass(frozen=True)
 class EnlargedFacts(Facts):
     """Facts of a method that enlarges small images to the size its networks were trained on, and reduces the result.
@@ -183,6 +187,12 @@ class LatentCanvas:
 def upsampled(lq: Tensor, size: Sequence[int]) -> Tensor:
     """(B, 3, h, w) in [0, 1] -> (B, 3, *size) in [-1, 1], bicubic."""
     return F.interpolate(2 * lq - 1, size=tuple(size), mode="bicubic", align_corners=False).clamp_(-1, 1)
+
+
+def shown_steps(steps: int) -> set[int]:
+    """Numbers of the steps whose estimates are shown, at most eight, evenly spaced, the last among them."""
+    count = min(steps, _SHOWN)
+    return {steps - 1 - i * (steps - 1) // max(count - 1, 1) for i in range(count)}
 
 
 def _middle(own: AggregationOptions, size: int) -> float:

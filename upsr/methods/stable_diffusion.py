@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from upsr.archs.diffusers_library import diffusers
 from upsr.errors import UpsrError
@@ -178,6 +180,20 @@ def text_tower(name: str | None) -> Any:
         config = library.CLIPTextConfig.from_pretrained(str(folder), local_files_only=True)
     with torch.device("meta"):
         return library.CLIPTextModel(config)
+
+
+def half_copies(modules: Mapping[str, nn.Module], dtype: torch.dtype) -> dict[str, Any]:
+    """Copies that compute in half precision; what two of them share, their copies share.
+
+    Raises:
+        UpsrError: ``dtype`` is neither bfloat16 nor float16.
+    """
+    if dtype not in (torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        raise UpsrError(f"dtype is {name}; this method computes in float32, bfloat16 or float16")
+    parameters = (p for module in modules.values() for p in module.parameters())
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(dtype), False) for p in parameters}
+    return {name: copy.deepcopy(module, memo) for name, module in modules.items()}
 
 
 def save(backbone: Backbone, folder: Path, prompts: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ class EncoderOptions(Section):
 
     embedding: Literal["scalar", "sinusoidal"] = Field(
         "scalar",
-        description="Input of the linear layers: t / 500, or 320 sines; with t / 500 there are 34.16 M parameters as in the paper.",
+        description="Input of the linear layers: t / 500, which gives the 34.16 M parameters of the paper, or 320 sines.",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from upsr.diffusion.sampling import Denoise, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Knob, Method, Seen, TextKnob, Watch
 from upsr.methods.build import load_weights
-from upsr.methods.latent_canvas import EnlargedFacts, LatentCanvas
-from upsr.methods.stable_diffusion import KEY, PIPELINE, Backbone, backbone_of, save
+from upsr.methods.latent_canvas import EnlargedFacts, LatentCanvas, shown_steps
+from upsr.methods.stable_diffusion import KEY, PIPELINE, Backbone, backbone_of, half_copies, save
 from upsr.methods.stablesr.cfw import WrappedAutoencoder
 from upsr.methods.stablesr.networks import trained
 from upsr.methods.stablesr.options import Latent, StableSROptions, Start
@@ -34,8 +33,6 @@ _RELEASED = "structcond_stage_model."
 
 _LATENT_DRAW, _START_DRAW = 0, 1
 _MOST_SCALE, _MOST_GUIDANCE = 16.0, 20.0
-_SHOWN = 8
-"""Estimates that are shown of a restoration, at most."""
 
 
 class StableSR(Method):
@@ -133,7 +130,7 @@ class StableSR(Method):
         estimates: each has to be decoded.
         """
         own, timesteps, backbone = self.sampling, self.timesteps, self.backbone
-        shown = _shown(len(timesteps)) if watch else set()
+        shown = shown_steps(len(timesteps)) if watch else set()
         plan, codings = tiles or whole_plan(lq.device), 2 + len(shown)
         canvas = LatentCanvas(lq, self.facts, plan, own.tiling, backbone.cell, len(timesteps), codings)
         area = canvas.denoised
@@ -208,12 +205,7 @@ class StableSR(Method):
         """All networks in ``dtype``; the state of the diffusion stays in float32."""
         if dtype == torch.float32:
             return self
-        if dtype not in (torch.bfloat16, torch.float16):
-            name = str(dtype).removeprefix("torch.")
-            raise UpsrError(f"dtype is {name}; this method computes in float32, bfloat16 or float16")
-        # One memo: the SFT layers are parts of two modules, and stay the same in both copies.
-        memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to(dtype), False) for p in self.parameters()}
-        copies = {name: copy.deepcopy(getattr(self, name), memo) for name in ("denoiser", "autoencoder")}
+        copies = half_copies({name: getattr(self, name) for name in ("denoiser", "autoencoder")}, dtype)
         return self._with(**copies)
 
     def knobs(self) -> Mapping[str, Knob | TextKnob]:
@@ -260,9 +252,3 @@ class StableSR(Method):
     def _decode(self, z: Tensor, image: Tensor) -> Tensor:
         dtype = self.autoencoder.vae.dtype
         return self.autoencoder.decode(z.to(dtype), image.to(dtype), self.sampling.w)
-
-
-def _shown(steps: int) -> set[int]:
-    """Numbers of the steps whose estimates are shown, evenly spaced, the last among them."""
-    count = min(steps, _SHOWN)
-    return {steps - 1 - i * (steps - 1) // max(count - 1, 1) for i in range(count)}

@@ -40,7 +40,8 @@ class CFWTraining(Training):
         cfw = method.autoencoder.cfw
         if cfw is None:
             raise UpsrError("cfw: phase cfw trains the fusion blocks; give the section")
-        self.method, self.weight = method.requires_grad_(False), opt.adversarial.weight
+        self.method = method.requires_grad_(False)
+        self.weight, self.start = opt.adversarial.weight, opt.adversarial.start
         self.losses = Losses(LossComponent(type="L1Loss"), opt.perceptual_opt)
         self.discriminator = PatchDiscriminator(**opt.discriminator.model_dump())
         self.players = {
@@ -57,10 +58,10 @@ class CFWTraining(Training):
         """See :meth:`Training.forward`; nothing is drawn.
 
         Args:
-            batch: ``gt`` and ``lq`` in [0, 1], the latent ``z_0``, and ``started`` (B,), 1 once the discriminator has a part.
+            batch: with the latent ``z_0``.
         """
         gt = 2 * batch["gt"] - 1
-        started = batch["started"].mean()
+        started = (batch["iteration"] >= self.start).float().mean()
         if player == "d":
             real, fake = self.discriminator(gt).float(), self.discriminator(batch["restored"]).float()
             loss = started * ((1 - real).relu().mean() + (1 + fake).relu().mean()) / 2
@@ -106,5 +107,4 @@ class Triples(StatelessFeed):
                 "datasets.train: phase cfw needs a TripleDataset; `upsr stablesr triples` makes the triples"
             )
         gt = raw["gt"].float() / 255
-        started = gt.new_full((len(gt),), iteration >= self.opt.train.adversarial.start)
-        return {"gt": gt, "lq": raw["lq"], "z_0": raw["z_0"], "started": started}, list(raw["key"])
+        return {"gt": gt, "lq": raw["lq"], "z_0": raw["z_0"]}, list(raw["key"])
