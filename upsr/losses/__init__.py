@@ -1,4 +1,4 @@
-"""Losses in LOSS_REGISTRY: basicsr's pixel losses (MSELoss, L1Loss, ...), LPIPS, also of latents, wavelets in its place, GridLoss."""
+"""Losses in LOSS_REGISTRY: basicsr's pixel losses (MSELoss, L1Loss, ...), LPIPS of images and latents, wavelets, GridLoss."""
 
 from upsr.losses.first_available import FirstAvailableLoss
 from upsr.losses.grid_loss import GridLoss
