@@ -133,7 +133,9 @@ class TestFeatures:
         assert [str(layer) for layer in theirs] == [str(layer) for layer in own]
 
     def test_a_file_that_is_absent_or_does_not_fit_is_refused_in_one_line(self, vgg, tmp_path):
-        with pytest.raises(UpsrError, match=r"^estimator\.pretrained: .*absent\.pth: no such .*estimator\.pretrained: null$"):
+        with pytest.raises(
+            UpsrError, match=r"^estimator\.pretrained: .*absent\.pth: no such .*estimator\.pretrained: null$"
+        ):
             load_features(small(), str(tmp_path / "absent.pth"))
         with pytest.raises(UpsrError, match=r"vgg19\.pth: no features of a VGG-19 of width 8: .*pretrained: null$"):
             load_features(small(8), str(vgg))
@@ -148,7 +150,9 @@ class TestFeatures:
         monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
         with torch.device("meta"):
             network = TimestepEstimator()
-        with pytest.raises(UpsrError, match=r"^estimator\.pretrained: imagenet: vgg19-dcbb9e9d\.pth could.*no network.*null$"):
+        with pytest.raises(
+            UpsrError, match=r"^estimator\.pretrained: imagenet: vgg19-dcbb9e9d\.pth could.*no network.*null$"
+        ):
             load_features(network, "imagenet")
 
 
