@@ -38,12 +38,7 @@ def lpips_network(net: Backbone, backbone_path: str | None, key: str) -> nn.Modu
         BackboneUnavailableError: the backbone is neither given nor found nor reachable.
         UpsrError: the file does not fit.
     """
-    import lpips  # here, so that runs without LPIPS do not need it
-
-    # The package prints its set-up, calls torchvision in a way that is deprecated, and draws weights that are replaced below.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", UserWarning)
-        network: nn.Module = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    network = without_backbone(net)
     path = Path(backbone_path) if backbone_path is not None else next(_in_hub_folder(net), None)
     if path is None:
         source, weights = _backbone(net).url, _fetched(net, key)
@@ -52,6 +47,17 @@ def lpips_network(net: Backbone, backbone_path: str | None, key: str) -> nn.Modu
     assert isinstance(network.net, nn.Module)
     _fill(network.net, weights, f"{key}: {source}")
     return network.requires_grad_(False).eval()
+
+
+def without_backbone(net: Backbone) -> nn.Module:
+    """LPIPS v0.1 with the linear weights of the package and a backbone of random ones."""
+    import lpips  # here, so that runs without LPIPS do not need it
+
+    # The package prints its set-up, calls torchvision in a way that is deprecated, and draws weights that callers replace.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", UserWarning)
+        network: nn.Module = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    return network
 
 
 def _backbone(net: str) -> Any:

@@ -15,6 +15,7 @@ from upsr.config.schema import TrainOptions
 from upsr.engine.checkpoint import PlayerState
 from upsr.engine.distributed import Runtime
 from upsr.engine.players import Outcome, Updater, training_only
+from upsr.engine.tally import added
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Training
 from upsr.methods.build import autocast_dtype
@@ -45,7 +46,7 @@ class Update:
     """One player's part of an iteration.
 
     Attributes:
-        losses: means over this process's micro-batches, detached; tables are sums.
+        losses: means over this process's micro-batches, detached; tables are sums, single values are all of them.
         seen: inputs and losses of each micro-batch, to be kept if they are not finite.
     """
 
@@ -152,8 +153,8 @@ class TrainingStep:
                 self.updaters[player].backward(losses["total"] / accumulate)
             detached = {name: value.detach() for name, value in losses.items()}
             for name, value in detached.items():
-                share = value if value.dim() else value / accumulate  # tables are sums already
-                totals[name] = totals[name] + share if name in totals else share
+                share = value if value.dim() else value / accumulate  # tables are sums already, and values are no means
+                totals[name] = added(name, totals.get(name), share)
             seen.append({**micro.batch, "files": list(micro.files), "slots": list(micro.slots), "losses": detached})
         return totals, seen
 

@@ -1,4 +1,4 @@
-"""Means over the iterations between two log lines."""
+"""Means, and single values for histograms, over the iterations between two log lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from torch import Tensor
 
 from upsr.engine.distributed import Runtime
 
-_BY_TIMESTEP = "by_timestep"
+_BY_TIMESTEP, _VALUES = "by_timestep", "_values"
+
+
+def added(name: str, so_far: Tensor | None, more: Tensor) -> Tensor:
+    """What a training gave under a name at two times: the sum, or of single values both together."""
+    if so_far is None:
+        return more
+    return torch.cat([so_far, more]) if name.endswith(_VALUES) else so_far + more
 
 
 class Tally:
@@ -37,21 +44,26 @@ class Tally:
             self._norms.setdefault(name, []).append(norm)
         for name, value in losses.items():
             self._counted[name] += 1
-            self._losses[name] = self._losses[name] + value if name in self._losses else value
+            self._losses[name] = added(name, self._losses.get(name), value)
 
     def iterated(self, waited: float) -> None:
         """An iteration has ended, in which ``waited`` seconds went by without data."""
         self._iterations += 1
         self._waited += waited
 
-    def report(self, images_per_iteration: int) -> dict[str, float]:
-        """Means over the iterations and processes, by tag; every process calls it and gets the same."""
+    def report(self, images_per_iteration: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """By tag: means over the iterations and processes, and single values; every process calls it and gets the same."""
         seconds = time.perf_counter() - self._started
         own: dict[str, Any] = {name: value.double().cpu() for name, value in self._losses.items()}
         parts = self.run.gather({"losses": own, "waited": self._waited})
         values: dict[str, float] = {}
+        single: dict[str, Tensor] = {}
         for name in own:
-            total = torch.stack([part["losses"][name] for part in parts]).sum(dim=0)
+            of_all = [part["losses"][name] for part in parts]
+            if name.endswith(_VALUES):
+                single[f"values/{name.removesuffix(_VALUES)}"] = torch.cat(of_all)
+                continue
+            total = torch.stack(of_all).sum(dim=0)
             if name.endswith(_BY_TIMESTEP):
                 sums, counts = total.tolist()
                 prefix = f"losses/{name.removesuffix(_BY_TIMESTEP)}t"
@@ -64,7 +76,7 @@ class Tally:
         values["data_wait_share"] = max(part["waited"] for part in parts) / seconds
         values["memory_gib"] = _peak_memory(self.run.device)
         self._clear()
-        return values
+        return values, single
 
     def restart_clock(self) -> None:
         """Leave out the time since the last report, which was not training."""

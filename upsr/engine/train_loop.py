@@ -313,7 +313,7 @@ class Trainer:
             logger.info("the best %s so far; weights in %s", self.validation.best.tag, ", ".join(map(str, written)))
 
     def _report(self, tally: Tally, sinks: Sinks, bar: Any) -> None:
-        values = tally.report(self.sampler.global_batch)
+        values, single = tally.report(self.sampler.global_batch)
         values["skipped_steps"] = float(self.guard.skipped)
         rates = []
         for name, updater in self.step.updaters.items():
@@ -331,6 +331,8 @@ class Trainer:
             self.guard.skipped, left,
         )  # fmt: skip
         sinks.scalars(values, self.iteration)
+        for tag, numbers in single.items():
+            sinks.histogram(tag, numbers, self.iteration)
         bar.set_postfix({name: f"{value:.3e}" for name, value in losses.items() if name.endswith("total")})
         self.data.list_unreadable(self.folder / "unreadable.txt")
 

@@ -1,8 +1,9 @@
-"""Losses in LOSS_REGISTRY: basicsr's pixel losses (MSELoss, L1Loss, ...), LPIPS, wavelets in its place, GridLoss."""
+"""Losses in LOSS_REGISTRY: basicsr's pixel losses (MSELoss, L1Loss, ...), LPIPS of images and latents, wavelets, GridLoss."""
 
 from upsr.losses.first_available import FirstAvailableLoss
 from upsr.losses.grid_loss import GridLoss
+from upsr.losses.latent_lpips import LatentLPIPSLoss
 from upsr.losses.lpips_loss import LPIPSLoss
 from upsr.losses.wavelet_loss import WaveletLoss
 
-__all__ = ["FirstAvailableLoss", "GridLoss", "LPIPSLoss", "WaveletLoss"]
+__all__ = ["FirstAvailableLoss", "GridLoss", "LPIPSLoss", "LatentLPIPSLoss", "WaveletLoss"]

@@ -304,7 +304,8 @@ class Training(nn.Module, ABC):
 
         Returns:
             Scalars by name, weighted; ``"total"`` is their sum and the one to differentiate. Phases with timesteps add
-            ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number.
+            ``"by_timestep"``, (2, T): the sum of an unweighted error over the samples at each timestep, and their number. A name
+            that ends in ``_values`` is of finite numbers (N,), such as one of each sample, whose histogram is shown.
         """
 
     def feed(self, opt: CommonOptions) -> Feed | None:
