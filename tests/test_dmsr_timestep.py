@@ -259,7 +259,7 @@ class TestTraining:
         assert torch.equal(again.features[0].bias, estimator.features[0].bias)
 
     def test_a_fixed_timestep_leaves_nothing_to_train(self, root):
-        with pytest.raises(UpsrError, match="^timestep: phase timestep trains the estimator.*remove the key$"):
+        with pytest.raises(UpsrError, match=r"^timestep: phase timestep trains the estimator.*remove the key$"):
             training_of(root, timestep=250)
 
     def test_the_error_falls_below_that_of_the_mean(self, root):
