@@ -9,9 +9,11 @@ passes. What a GPU takes beside the tensors is not counted, nor is a perceptual 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,20 +59,23 @@ def counted(batch: int, gt_size: int, *, amp: str = "bf16", checkpointing: bool 
             "iteration": torch.zeros(batch, dtype=torch.long),
         }
         generators = [torch.Generator() for _ in range(batch)]
+        trained = {n: [p for p in own.network.parameters() if p.requires_grad] for n, own in training.players.items()}
         operations = FlopCounterMode(display=False)
         with operations, counter:
-            for player in training.players.values():
-                player.network.requires_grad_(False)
-            for name, player in training.players.items():
-                trained = [p for n, p in player.network.named_parameters() if "controlnet_down_blocks" not in n]
-                for parameter in trained:
-                    parameter.requires_grad_(True)
+            for name in trained:
+                _require_gradients(trained, of=name)
                 with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
                     losses = training(name, given, generators)
                 losses["total"].backward()
                 del losses
-                player.network.requires_grad_(False)
     return Counts(lasting, counter.peak, operations.get_total_flops())
+
+
+def _require_gradients(trained: Mapping[str, Sequence[nn.Parameter]], of: str) -> None:
+    """Only the parameters of one player."""
+    for name, parameters in trained.items():
+        for parameter in parameters:
+            parameter.requires_grad_(name == of)
 
 
 def main() -> None:

@@ -15,10 +15,8 @@ UNET: dict[str, Any] = {
 
 def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
     """A mapping of options; the denoiser has random weights."""
-    data = training.tiny_options(root, photos)
-    for key in ("model_type", "network_aux", "network_g", "pair_pool"):
-        del data[key]
-    del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
+    data = training.common_options(root, photos)
+    del data["pair_pool"]
     own = {
         "method": "diffsr", "network_g": dict(UNET), "path": {"allow_random_weights": True}, "sampler": {"steps": 4},
         "datasets": {"train": {"gt_size": 32}},

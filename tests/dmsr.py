@@ -19,10 +19,7 @@ DISCRIMINATOR = {
 
 def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
     """A mapping of options of phase dm; all networks have random weights."""
-    data = training.tiny_options(root, photos)
-    for key in ("model_type", "network_aux", "network_g"):
-        del data[key]
-    del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
+    data = training.common_options(root, photos)
     own = {
         "method": "dmsr",
         "backbone": str(tiny_backbone(root / "sd")),

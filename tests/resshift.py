@@ -47,10 +47,7 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
     from tests import training
     from upsr.config.load import merged
 
-    data = training.tiny_options(root, photos)
-    for key in ("model_type", "network_aux", "network_g"):
-        del data[key]
-    del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
+    data = training.common_options(root, photos)
     return merged(
         merged({**data, "path": {**data["path"], "allow_random_weights": True}}, copy.deepcopy(OPTIONS)), changes
     )

@@ -73,10 +73,7 @@ def _tokenizer(folder: Path) -> Any:
 
 def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
     """A mapping of options; all networks have random weights."""
-    data = training.tiny_options(root, photos)
-    for key in ("model_type", "network_aux", "network_g"):
-        del data[key]
-    del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
+    data = training.common_options(root, photos)
     own = {
         "method": "stablesr",
         "backbone": str(tiny_backbone(root / "sd")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,16 @@ def test_phase_dm_trains_from_its_option_file(root):
     state = torch.load(folder / "training_states" / "40.state", weights_only=True)["players"]
     assert torch.equal(after.encoder.injection[0].weight, state["g"]["params_ema"]["injection.0.weight"])
     assert not torch.equal(state["g"]["params"]["injection.0.weight"], torch.zeros(16, 1))
+
+
+@pytest.mark.slow
+def test_with_the_adversarial_loss_on_the_players_stay_finite_for_300_iterations(root):
+    folder = train(shipped(root, "name=adversarial", "train:adversarial:start=0", "train:adversarial:weight=0.1"), CPU)
+    losses = {player: torch.tensor(logged(folder, f"{player}/total")) for player in ("g", "d")}
+    assert all(len(loss) == 300 and loss.isfinite().all() for loss in losses.values())
+    assert float(losses["d"][-100:].mean()) < 2 * math.log(2), "the loss of a discriminator that tells nothing"
+    real, fake = (torch.tensor(logged(folder, f"d/{kind}")[-100:]).mean() for kind in ("real", "fake"))
+    assert real - fake > 0.5
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(root):

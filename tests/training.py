@@ -52,6 +52,15 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
     return merged(options, changes)
 
 
+def common_options(root: Path, photos: Path) -> dict[str, Any]:
+    """What :func:`tiny_options` says that is not of UPSR alone, for another method to add to."""
+    data = tiny_options(root, photos)
+    for key in ("model_type", "network_aux", "network_g"):
+        del data[key]
+    del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
+    return data
+
+
 CLEAN_STAGE = {
     "blur_prob": 0.0,
     "resize_prob": [0, 0, 1],
