@@ -192,7 +192,31 @@ def test_training_the_fusion_blocks_of_stablesr_copies_nothing():
     from upsr.methods.stablesr.options import StableSRTrainOptions
     from upsr.methods.stablesr.training_cfw import CFWTraining
 
-    training(CFWTraining(stablesr(), StableSRTrainOptions(total_iter=1)), {}, z_0=(2, 4, 8, 8), started=(2,))
+    training(CFWTraining(stablesr(), StableSRTrainOptions(total_iter=1)), {}, z_0=(2, 4, 8, 8))
+
+
+def dmsr():
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[sd]'")
+    from upsr.methods.dmsr.method import DMSR
+
+    data = {
+        "name": "x", "method": "dmsr", "datasets": {}, "random_backbone": "tiny", "steps": 3, "estimator": {"width": 4},
+        "path": {"allow_random_weights": True},
+    }  # fmt: skip
+    return DMSR.from_options(parse_options(data, "test"))
+
+
+def test_restoring_with_dmsr_draws_nothing_and_copies_its_prompt():
+    windows = {WINDOWS: 2, "tiling/windows.py gaussian_windows: cpu -> cuda": 4}
+    restoring(dmsr(), {**SCHEDULE, **windows, "methods/dmsr/method.py context: cpu -> cuda": 1})
+
+
+def test_training_dmsr_copies_the_schedule_once():
+    from tests.dmsr import DISCRIMINATOR
+    from upsr.methods.dmsr.options import DMSRTrainOptions
+    from upsr.methods.dmsr.training import DistributionMatching
+
+    training(DistributionMatching(dmsr(), DMSRTrainOptions(total_iter=1, discriminator=DISCRIMINATOR)), SCHEDULE)
 
 
 def test_training_resshift_and_its_student_copies_the_schedule_once():
@@ -203,14 +227,14 @@ def test_training_resshift_and_its_student_copies_the_schedule_once():
 
 
 def training(model, allowed, **more):
-    """One call of every player with ``allowed`` copies, and one of each with none; ``more`` are shapes of further inputs."""
+    """Two calls of every player, the first of which makes ``allowed`` copies; ``more`` are shapes of further inputs."""
     model = on_cuda(model).train()
-    shapes = {"lq": (2, 3, 16, 16), "gt": (2, 3, 64, 64), **more}
+    shapes = {"lq": (2, 3, 16, 16), "gt": (2, 3, 64, 64), "iteration": (2,), **more}
     batch = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
     generators = [FakeGenerator("cuda") for _ in range(2)]
-    for copies in (allowed, {}):
-        for player in model.players:
-            stays_on_the_device(lambda: model(player, batch, generators), copies)  # noqa: B023
+    calls = [*model.players] * 2
+    for player, copies in zip(calls, [allowed, *({} for _ in calls[1:])], strict=True):
+        stays_on_the_device(lambda: model(player, batch, generators), copies)  # noqa: B023
 
 
 @pytest.mark.parametrize("network", [lambda: CompactSR(num_feat=8, num_block=1), lambda: ATD(**tiny.ATD)])

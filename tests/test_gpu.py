@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.dmsr import tiny_options as dmsr_options
 from tests.stablesr import tiny_options as stablesr_options
 from tests.training import tiny_options
 from upsr.accelerate.compiled import Compiled
@@ -181,3 +182,28 @@ def test_stablesr_trains_with_checkpointing(device, amp, tmp_path):
     losses = [float(value) for _, tag, value in rows if tag == "losses/total"]
     assert losses  # float16 leaves out the first steps, until the loss scale fits
     assert all(0 < loss < 10 for loss in losses)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dmsr_restores_on_the_device_as_on_the_cpu(device, exact, dtype, tmp_path):
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[sd]'")
+    method = build_method(
+        parse_options({**dmsr_options(tmp_path, tmp_path), "datasets": {}, "steps": 2}, "test")
+    ).eval()
+    expected = restore(method, PHOTO, seed=0, names=["a"])
+    found = restore(method.for_inference(dtype).to(device), PHOTO.to(device), seed=0, names=["a"])
+    assert (found.cpu() - expected).abs().mean() < (1e-4 if dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
+def test_dmsr_trains_two_players_with_checkpointing(device, amp, tmp_path):
+    pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[sd]'")
+    photos = tiny.save_pictures(tmp_path / "photos", 3)
+    settings = {"amp": amp, "activation_checkpointing": True}
+    place = {"num_gpu": 1 if device.type == "cuda" else 0}
+    options = parse_options(dmsr_options(tmp_path, photos, train=settings, **place), "test")
+    rows = read_rows(train(options, Runtime(device)) / "metrics.csv")
+    for player in ("g", "d"):
+        losses = [float(value) for _, tag, value in rows if tag == f"losses/{player}/total"]
+        assert len(losses) == 4
+        assert all(abs(loss) < 100 for loss in losses)
