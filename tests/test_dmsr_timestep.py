@@ -56,9 +56,11 @@ class TestEstimator:
 
     def test_the_expectation_is_the_golden_one(self):
         expected = vector("siblings/dmsr_expectation.npz", "t_hat")
-        own = TimestepEstimator.expectation(2 * arr("in:sb.logits", (3, 500)))
-        assert own.dtype == torch.float32
-        torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=0)
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                own = TimestepEstimator.expectation(2 * arr("in:sb.logits", (3, 500)))
+            assert own.dtype == torch.float32
+            torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=0)
 
     def test_it_sees_images_as_torchvisions_networks_do(self):
         network = small()
