@@ -27,6 +27,7 @@ from upsr.methods.dmsr import estimator as module
 from upsr.methods.dmsr.estimator import TimestepEstimator, load_features
 from upsr.methods.dmsr.options import TargetOptions
 from upsr.methods.dmsr.targets import distance_of, timestep_of
+from upsr.methods.latent_canvas import upsampled
 
 CPU = Runtime(torch.device("cpu"))
 FILES = Path(__file__).parents[1] / "options" / "dmsr"
@@ -55,9 +56,11 @@ class TestEstimator:
 
     def test_the_expectation_is_the_golden_one(self):
         expected = vector("siblings/dmsr_expectation.npz", "t_hat")
-        own = TimestepEstimator.expectation(2 * arr("in:sb.logits", (3, 500)))
-        assert own.dtype == torch.float32
-        torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=0)
+        for autocast in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                own = TimestepEstimator.expectation(2 * arr("in:sb.logits", (3, 500)))
+            assert own.dtype == torch.float32
+            torch.testing.assert_close(own.double(), expected, rtol=1e-5, atol=0)
 
     def test_it_sees_images_as_torchvisions_networks_do(self):
         network = small()
@@ -226,6 +229,21 @@ def state(folder: Path, iteration: int) -> dict[str, Any]:
     return torch.load(folder / "training_states" / f"{iteration}.state", weights_only=True)["players"]["t"]
 
 
+def events_of(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tb_logger"), size_guidance={"histograms": 0})
+    events.Reload()
+    return events
+
+
+def histograms(folder: Path) -> list[Any]:
+    """Of the targets, the only ones in TensorBoard."""
+    events = events_of(folder)
+    assert events.Tags()["histograms"] == ["values/target"]
+    return events.Histograms("values/target")
+
+
 class TestTraining:
     def test_only_the_estimator_gets_gradients_and_the_losses_are_what_they_say(self, root):
         training = training_of(root)
@@ -241,9 +259,9 @@ class TestTraining:
         assert target.shape == (3,)
         assert torch.equal(target, target.round())
         assert len(set(target.tolist())) > 1
-        estimate = training.method.estimator(2 * torch.nn.functional.interpolate(
-            batch["lq"], size=(64, 64), mode="bicubic").clamp(0, 1) - 1)  # fmt: skip
-        assert float(losses["total"]) == pytest.approx(float((estimate - target).abs().mean()) / 500, rel=1e-4)
+        with torch.no_grad():
+            estimate = training.method.estimator(upsampled(batch["lq"], (64, 64)))
+        assert float(losses["total"].detach()) == pytest.approx(float((estimate - target).abs().mean()) / 500, rel=1e-4)
         assert float(losses["rmse"]) == pytest.approx(float((estimate - target).square().mean().sqrt()), rel=1e-4)
         assert float(losses["rmse_of_mean"]) == pytest.approx(np.std(target.tolist()))
 
@@ -299,29 +317,26 @@ class TestTraining:
     def test_two_processes_train_what_one_does(self, root):
         def of(name: str, batch: int) -> dict[str, Any]:
             data = {"train": {"batch_size_per_gpu": batch}}
-            return settings(root, name, train={"total_iter": 3}, datasets=data)
+            return settings(root, name, train={"total_iter": 3}, datasets=data, logger={"use_tb_logger": True})
 
-        one = state(train(parse_options(of("one", 4), "test"), CPU), 3)["params"]
-        two = state(trained_by_two(of("two", 2)), 3)["params"]
+        folders = train(parse_options(of("one", 4), "test"), CPU), trained_by_two(of("two", 2))
+        one, two = (state(folder, 3)["params"] for folder in folders)
         assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+        numbers = [[(h.step, h.histogram_value.num, h.histogram_value.sum) for h in histograms(f)] for f in folders]
+        assert numbers[0] == numbers[1]
 
     def test_the_targets_are_a_histogram_in_tensorboard_alone(self, root):
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
         changes = {
             "train": {"total_iter": 4, "accumulate": 2},
             "logger": {"use_tb_logger": True, "print_freq": 2},
         }
         folder = train(parse_options(settings(root, "shown", **changes), "test"), CPU)
-        events = EventAccumulator(str(folder / "tb_logger"), size_guidance={"histograms": 0})
-        events.Reload()
-        assert events.Tags()["histograms"] == ["values/target"]
-        histograms = events.Histograms("values/target")
-        assert [histogram.step for histogram in histograms] == [2, 4]
+        shown = histograms(folder)
+        assert [histogram.step for histogram in shown] == [2, 4]
         # Two iterations of two micro-batches of two samples.
-        assert [histogram.histogram_value.num for histogram in histograms] == [8, 8]
+        assert [histogram.histogram_value.num for histogram in shown] == [8, 8]
         tags = {tag for _, tag, _ in read_rows(folder / "metrics.csv")}
-        assert tags == set(events.Tags()["scalars"])
+        assert tags == set(events_of(folder).Tags()["scalars"])
         assert {"losses/rmse", "losses/rmse_of_mean", "losses/l_t"} <= tags
         assert not any("target" in tag for tag in tags)
 

@@ -77,8 +77,9 @@ class TimestepEstimator(nn.Module):
     @staticmethod
     def expectation(logits: Tensor) -> Tensor:
         """(B, bins) -> (B,) float32."""
-        logits = logits.float()
-        return logits.softmax(dim=1) @ torch.arange(logits.shape[1], device=logits.device).float()
+        # A matrix product would be in half precision under autocast, which has not all bins.
+        bins = torch.arange(logits.shape[1], device=logits.device)
+        return (logits.float().softmax(dim=1) * bins).sum(dim=1)
 
     def _features(self, x_lr: Tensor) -> Tensor:
         features: Tensor = self.features(((x_lr + 1) / 2 - self.mean) / self.std)
