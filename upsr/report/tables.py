@@ -42,7 +42,7 @@ class Column(Section):
 
     @property
     def digits(self) -> int:
-        """Digits after the point."""
+        """Digits after the point, unless the table says otherwise."""
         return COST_DIGITS[self.cost] if self.cost else digits_of(str(self.metric))
 
 
@@ -88,6 +88,7 @@ class TableDescription(Section):
 
     title: str
     note: str | None = None
+    digits: int | None = Field(None, ge=0, description="After the point, of measures; by default those usual for each.")
     columns: list[Column]
     rows: list[RowDescription]
 
@@ -97,6 +98,10 @@ class TableDescription(Section):
             if len(row.published) != len(self.columns):
                 raise ValueError(f"'{row.label}' has {len(row.published)} values for {len(self.columns)} columns")
         return self
+
+    def digits_of(self, column: Column) -> int:
+        """Digits after the point."""
+        return column.digits if column.cost or self.digits is None else self.digits
 
 
 class FigureDescription(Section):
@@ -279,7 +284,7 @@ def fill(number: str, description: TableDescription, evidence: Evidence) -> Tabl
     """A table with all its cells."""
     cells = [
         [
-            Cell(evidence.find(row, column), published, column.digits)
+            Cell(evidence.find(row, column), published, description.digits_of(column))
             for column, published in zip(description.columns, row.published, strict=True)
         ]
         for row in description.rows
