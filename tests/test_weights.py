@@ -295,8 +295,8 @@ def test_what_a_person_downloaded_is_checked_alike(tmp_path):
 def small_catalogue(monkeypatch):
     entries = {"Net": Entry(files={"net.pth": File()}, sources=[Source(address="http://127.0.0.1:9/net.pth")],
                             licence="some", noncommercial=True, used_by=["Net-4"])}  # fmt: skip
-    monkeypatch.setattr("upsr.weights.catalogue.read_catalogue", lambda: entries)
     monkeypatch.setattr("upsr.commands.weights.read_catalogue", lambda: entries)
+    monkeypatch.setattr("upsr.weights.catalogue.read_catalogue", lambda: entries)
 
 
 def test_the_command_asks_for_the_licence_adopts_finds_and_verifies(tmp_path, capsys, small_catalogue):
@@ -317,6 +317,20 @@ def test_the_command_asks_for_the_licence_adopts_finds_and_verifies(tmp_path, ca
     (tmp_path / "to/net.pth").write_bytes(torch_file(1))
     assert main(["weights", "verify", "Net", *to]) == 2
     assert json.loads((tmp_path / "to/weights.lock.json").read_text())["accepted"] == ["Net"]
+
+
+def test_a_downloaded_file_is_not_taken_for_another(tmp_path, capsys):
+    to, given = ["--to", str(tmp_path / "to"), "--accept-licence"], tmp_path / "autoencoder_vq_f4.pth"
+    given.write_bytes(torch_file())
+    assert main(["weights", "fetch", "SinSR-1", "--from", str(given), *to]) == 2  # the autoencoder alone is no SinSR
+    assert "there is no SinSR_v1.pth" in capsys.readouterr().err
+    assert not (tmp_path / "to/SinSR_v1.pth").exists()
+    assert (tmp_path / "to/autoencoder_vq_f4.pth").is_file()
+    student = given.rename(tmp_path / "student.pth")
+    student.write_bytes(torch_file(1))
+    assert main(["weights", "fetch", "SinSR-1", "--from", str(student), *to]) == 0
+    assert (tmp_path / "to/SinSR_v1.pth").read_bytes() == torch_file(1)
+    assert (tmp_path / "to/autoencoder_vq_f4.pth").read_bytes() == torch_file()
 
 
 def test_the_catalogue_names_methods_that_there_are_and_no_entry_twice():

@@ -67,14 +67,15 @@ def _list(given: argparse.Namespace) -> int:
 def _fetch(given: argparse.Namespace) -> int:
     entries = {name: entry for asked in given.names for name, entry in entries_of(asked).items()}
     asked_for = {name.lower() for name in given.names}
+    needed = {need for entry in entries.values() for need in entry.needs if need.lower() not in asked_for}
+    if given.given is not None:
+        given.downloads = _downloads(given.given, {name: e for name, e in entries.items() if name not in needed})
     failed = 0
     for name, entry in entries.items():
         print(f"{name}: licence: {entry.licence or 'not stated: ask its authors'}")
         try:
             _accept(name, entry, given)
-            failed += _fetch_entry(
-                name, entry, given, optional=given.given is not None and name.lower() not in asked_for
-            )
+            failed += _fetch_entry(name, entry, given, optional=name in needed)
             if entry.then and not failed:
                 print(f"then: {entry.then}")
         except UpsrError as error:
@@ -113,12 +114,13 @@ def _fetch_entry(name: str, entry: Entry, given: argparse.Namespace, *, optional
             raise UpsrError(f"{name}: a repository of many files; give its folder to the options themselves")
         return 0
     failed = 0
+    elsewhere = [source.named for source in entry.sources if source.named]  # of entries of one file
     for file, facts in entry.files.items():
         try:
             if given.given is None:
                 how = fetch_file(file, facts, entry.sources, given.to, Network(), _report)
-            elif (found := _downloaded(given.given, file, entry)) is not None:
-                how = adopt_file(found, file, facts, given.to)
+            elif found := [given.downloads[word] for word in (file, *elsewhere) if word in given.downloads]:
+                how = adopt_file(found[0], file, facts, given.to)
             elif optional:
                 continue
             else:
@@ -130,14 +132,20 @@ def _fetch_entry(name: str, entry: Entry, given: argparse.Namespace, *, optional
     return failed
 
 
-def _downloaded(given: Path, file: str, entry: Entry) -> Path | None:
-    """The file among what a person downloaded, by its name here or at a source; a single one may have any name."""
-    names = {file, *(source.named for source in entry.sources if source.named)}
+def _downloads(given: Path, required: dict[str, Entry]) -> dict[str, Path]:
+    """What a person downloaded, by file name; a single file of an unknown name is the one that is required.
+
+    Raises:
+        UpsrError: there is nothing.
+    """
     if not given.exists():
         raise UpsrError(f"{given}: no such file or folder")
     if given.is_dir():
-        return next((found for found in sorted(given.rglob("*")) if found.name in names and found.is_file()), None)
-    return given if len(entry.files) == 1 or given.name in names else None
+        return {found.name: found for found in sorted(given.rglob("*")) if found.is_file()}
+    known = {file for entry in read_catalogue().values() for file in entry.files}
+    known |= {source.named or "" for entry in read_catalogue().values() for source in entry.sources}
+    wanted = [file for entry in required.values() for file in entry.files]
+    return {wanted[0] if len(wanted) == 1 and given.name not in known else given.name: given}
 
 
 def _report(line: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -73,12 +74,12 @@ def fetch_file(
                     if attempt or not resumed:
                         raise _FailedError(str(error)) from None
         except _FailedError as error:
-            report(f"{name}: {source}: {error}; the next source is tried")
+            report(f"{name}: {source}: {error}")
         except OSError as error:
             raise UpsrError(f"{target}: cannot be written ({error.strerror or error})") from None
     raise UpsrError(
         f"{name}: no source gave the right file; try again later, or download it yourself and: "
-        "upsr weights fetch NAME --from FILE"
+        f"upsr weights fetch {shlex.quote(name)} --from FILE"
     )
 
 

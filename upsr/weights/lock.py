@@ -30,7 +30,7 @@ class Lock:
         if self._path.is_file():
             try:
                 self._data |= json.loads(self._path.read_text(encoding="utf-8"))
-                self._accepted, self._files = list(self._data["accepted"]), dict(self._data["files"])
+                self._data = {"files": dict(self._data["files"]), "accepted": list(self._data["accepted"])}
             except (ValueError, TypeError) as error:
                 raise UpsrError(f"{self._path}: damaged ({error}); remove it, and the next fetch writes it") from None
 
