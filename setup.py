@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["upsr", "upsr.*"]),
-    package_data={"upsr": ["py.typed", "report/page/*", "report/published/*.yml", "weights/*/*"]},
+    package_data={"upsr": ["py.typed", "report/page/*", "report/published/*.yml", "weights/*.yml", "weights/*/*"]},
     entry_points={"console_scripts": ["upsr = upsr.cli:main"]},
     # TensorBoard comes with basicsr, as tb-nightly; beside it, the package tensorboard would break both.
     install_requires=[
@@ -46,9 +46,11 @@ setup(
         "pyvips[binary]>=2.2.3",
         "psutil>=5.9",
         "huggingface_hub>=0.23",
+        "requests>=2.31",
         "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
     extras_require={
+        "fetch": ["gdown>=6.3"],
         "metrics": ["pyiqa>=0.1.13"],
         "latent": ["diffusers>=0.30"],
         "sd": ["diffusers>=0.30", "transformers>=4.40"],

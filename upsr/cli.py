@@ -15,6 +15,7 @@ from upsr.patience import said_if_slow
 _COMMANDS = {
     "upscale": "photos in, photos four times as large out",
     "data": "datasets: benchmarks, training images in other forms, teacher caches",
+    "weights": "published weights by name: list, fetch, verify, where",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
     "report": "a folder of HTML to look at an evaluation",

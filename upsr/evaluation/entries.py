@@ -38,6 +38,7 @@ from upsr.methods.sr.method import SR
 from upsr.provenance import digest_of, file_digest
 from upsr.restoring import ModelRestorer, Restorer
 from upsr.weights import files_of, run_weights, unset_weights, weight_files
+from upsr.weights.catalogue import fetch_hint
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
@@ -222,7 +223,9 @@ class OptionFile:
                     if any("not set" in a for a in absent)
                     else ""
                 )
-                raise MissingWeightsError(f"weights are not here ({', '.join(absent)}){hint}")
+                raise MissingWeightsError(
+                    f"weights are not here ({', '.join(absent)}){hint}{fetch_hint([*files.values()])}"
+                )
         try:
             method = build_method(opt)
         except MissingPackageError as error:
@@ -251,7 +254,7 @@ class Checkpoint:
         """See :func:`make_ready`."""
         path = next((found for name in self.paths if (found := _located(name)) and found.is_file()), None)
         if path is None:
-            raise MissingWeightsError(f"weights are not here ({', '.join(self.paths)})")
+            raise MissingWeightsError(f"weights are not here ({', '.join(self.paths)}){fetch_hint(self.paths)}")
         try:
             network = SpandrelSR(str(path))
         except UpsrError as error:

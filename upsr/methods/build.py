@@ -24,6 +24,7 @@ from upsr.methods.base import Method, Training
 from upsr.methods.options import NetworkOptions
 from upsr.rng import derive_seed, numpy_generator, torch_generator
 from upsr.weights import find_weights
+from upsr.weights.catalogue import fetch_hint
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +115,12 @@ def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str
     key, ending = f"pretrain_{section}", section.removeprefix("network_")
     name = getattr(opt.path, key)
     if name is not None:
+        file = find_weights(name, part)
+        if not file.is_file():
+            raise UpsrError(f"{file}: no such weight file (path.{key}){fetch_hint([file])}")
         used = load_network_weights(
             network,
-            find_weights(name, part),
+            file,
             param_key=getattr(opt.path, f"param_key_{ending}", None),
             strict=getattr(opt.path, f"strict_load_{ending}", True),
         )

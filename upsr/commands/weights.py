@@ -1,0 +1,211 @@
+"""Published weights by name: which there are, fetching and checking them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from upsr.arguments import path
+from upsr.errors import UpsrError, one_line
+from upsr.weights.catalogue import FOLDER, Entry, File, entries_of, read_catalogue
+from upsr.weights.fetch import Network, adopt_file, fetch_file, fetch_repository, repository_files
+from upsr.weights.hub import folder_of
+from upsr.weights.lock import Lock, check_file
+
+EXAMPLES = """examples:
+  upsr weights list                                    names, sizes, licences, and what is here
+  upsr weights fetch UPSR                              to experiments/pretrained_models/; run again to resume
+  upsr weights fetch ResShift-15 --accept-licence      all that a method needs, in a script
+  upsr weights fetch RealESRGAN --from ~/Downloads     a file that you downloaded yourself, checked alike
+  upsr weights where RealESRGAN                        its path; exit code 1 if it is not here
+  upsr weights verify RealESRGAN SwinIR                digests"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``upsr weights``: those of each action apart."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, about: str, count: str | None) -> argparse.ArgumentParser:
+        own = actions.add_parser(name, help=about, description=about.capitalize() + ".")
+        if count:
+            own.add_argument("names", nargs=count, metavar="NAME", help="of upsr weights list, a method or a file")
+        own.add_argument("--to", type=path, default=FOLDER, metavar="FOLDER", help=f"where weights are ({FOLDER})")
+        return own
+
+    action("list", "published weights: names, sizes, licences, and which are here", None)
+    fetching = action("fetch", "get weights from their sources, resumed and checked", "+")
+    fetching.add_argument("--from", dest="given", type=path, metavar="FILE_OR_FOLDER", help="what you downloaded")
+    fetching.add_argument("--accept-licence", action="store_true", help="accept non-commercial licences unasked")
+    action("verify", "compare digests with the catalogue or with those of the first fetch", "+")
+    action("where", "the paths of weights; exit code 1 if one is not here", "+")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Run it."""
+    return _ACTIONS[given.action](given)
+
+
+def _list(given: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "for", "licence", "size", "here", box=None)
+    for name, entry in read_catalogue().items():
+        paths = list(_paths(entry, given.to))
+        here = sum(place is not None and place.exists() for _, _, place in paths)
+        terms = entry.licence or "not stated: ask its authors"
+        sizes = ", ".join(_size(file) for file in entry.files.values() if file.size is not None)
+        state = "yes" if here == len(paths) else f"{here} of {len(paths)}" if here else "no"
+        terms += ", non-commercial" if entry.noncommercial else ""
+        table.add_row(name, ", ".join(entry.used_by), terms, sizes, state)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    return 0
+
+
+def _fetch(given: argparse.Namespace) -> int:
+    entries = {name: entry for asked in given.names for name, entry in entries_of(asked).items()}
+    asked_for = {name.lower() for name in given.names}
+    needed = {need for entry in entries.values() for need in entry.needs if need.lower() not in asked_for}
+    if given.given is not None:
+        given.downloads = _downloads(given.given, {name: e for name, e in entries.items() if name not in needed})
+    failed = 0
+    for name, entry in entries.items():
+        print(f"{name}: licence: {entry.licence or 'not stated: ask its authors'}")
+        try:
+            _accept(name, entry, given)
+            failed += _fetch_entry(name, entry, given, optional=name in needed)
+            if entry.then and not failed:
+                print(f"then: {entry.then}")
+        except UpsrError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            failed += 1
+    return UpsrError.exit_code if failed else 0
+
+
+def _accept(name: str, entry: Entry, given: argparse.Namespace) -> None:
+    """The person accepts a non-commercial licence, asked once.
+
+    Raises:
+        UpsrError: they do not, or there is no terminal to ask on.
+    """
+    lock = Lock(given.to)
+    if not entry.noncommercial or lock.accepted(name):
+        return
+    if not given.accept_licence:
+        if not sys.stdin.isatty():
+            raise UpsrError(f"{name}: {entry.licence}: not for commercial use; accept it with --accept-licence")
+        if input("Not for commercial use. Do you accept this licence? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UpsrError(f"{name}: its licence was not accepted; nothing is fetched")
+    lock.accept(name)
+
+
+def _fetch_entry(name: str, entry: Entry, given: argparse.Namespace, *, optional: bool) -> int:
+    """Fetches or adopts the files of an entry; returns how many failed.
+
+    Args:
+        optional: a file that is not in the folder of ``--from`` is no failure.
+    """
+    if entry.repository is not None:
+        if given.given is None:
+            print(f"{name}: {fetch_repository(entry, given.to)}")
+        elif not optional:
+            raise UpsrError(f"{name}: a repository of many files; give its folder to the options themselves")
+        return 0
+    failed = 0
+    elsewhere = [source.named for source in entry.sources if source.named]  # of entries of one file
+    for file, facts in entry.files.items():
+        try:
+            if given.given is None:
+                how = fetch_file(file, facts, entry.sources, given.to, Network(), _report)
+            elif found := [given.downloads[word] for word in (file, *elsewhere) if word in given.downloads]:
+                how = adopt_file(found[0], file, facts, given.to)
+            elif optional:
+                continue
+            else:
+                raise UpsrError(f"{given.given}: there is no {file} in it")
+            print(f"{given.to / file}: {how}")
+        except UpsrError as error:
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
+            failed += 1
+    return failed
+
+
+def _downloads(given: Path, required: dict[str, Entry]) -> dict[str, Path]:
+    """What a person downloaded, by file name; a single file of an unknown name is the one that is required.
+
+    Raises:
+        UpsrError: there is nothing.
+    """
+    if not given.exists():
+        raise UpsrError(f"{given}: no such file or folder")
+    if given.is_dir():
+        return {found.name: found for found in sorted(given.rglob("*")) if found.is_file()}
+    known = {file for entry in read_catalogue().values() for file in entry.files}
+    known |= {source.named or "" for entry in read_catalogue().values() for source in entry.sources}
+    wanted = [file for entry in required.values() for file in entry.files]
+    return {wanted[0] if len(wanted) == 1 and given.name not in known else given.name: given}
+
+
+def _report(line: str) -> None:
+    print(one_line(line), file=sys.stderr)
+
+
+def _verify(given: argparse.Namespace) -> int:
+    failed, lock = 0, Lock(given.to)
+    for asked in given.names:
+        for name, entry in entries_of(asked).items():
+            for file, facts, place in _paths(entry, given.to):
+                try:
+                    if place is None or not place.is_file():
+                        raise UpsrError(f"not here; upsr weights fetch {name}")
+                    print(f"{place}: {check_file(place, file, facts, lock)[1]}")
+                except UpsrError as error:
+                    print(f"error: {place or file}: {one_line(str(error))}", file=sys.stderr)
+                    failed += 1
+    return UpsrError.exit_code if failed else 0
+
+
+def _where(given: argparse.Namespace) -> int:
+    missing = False
+    for asked in given.names:
+        for name, entry in entries_of(asked).items():
+            for file, _, place in _paths(entry, given.to):
+                if place is not None and place.exists():
+                    print(place)
+                else:
+                    print(f"{file}: not here; upsr weights fetch {name}", file=sys.stderr)
+                    missing = True
+    return 1 if missing else 0
+
+
+def _paths(entry: Entry, folder: Path) -> Iterator[tuple[str, File, Path | None]]:
+    """Names in the lock file, facts and places of an entry's files; ``None`` for a repository that is not here."""
+    if entry.repository is None:
+        yield from ((file, facts, folder / file) for file, facts in entry.files.items())
+        return
+    try:
+        found = (
+            folder_of(str(folder / entry.folder))
+            if entry.folder
+            else folder_of(entry.repository, local_files_only=True)
+        )
+        files = repository_files(entry, found)
+    except UpsrError:
+        files = {}
+    if not files:
+        yield entry.repository, File(), None
+    yield from ((f"{entry.repository}/{file}", entry.files.get(file, File()), place) for file, place in files.items())
+
+
+def _size(file: File) -> str:
+    return f"{file.size / 1e6:.1f} MB" if isinstance(file.size, int) else str(file.size)
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "list": _list,
+    "fetch": _fetch,
+    "verify": _verify,
+    "where": _where,
+}
