@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.dmsr import tiny_options
-from tests.processes import TrainingProcess, one_thread, trained_by_two
+from tests.processes import TrainingProcess, one_thread, run_fork, trained_by_two
 from tests.stablesr import tiny_backbone
 from upsr.config.load import load_options, parse_options
 from upsr.config.schema import TileOptions
@@ -322,12 +323,13 @@ def test_two_processes_train_what_one_does(root):
 
 
 def test_memory_and_arithmetic_of_a_step_of_full_size_are_counted():
-    from benchmarks.dmsr_memory import counted
-
-    found = counted(1, 64)
+    # In a process of its own: torch keeps what it knows of fake tensors, and other tests have theirs.
+    result = run_fork("-m", "benchmarks.dmsr_memory", "--gt_size", "64")
+    assert result.returncode == 0, result.stderr.decode()[-2000:]
+    lasting, peak, flops = (float(number) for number in re.findall(r"([0-9.]+) (?:GiB|TFLOP)", result.stdout.decode()))
     # U-Net and autoencoder of Stable Diffusion 2.1 in float32, and four copies of what is trained.
-    assert 4 * (865_910_724 + 83_653_863 + 4 * 50_500_000) < found.lasting < found.peak
-    assert found.flops > 1e11
+    assert 4 * (865_910_724 + 83_653_863 + 4 * 50_500_000) / 2**30 - 0.01 < lasting < peak
+    assert flops > 0.1
 
 
 # Restoring.

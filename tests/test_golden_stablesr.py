@@ -338,7 +338,7 @@ def test_the_losses_of_stage_two():
     expected, cfw = golden("stage2_cfw_b1"), training.method.autoencoder.cfw
     gradients = {}
     for step, started in (("step0", 0.0), ("step600", 1.0)):
-        batch = {"lq": lq, "gt": gt, "z_0": z_0, "started": torch.tensor([started])}
+        batch = {"lq": lq, "gt": gt, "z_0": z_0, "iteration": torch.tensor([501 if started else 500])}
         losses = training("cfw", batch, [])
         losses["total"].backward()
         gradients[step] = next(cfw.parameters()).grad.clone()
