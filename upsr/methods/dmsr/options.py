@@ -62,7 +62,9 @@ class AdversarialOptions(Section):
 
     weight: float = Field(0.1, ge=0, description="Factor of the encoder's loss; 0: no discriminator is trained.")
     loss: Literal["non_saturating", "hinge"] = Field("non_saturating", description="Form of both losses.")
-    start: int = Field(0, ge=0, description="Iterations in which the discriminator is trained alone with it.")
+    start: int = Field(
+        0, ge=0, description="Iterations after which the encoder has it; the discriminator is trained from the first."
+    )
     clamp: float | None = Field(
         10.0, gt=0, description="Bound of the restored latents that the discriminator sees; null for none."
     )

@@ -49,6 +49,7 @@ class DistributionMatching(Training):
             self.players["d"] = Player(self.discriminator, opt.optim_d)
         if opt.activation_checkpointing:
             method.unet.enable_gradient_checkpointing()
+            method.vae.enable_gradient_checkpointing()
 
     @classmethod
     def from_options(cls, opt: DMSROptions) -> Self:
@@ -131,3 +132,17 @@ class DistributionMatching(Training):
         cell = self.method.backbone.cell
         if size % cell:
             raise UpsrError(f"datasets.train.gt_size: {size} is no multiple of {cell}, a cell of the latent")
+        if self.perceptual is None:
+            return
+        space, channels = self.opt.perceptual_space, self.method.vae.config.latent_channels
+        shape = (1, 3, size, size) if space == "image" else (1, channels, size // cell, size // cell)
+        seen = torch.zeros(shape, device=device)
+        try:
+            with torch.no_grad():
+                self.perceptual(seen, seen)
+        except (RuntimeError, ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise UpsrError(
+                f"train.perceptual_opt: it cannot be computed of {shape} ({reason}), which perceptual_space: {space} gives; "
+                "LPIPSLoss takes images, LatentLPIPSLoss latents"
+            ) from None
