@@ -186,7 +186,7 @@ def one_thread() -> Iterator[None]:
 
 
 def whole_and_killed(options: dict[str, Any], run: Runtime) -> list[dict[str, Any]]:
-    """The last states of the player ``g``: of a run to its end, and of one that is killed after a checkpoint and resumed.
+    """The last states of the players: of a run to its end, and of one that is killed after a checkpoint and resumed.
 
     Args:
         options: with ``auto_resume`` and a checkpoint every second iteration.
@@ -201,4 +201,4 @@ def whole_and_killed(options: dict[str, Any], run: Runtime) -> list[dict[str, An
     assert "resumed from" in again.log()
     last = f"{options['train']['total_iter']}.state"
     states = [folder / "training_states" / last for folder in (whole, again.folder)]
-    return [torch.load(state, weights_only=True)["players"]["g"] for state in states]
+    return [torch.load(state, weights_only=True)["players"] for state in states]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from tests import tiny
 from tests.dmsr import tiny_options
-from tests.processes import TrainingProcess, one_thread, run_fork, trained_by_two
+from tests.processes import one_thread, run_fork, trained_by_two, whole_and_killed
 from tests.stablesr import tiny_backbone
+from tests.training import equal_states
 from upsr.config.load import load_options, parse_options
 from upsr.config.schema import TileOptions
 from upsr.engine.distributed import Runtime
@@ -66,16 +67,12 @@ def method(root) -> DMSR:
     return own.eval()
 
 
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(tiny.picture(height, width, seed)).permute(2, 0, 1)[None].float() / 255
-
-
 def restored(method: Any, lq: Tensor, **knobs: Any) -> Tensor:
     return restore(method.adjusted(**knobs), lq, seed=0, names=["a"])
 
 
 def batch(iteration: int = 0) -> dict[str, Tensor]:
-    gt = torch.cat([picture(64, 64, seed) for seed in (1, 2)])
+    gt = torch.cat([tiny.image(64, 64, seed) for seed in (1, 2)])
     lq = nn.functional.interpolate(gt, scale_factor=0.25, mode="area")
     return {"lq": lq, "gt": gt, "iteration": torch.full((2,), iteration)}
 
@@ -97,7 +94,7 @@ def gradients(root: Path, **losses: Any) -> dict[str, Tensor]:
 
 def test_the_encoder_begins_as_the_autoencoder_s(root):
     method: Any = build_method(options(root))
-    image = 2 * picture(64, 64) - 1
+    image = 2 * tiny.image(64, 64) - 1
     with torch.no_grad():
         start = method.encode(image, torch.tensor([137]))
     torch.testing.assert_close(start, method.clean_latent(image), rtol=0, atol=1e-6)
@@ -106,7 +103,7 @@ def test_the_encoder_begins_as_the_autoencoder_s(root):
 @pytest.mark.parametrize("embedding", ["scalar", "sinusoidal"])
 def test_the_timestep_enters_every_level_of_the_encoder(root, embedding):
     method: Any = build_method(options(root, encoder={"embedding": embedding}))
-    image = 2 * picture(64, 64) - 1
+    image = 2 * tiny.image(64, 64) - 1
 
     def encoded(t: int) -> Tensor:
         with torch.no_grad():
@@ -291,31 +288,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(root):
         "logger": {"save_checkpoint_freq": 2},
     }
     data = tiny_options(root, root / "photos", **changes)
-    whole = train(parse_options({**data, "name": "whole"}, "test"), CPU)
-    killed = TrainingProcess({**data, "name": "killed"})
-    killed.wait_for(lambda: list((killed.folder / "training_states").glob("4.state")), "a second checkpoint")
-    killed.popen.kill()
-    killed.wait()
-    again = TrainingProcess({**data, "name": "killed"})
-    assert again.wait() == 0, again.printed()[-2000:]
-    assert "resumed from" in again.log()
-    one, other = (
-        torch.load(f / "training_states" / "6.state", weights_only=True)["players"] for f in (whole, again.folder)
-    )
+    one, other = whole_and_killed(data, CPU)
     assert one.keys() == other.keys() == {"g", "d"}
     for player, state in one.items():
         assert state["params_ema"], player
-        assert equal(state, other[player]), player
-
-
-def equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
+        assert equal_states(state, other[player]), player
 
 
 def test_two_processes_train_what_one_does(root):
@@ -348,14 +325,14 @@ def test_memory_and_arithmetic_of_a_step_of_full_size_are_counted():
 
 @pytest.mark.parametrize("knobs", [{"t": 40}, {"steps": 2}, {"steps": 5}, {"colour": "wavelet"}, {"scale": 3}])
 def test_each_knob_changes_the_result(method, knobs):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     out, own = restored(method, lq, **knobs), restored(method, lq)
     assert torch.isfinite(out).all()
     assert out.shape != own.shape or not torch.equal(out, own)
 
 
 def test_a_timestep_takes_the_place_of_the_estimate(method, root):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     fixed: Any = build_method(options(root, timestep=40))
     assert fixed.estimator is None
     assert "estimator" not in fixed.parts()
@@ -364,7 +341,7 @@ def test_a_timestep_takes_the_place_of_the_estimate(method, root):
 
 
 def test_every_image_of_a_batch_has_a_timestep_of_its_own(method, monkeypatch):
-    lq = torch.cat([picture(16, 16, 0), picture(16, 16, 1)])
+    lq = torch.cat([tiny.image(16, 16, 0), tiny.image(16, 16, 1)])
     monkeypatch.setattr(type(method.estimator), "forward", lambda _, x_lr: torch.tensor([40.2, 300.5])[: len(x_lr)])
     both = restore(method, lq, seed=0, names=["a", "b"])
     torch.testing.assert_close(both[:1], restored(method, lq[:1], t=40), rtol=0, atol=1e-5)
@@ -378,7 +355,7 @@ def test_one_timestep_of_the_whole_image_is_for_all_tiles(method):
         method.estimator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape)),
         method.unet.register_forward_pre_hook(lambda _, inputs: called.append(inputs[1])),
     ]
-    restore(method, picture(40, 24), seed=0, names=["a"])
+    restore(method, tiny.image(40, 24), seed=0, names=["a"])
     for hook in hooks:
         hook.remove()
     assert seen == [torch.Size((1, 3, 160, 96))]
@@ -388,7 +365,7 @@ def test_one_timestep_of_the_whole_image_is_for_all_tiles(method):
 
 def test_tiles_leave_no_seam(method, monkeypatch):
     """The change that tiles make in the latent is no larger across their borders than elsewhere."""
-    lq = picture(32, 64)
+    lq = tiny.image(32, 64)
     latents: list[Tensor] = []
     decode = DMSR.decode
     monkeypatch.setattr(DMSR, "decode", lambda self, z: (latents.append(z), decode(self, z))[1])
@@ -410,7 +387,7 @@ def test_tiles_leave_no_seam(method, monkeypatch):
 
 
 def test_the_autoencoder_s_tiles_follow_the_plan(method):
-    lq = picture(40, 24)
+    lq = tiny.image(40, 24)
     tiled = restore(method, lq, seed=0, names=["a"], tile=TileOptions(size=24, overlap=8, blend="step"))
     difference = float((tiled - restored(method, lq)).abs().mean())
     assert 0 < difference < 0.1
@@ -418,14 +395,14 @@ def test_the_autoencoder_s_tiles_follow_the_plan(method):
 
 def test_estimates_are_shown_at_most_eight(method):
     seen: list[Seen] = []
-    out = restore(method.adjusted(steps=12), picture(16, 16), seed=0, names=["a"], watch=seen.append)
+    out = restore(method.adjusted(steps=12), tiny.image(16, 16), seed=0, names=["a"], watch=seen.append)
     assert len(seen) == 8
     assert seen[-1].name == "step 12"
     assert torch.equal(seen[-1].image, out)
 
 
 def test_half_precision_is_near_and_leaves_the_estimator(method):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     lower = method.for_inference(torch.bfloat16)
     assert lower.unet.dtype == lower.vae.dtype == torch.bfloat16 == lower.encoder.quant_conv.weight.dtype
     assert next(lower.estimator.parameters()).dtype == method.unet.dtype == torch.float32
@@ -435,12 +412,12 @@ def test_half_precision_is_near_and_leaves_the_estimator(method):
 
 
 def test_predicted_noise_is_that_of_the_first_step(method):
-    noise = method.predicted_noise(torch.cat([picture(16, 16, seed) for seed in range(3)]))
+    noise = method.predicted_noise(torch.cat([tiny.image(16, 16, seed) for seed in range(3)]))
     assert noise.shape == (3, 4, 8, 8)
-    t = method.timestep_of(2 * nn.functional.interpolate(picture(16, 16), size=(64, 64), mode="bicubic") - 1)
+    t = method.timestep_of(2 * nn.functional.interpolate(tiny.image(16, 16), size=(64, 64), mode="bicubic") - 1)
     seen: list[Tensor] = []
     hook = method.unet.register_forward_hook(lambda _, inputs, output: seen.append(output.sample))
-    restored(method, picture(16, 16), steps=2, t=int(t))
+    restored(method, tiny.image(16, 16), steps=2, t=int(t))
     hook.remove()
     torch.testing.assert_close(noise[:1], seen[0], rtol=0, atol=1e-5)
     assert not torch.equal(noise[0], noise[1])
@@ -463,7 +440,7 @@ def test_a_saved_pipeline_restores_the_same_without_the_text_tower(method, root,
     for part in ("text_encoder", "tokenizer"):
         shutil.rmtree(folder / "backbone" / part)
     again: Any = UPSRPipeline.from_pretrained(folder, device="cpu", dtype="float32")
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     assert torch.equal(restored(again.method, lq), restored(method, lq))
     with pytest.raises(UpsrError, match=r"no folder (tokenizer|text_encoder), which a new prompt needs"):
         again.method.adjusted(prompt="a red barn")

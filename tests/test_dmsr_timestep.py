@@ -15,7 +15,8 @@ from torch import Tensor
 from tests import tiny
 from tests.dmsr import tiny_options
 from tests.golden_recipe import GOLDEN, arr, vector
-from tests.processes import one_thread, trained_by_two
+from tests.processes import one_thread, trained_by_two, whole_and_killed
+from tests.training import equal_states
 from upsr.config.load import load_options, merged, parse_options
 from upsr.engine.distributed import Runtime
 from upsr.engine.sinks import read_rows
@@ -302,17 +303,11 @@ class TestTraining:
         own, of_mean = np.mean(errors[-20:], axis=0)
         assert own < 0.8 * of_mean
 
-    def test_a_resumed_run_is_the_whole_one_to_the_bit(self, root):
-        def run(name: str, iterations: int, **more: Any) -> Path:
-            changes = {"train": {"total_iter": iterations}, **more}
-            return train(parse_options(settings(root, name, **changes), "test"), CPU)
-
-        whole = state(run("whole", 4), 4)
-        run("halves", 2)
-        halves = state(run("halves", 4, auto_resume=True), 4)
-        for kind in ("params", "params_ema"):
-            assert whole[kind].keys() == small().state_dict().keys()
-            assert all(torch.equal(value, halves[kind][name]) for name, value in whole[kind].items())
+    def test_a_killed_run_goes_on_to_the_same_bits(self, root):
+        changes = {"train": {"total_iter": 40}, "logger": {"save_checkpoint_freq": 2}, "auto_resume": True}
+        whole, killed = whole_and_killed(settings(root, "resumed", **changes), CPU)
+        assert whole["t"]["params"].keys() == whole["t"]["params_ema"].keys() == small().state_dict().keys()
+        assert equal_states(whole, killed)
 
     def test_two_processes_train_what_one_does(self, root):
         def of(name: str, batch: int) -> dict[str, Any]:

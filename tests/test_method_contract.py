@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import diffsr, dmsr, resshift, stablesr, tiny
-from tests.training import tiny_options
+from tests.training import equal_states, tiny_options
 from upsr.config.load import merged, parse_options
 from upsr.config.schema import CommonOptions, TileOptions
 from upsr.engine.distributed import Runtime
@@ -267,15 +267,5 @@ def test_two_iterations_and_two_more_are_four(root, name):
     half = run("in two", 2)
     two_halves = run("in two", 4)
     for player, states in whole.items():
-        assert not _equal(half[player]["params"], states["params"])
-        assert [key for key in states if not _equal(two_halves[player][key], states[key])] == []
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
+        assert not equal_states(half[player]["params"], states["params"])
+        assert [key for key in states if not equal_states(two_halves[player][key], states[key])] == []

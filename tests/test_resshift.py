@@ -134,7 +134,7 @@ def test_a_killed_run_ends_as_one_that_was_not(root, photos):
     settings = tiny_options(
         root, photos, train={"total_iter": 40, "warmup_iter": 2}, logger={"save_checkpoint_freq": 2}, auto_resume=True
     )
-    a, b = whole_and_killed(settings, CPU)
+    a, b = (players["g"] for players in whole_and_killed(settings, CPU))
     for key in ("params", "params_ema"):
         assert a[key].keys() == b[key].keys()
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])

@@ -55,10 +55,6 @@ def method(root) -> StableSR:
     return own.eval()
 
 
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    return torch.from_numpy(tiny.picture(height, width, seed)).permute(2, 0, 1)[None].float() / 255
-
-
 def restored(method: Any, lq: Tensor, **knobs: Any) -> Tensor:
     return restore(method.adjusted(**knobs), lq, seed=0, names=["a"])
 
@@ -149,7 +145,7 @@ def test_a_copy_has_hooks_of_its_own(hooked):
 
 @pytest.mark.parametrize("part", ["conditioning", "unet", "vae", "cfw"])
 def test_a_part_may_be_replaced_and_the_method_stays_as_it_is(method, part):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     expected = restored(method, lq)
     same, other = (copy.deepcopy(method.parts()[part]) for _ in range(2))
     assert torch.equal(restored(method.replaced(part, same), lq), expected)
@@ -259,7 +255,7 @@ def test_two_processes_train_what_one_does(root):
     ],
 )  # fmt: skip
 def test_each_knob_changes_the_result(method, knobs):
-    lq = picture(20, 16)
+    lq = tiny.image(20, 16)
     plain, other = restored(method, lq), restored(method, lq, **knobs)
     size = (60, 48) if "scale" in knobs else (80, 64)
     assert other.shape[-2:] == size
@@ -268,7 +264,7 @@ def test_each_knob_changes_the_result(method, knobs):
 
 
 def test_knobs_that_change_nothing_change_nothing(method):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     plain = restored(method, lq)
     assert torch.equal(restored(method, lq, guidance=1, negative_prompt="Bad photo."), plain)
     assert torch.equal(restored(method, lq, start="noise"), plain)
@@ -282,9 +278,9 @@ def test_without_guidance_there_is_one_pass_a_step(method, monkeypatch):
     calls = []
     forward = type(method.denoiser).forward
     monkeypatch.setattr(type(method.denoiser), "forward", lambda *args: (calls.append(1), forward(*args))[1])
-    restored(method, picture(16, 16), steps=3)
+    restored(method, tiny.image(16, 16), steps=3)
     assert len(calls) == 3
-    restored(method, picture(16, 16), steps=3, guidance=2)
+    restored(method, tiny.image(16, 16), steps=3, guidance=2)
     assert len(calls) == 3 + 6
 
 
@@ -293,14 +289,14 @@ def test_small_images_are_enlarged_to_the_networks_size_and_larger_ones_tiled(me
     assert method.facts.enlarged_size(8, 16) == (64, 128)
     assert method.facts.canvas_size(17, 24) == (96, 96)
     seen: list[Seen] = []
-    out = restore(method, picture(8, 16), seed=0, names=["a"], watch=seen.append)
+    out = restore(method, tiny.image(8, 16), seed=0, names=["a"], watch=seen.append)
     assert out.shape[-2:] == (32, 64)
     assert [item.name for item in seen] == ["t=999", "t=0"]
     assert torch.equal(seen[-1].image, out)
 
 
 def test_one_tile_is_the_whole_and_many_are_near_it(root):
-    lq = picture(24, 20)
+    lq = tiny.image(24, 20)
     whole = build_method(options(root, aggregation=None, autoencoder_tile=None)).eval()
     large = build_method(options(root, aggregation={"size": 16, "overlap": 4})).eval()
     # A latent of 12 x 12 in one tile of at most 16.
@@ -317,7 +313,7 @@ def test_images_are_coded_in_tiles_with_the_features_of_their_windows(method):
 
     small = AutoencoderTileOptions(size=64, overlap=32)
     tiles = method._with(sampling=replace(method.sampling, tiling=replace(method.sampling.tiling, autoencoder=small)))
-    lq = picture(32, 16)
+    lq = tiny.image(32, 16)
     out, whole = restored(tiles, lq, w=1), restored(method, lq, w=1)
     assert 0 < float((out - whole).abs().mean()) < 0.1
 
@@ -325,7 +321,7 @@ def test_images_are_coded_in_tiles_with_the_features_of_their_windows(method):
 def test_progress_counts_all_tiles_once(method):
     told: list[tuple[int, int]] = []
     plan = TilePlan(None, Scratch(torch.device("cpu")), progress=lambda done, total: told.append((done, total)))
-    lq = picture(24, 16)
+    lq = tiny.image(24, 16)
     height, width = (side // 8 for side in method.facts.canvas_size(24, 16))
     method.restore(lq, lambda k: torch.randn(1, 4, height, width), tiles=plan)
     assert [done for done, _ in told] == list(range(1, len(told) + 1))
@@ -333,7 +329,7 @@ def test_progress_counts_all_tiles_once(method):
 
 
 def test_half_precision_is_near(method):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     for dtype in (torch.bfloat16, torch.float16):
         lower = method.for_inference(dtype)
         assert lower.denoiser.unet.dtype == dtype == lower.autoencoder.vae.dtype
@@ -344,7 +340,7 @@ def test_half_precision_is_near(method):
 
 
 def test_a_saved_pipeline_needs_neither_the_folder_nor_the_text_tower(method, root, tmp_path):
-    lq = picture(16, 16)
+    lq = tiny.image(16, 16)
     first = restored(method, lq)
     config = {"_class_name": "UPSRPipeline", **options(root).model_dump(mode="json")}
     config = {key: config[key] for key in ("_class_name", *options(root).of_method()) if key in config}
@@ -473,7 +469,7 @@ def test_of_many_steps_eight_estimates_are_shown_and_counted(method):
     plan = TilePlan(None, Scratch(torch.device("cpu")), progress=lambda done, total: told.append((done, total)))
     own = method.adjusted(steps=20)
     own.restore(
-        picture(16, 16), lambda k: torch.randn(1, 4, 8, 8), tiles=plan, watch=lambda item: seen.append(item.name)
+        tiny.image(16, 16), lambda k: torch.randn(1, 4, 8, 8), tiles=plan, watch=lambda item: seen.append(item.name)
     )
     assert len(seen) == 8
     assert (seen[0], seen[-1]) == ("t=999", "t=0")
@@ -485,10 +481,10 @@ def test_a_pipeline_saved_into_its_own_folder_stays_as_it_is(method, root, tmp_p
     config = {"_class_name": "UPSRPipeline", **{key: config[key] for key in options(root).of_method() if key in config}}
     UPSRPipeline(method, config, "cpu").save_pretrained(tmp_path / "saved")
     again: Any = UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
-    first = restored(again.method, picture(16, 16))
+    first = restored(again.method, tiny.image(16, 16))
     again.save_pretrained(tmp_path / "saved")
     again = UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu", dtype="float32")
-    assert torch.equal(restored(again.method, picture(16, 16)), first)
+    assert torch.equal(restored(again.method, tiny.image(16, 16)), first)
     (tmp_path / "saved" / "backbone" / "prompts.safetensors").write_bytes(b"damaged")
     with pytest.raises(UpsrError, match=r"prompts.safetensors: not readable"):
         UPSRPipeline.from_pretrained(tmp_path / "saved", device="cpu")

@@ -54,6 +54,11 @@ def save_pictures(folder: Path, count: int, size: int = 96, suffix: str = ".png"
     return folder
 
 
+def image(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """:func:`picture` as (1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(picture(height, width, seed)).permute(2, 0, 1)[None].float() / 255
+
+
 def random_weights(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Weights that no initialiser leaves at zero."""
     generator = torch.Generator().manual_seed(seed)

@@ -61,6 +61,17 @@ def common_options(root: Path, photos: Path) -> dict[str, Any]:
     return data
 
 
+def equal_states(a: Any, b: Any) -> bool:
+    """Two parts of checkpoints are the same to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal_states(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(equal_states(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
 CLEAN_STAGE = {
     "blur_prob": 0.0,
     "resize_prob": [0, 0, 1],

@@ -8,19 +8,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
+from upsr.archs.imagenet import BackboneUnavailableError, fetched
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.errors import UpsrError
 
 Backbone = Literal["vgg", "alex", "squeeze"]
-
-
-class BackboneUnavailableError(UpsrError):
-    """A backbone that is neither in a local folder nor reachable."""
 
 
 def lpips_network(net: Backbone, backbone_path: str | None, key: str) -> nn.Module:
@@ -97,16 +93,10 @@ def _read(net: str, path: Path, key: str) -> Mapping[str, Tensor]:
 
 
 def _fetched(net: str, key: str) -> Mapping[str, Any]:
-    weights = _backbone(net)
-    file_name = Path(weights.url).name
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise BackboneUnavailableError(
-            f"LPIPS needs the ImageNet backbone {file_name}, which could not be fetched ({error}). Fetch {weights.url} "
-            f"on a machine with internet access and set {key} to the file, or put it into "
-            f"{Path(torch.hub.get_dir()) / 'checkpoints'}"
-        ) from None
+        return fetched(_backbone(net), key)
+    except BackboneUnavailableError as error:
+        raise BackboneUnavailableError(f"LPIPS needs its ImageNet backbone: {error}") from None
 
 
 def _fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -43,12 +44,22 @@ class KLAutoencoder(Codec):
 
     def encode(self, image: Tensor, noise: Tensor | None = None) -> Tensor:
         """The posterior's mean, or with ``noise`` (standard normal, the latent's shape) a sample; see :meth:`Codec.encode`."""
-        posterior = self.network.encode(image).latent_dist
-        latent: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        # Channels-last on CPUs, where the backward pass of a trainable group norm behind it would crash torch 2.11.
-        return (latent * self.network.config.scaling_factor).contiguous()
+        return scaled_latent(self.network, image, noise)
 
     def decode(self, latent: Tensor) -> Tensor:
         """See :meth:`Codec.decode`."""
-        image: Tensor = self.network.decode(latent / self.network.config.scaling_factor).sample
-        return image
+        return decoded_image(self.network, latent)
+
+
+def scaled_latent(vae: Any, image: Tensor, noise: Tensor | None = None) -> Tensor:
+    """The latent of an image by ``AutoencoderKL``, see :meth:`KLAutoencoder.encode`."""
+    posterior = vae.encode(image).latent_dist
+    latent: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
+    # Channels-last on CPUs, where the backward pass of a trainable group norm behind it would crash torch 2.11.
+    return (latent * vae.config.scaling_factor).contiguous()
+
+
+def decoded_image(vae: Any, latent: Tensor) -> Tensor:
+    """The image of a scaled latent by ``AutoencoderKL``, see :meth:`Codec.decode`."""
+    image: Tensor = vae.decode(latent / vae.config.scaling_factor).sample
+    return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from upsr.arguments import path
@@ -68,14 +68,14 @@ def _fetch(given: argparse.Namespace) -> int:
     entries = {name: entry for asked in given.names for name, entry in entries_of(asked).items()}
     asked_for = {name.lower() for name in given.names}
     needed = {need for entry in entries.values() for need in entry.needs if need.lower() not in asked_for}
-    if given.given is not None:
-        given.downloads = _downloads(given.given, {name: e for name, e in entries.items() if name not in needed})
+    required = {name: entry for name, entry in entries.items() if name not in needed}
+    downloads = None if given.given is None else _downloads(given.given, required)
     failed = 0
     for name, entry in entries.items():
         print(f"{name}: licence: {entry.licence or 'not stated: ask its authors'}")
         try:
             _accept(name, entry, given)
-            failed += _fetch_entry(name, entry, given, optional=name in needed)
+            failed += _fetch_entry(name, entry, given, downloads, optional=name in needed)
             if entry.then and not failed:
                 print(f"then: {entry.then}")
         except UpsrError as error:
@@ -101,14 +101,17 @@ def _accept(name: str, entry: Entry, given: argparse.Namespace) -> None:
     lock.accept(name)
 
 
-def _fetch_entry(name: str, entry: Entry, given: argparse.Namespace, *, optional: bool) -> int:
+def _fetch_entry(
+    name: str, entry: Entry, given: argparse.Namespace, downloads: Mapping[str, Path] | None, *, optional: bool
+) -> int:
     """Fetches or adopts the files of an entry; returns how many failed.
 
     Args:
+        downloads: what a person downloaded, by file name; ``None`` for the entry's sources.
         optional: a file that is not in the folder of ``--from`` is no failure.
     """
     if entry.repository is not None:
-        if given.given is None:
+        if downloads is None:
             print(f"{name}: {fetch_repository(entry, given.to)}")
         elif not optional:
             raise UpsrError(f"{name}: a repository of many files; give its folder to the options themselves")
@@ -117,9 +120,9 @@ def _fetch_entry(name: str, entry: Entry, given: argparse.Namespace, *, optional
     elsewhere = [source.named for source in entry.sources if source.named]  # of entries of one file
     for file, facts in entry.files.items():
         try:
-            if given.given is None:
+            if downloads is None:
                 how = fetch_file(file, facts, entry.sources, given.to, Network(), _report)
-            elif found := [given.downloads[word] for word in (file, *elsewhere) if word in given.downloads]:
+            elif found := [downloads[word] for word in (file, *elsewhere) if word in downloads]:
                 how = adopt_file(found[0], file, facts, given.to)
             elif optional:
                 continue

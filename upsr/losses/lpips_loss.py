@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from upsr.archs.lpips_network import Backbone, BackboneUnavailableError, as_rgb, lpips_network
+from upsr.archs.imagenet import BackboneUnavailableError
+from upsr.archs.lpips_network import Backbone, as_rgb, lpips_network
 from upsr.compat import LOSS_REGISTRY
 from upsr.losses.first_available import LossUnavailableError
 

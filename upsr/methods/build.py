@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -179,16 +179,22 @@ class Losses(nn.Module):
             UpsrError: crops are too small or no multiple of what a loss divides them by, or a loss gives no single number.
         """
         image = torch.zeros(1, channels, size, size, device=device)
-        try:
-            with torch.no_grad():
-                total = copy.deepcopy(self)(image, image, [torch_generator(0, device=device)])["total"]
-            problem = None if total.dim() == 0 else f"they give {tuple(total.shape)} numbers"
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            problem = " ".join(str(error).split())[:200]
+        generators = [torch_generator(0, device=device)]
+        problem = loss_problem(lambda: copy.deepcopy(self)(image, image, generators)["total"])
         if problem is not None:
             raise UpsrError(
                 f"train: pixel_opt, perceptual_opt, perceptual_shift, grid_opt cannot be computed of crops of {size}: {problem}"
             )
+
+
+def loss_problem(compute: Callable[[], Tensor]) -> str | None:
+    """Why a loss cannot be computed or is no single number; ``None`` where it is one."""
+    try:
+        with torch.no_grad():
+            total = compute()
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return " ".join(str(error).split())[:200]
+    return None if total.dim() == 0 else f"they give {tuple(total.shape)} numbers"
 
 
 def _shifted(shift: int, generators: Sequence[torch.Generator], *images: Tensor) -> list[Tensor]:

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from upsr.archs.lpips_network import Backbone, BackboneUnavailableError, as_rgb, lpips_network
+from upsr.archs.imagenet import BackboneUnavailableError
+from upsr.archs.lpips_network import Backbone, as_rgb, lpips_network
 from upsr.compat import METRIC_REGISTRY
 from upsr.metrics.base import MetricUnavailableError
 from upsr.provenance import weights_digest

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 
+from upsr.archs.imagenet import BackboneUnavailableError, fetched
 from upsr.archs.weights import misfits, read_weight_file, select_weights
 from upsr.errors import UpsrError
 from upsr.tiling.padding import pad_to_size
@@ -115,14 +115,10 @@ def load_features(estimator: TimestepEstimator, pretrained: str) -> None:
 def _fetched() -> Mapping[str, Any]:
     from torchvision.models import VGG19_Weights
 
-    weights = VGG19_Weights.IMAGENET1K_V1
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        raise UpsrError(
-            f"{_KEY}: imagenet: {Path(weights.url).name} could not be fetched ({error}). Fetch {weights.url} on a machine with "
-            f"internet access and set {_KEY} to the file, or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, {_RANDOM}"
-        ) from None
+        return fetched(VGG19_Weights.IMAGENET1K_V1, _KEY)
+    except BackboneUnavailableError as error:
+        raise UpsrError(f"{_KEY}: imagenet: {error}, {_RANDOM}") from None
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from upsr import choices
 from upsr.choices import ColourFix
+from upsr.codecs.kl import decoded_image, scaled_latent
 from upsr.diffusion import VariancePreserving, sample
 from upsr.diffusion.sampling import Denoise, Noise
 from upsr.errors import UpsrError
@@ -152,15 +153,11 @@ class DMSR(Method):
 
     def clean_latent(self, image: Tensor) -> Tensor:
         """The scaled latent of images (B, 3, H, W) in [-1, 1]: the mean of the frozen autoencoder's posterior, float32."""
-        mean = self.vae.encode(image.to(self.vae.dtype)).latent_dist.mean
-        # Channels-last on CPUs, see upsr.codecs.kl.
-        latent: Tensor = (mean * self.vae.config.scaling_factor).float().contiguous()
-        return latent
+        return scaled_latent(self.vae, image.to(self.vae.dtype)).float()
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, 3, H, W) in about [-1, 1], not clamped, of a scaled latent."""
-        image: Tensor = self.vae.decode(z.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
-        return image.float()
+        return decoded_image(self.vae, z.to(self.vae.dtype)).float()
 
     def context(self) -> Tensor:
         """The embedding of the prompt, (1, tokens, width), on the device and in the type of the U-Net."""

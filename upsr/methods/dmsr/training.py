@@ -13,7 +13,7 @@ from upsr.compat import LOSS_REGISTRY
 from upsr.config.components import build
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player, Training
-from upsr.methods.build import train_options
+from upsr.methods.build import loss_problem, train_options
 from upsr.methods.dmsr.adversarial import LOSSES
 from upsr.methods.dmsr.discriminator import ControlDiscriminator
 from upsr.methods.dmsr.method import DMSR
@@ -136,13 +136,9 @@ class DistributionMatching(Training):
             return
         space, channels = self.opt.perceptual_space, self.method.vae.config.latent_channels
         shape = (1, 3, size, size) if space == "image" else (1, channels, size // cell, size // cell)
-        seen = torch.zeros(shape, device=device)
-        try:
-            with torch.no_grad():
-                self.perceptual(seen, seen)
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = " ".join(str(error).split())[:160]
+        seen, perceptual = torch.zeros(shape, device=device), self.perceptual
+        if (problem := loss_problem(lambda: perceptual(seen, seen))) is not None:
             raise UpsrError(
-                f"train.perceptual_opt: it cannot be computed of {shape} ({reason}), which perceptual_space: {space} gives; "
+                f"train.perceptual_opt: it cannot be computed of {shape} ({problem}), which perceptual_space: {space} gives; "
                 "LPIPSLoss takes images, LatentLPIPSLoss latents"
-            ) from None
+            )

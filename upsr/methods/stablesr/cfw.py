@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from upsr.archs.diffusers_library import diffusers
+from upsr.codecs.kl import decoded_image, scaled_latent
 from upsr.methods.stablesr.hooks import Hooked
 
 _EPS = 1e-6
@@ -91,10 +92,9 @@ class WrappedAutoencoder(Hooked):
         Args:
             image: (B, 3, H, W) in [-1, 1].
         """
-        posterior = self.vae.encode(image).latent_dist
+        latent = scaled_latent(self.vae, image, noise)
         self._encoded = {}
-        latent: Tensor = posterior.mean if noise is None else posterior.mean + posterior.std * noise
-        return (latent * self.vae.config.scaling_factor).contiguous()
+        return latent
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """The encoder's features of an image at the levels that have a fusion block."""
@@ -113,10 +113,9 @@ class WrappedAutoencoder(Hooked):
             with torch.no_grad():
                 self._fused = self.features(image), w
         try:
-            decoded: Tensor = self.vae.decode(latent / self.vae.config.scaling_factor).sample
+            return decoded_image(self.vae, latent)
         finally:
             self._fused = None
-        return decoded
 
     def parts(self) -> Mapping[str, nn.Module | None]:
         """See :meth:`Hooked.parts`."""
