@@ -242,6 +242,24 @@ def test_the_share_of_the_teacher_is_what_is_asked_for(cache):
         assert np.array_equal(item["gt"].permute(1, 2, 0).numpy(), crops.image(5, kind))
 
 
+def test_a_discriminator_gets_the_photo_of_a_sample_whose_target_is_the_teachers(root, cache):
+    index, flips = str(cache / "index.json"), {"use_hflip": False, "use_vflip": False, "use_rot": False}
+    taught, photos = (TaughtDataset(index, 32, share, with_photo=share == 1, **flips) for share in (1.0, 0.0))
+    for number in range(6):
+        item, own = taught[SampleId(1, number)], photos[SampleId(1, number)]
+        assert torch.equal(item["photo"], own["gt"])
+        assert torch.equal(item["lq"], own["lq"])
+        assert not torch.equal(item["photo"], item["gt"])
+    judge = {
+        "network_d": {"type": "PatchDiscriminator", "width": 4, "layers": 1},
+        "train": {"gan_opt": {"type": "GANLoss", "gan_type": "hinge"}, "total_iter": 1},
+        "datasets": {"train": {"with_photo": True}},
+    }
+    train_here(stage_one(root, cache, "judged", **judge), CPU)
+    with pytest.raises(UpsrError, match=r"pair_pool\.pairs_per_slot: .* set it to 0"):
+        train_here(stage_one(root, cache, "pool", pair_pool={"pairs_per_slot": 2}, **judge), CPU)
+
+
 def stage_one(root: Path, cache: Path, name: str, **changes) -> dict:
     options = tiny_options(root, root / "photos", name=name)
     train = {
