@@ -17,6 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
+from scripts.ship_weights import describe_data, describe_run
 from tests import tiny
 from tests.processes import REPOSITORY, train_here
 from tests.training import tiny_options
@@ -284,6 +285,17 @@ def test_training_on_a_cache_resumes_exactly(root, cache):
     states = [load_checkpoint(folder / "training_states/4.state") for folder in (whole, halves)]
     first, second = (state.players["g"].params for state in states)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_shipped_weights_record_the_recipe_of_their_cache(root, cache, tmp_path):
+    run = train_here(stage_one(root, cache, "shipped"), CPU)
+    recorded = describe_run(run)["photos"]
+    assert recorded["crops"] == 12
+    assert recorded == describe_data({"index": str(cache / "index.json")})
+    shutil.copytree(cache, tmp_path / "other")
+    recipe = tmp_path / "other/recipe.json"
+    recipe.write_text(recipe.read_text().replace('"manual_seed": 0', '"manual_seed": 1'))
+    assert describe_data({"index": str(recipe.with_name("index.json"))}) != recorded
 
 
 def test_what_does_not_fit_is_refused(root, cache):
