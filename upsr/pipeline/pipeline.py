@@ -60,7 +60,8 @@ class UPSRPipeline:
     Args:
         method: restores images.
         config: describes the method, as in ``config.json``.
-        device, dtype: where, and in what type the method's networks compute.
+        device: where the method's networks compute.
+        dtype: the type that they compute in.
         compile: ``torch.compile`` mode of the method's ``denoiser``, or "none".
 
     Raises:
