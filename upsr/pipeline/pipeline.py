@@ -54,8 +54,9 @@ _COLOUR = "colour"
 class UPSRPipeline:
     """A method with everything around it.
 
-    >>> pipe = UPSRPipeline.from_pretrained("tiny")            # doctest: +SKIP
-    >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
+    Examples:
+        >>> pipe = UPSRPipeline.from_pretrained("tiny")            # doctest: +SKIP
+        >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
 
     Args:
         method: restores images.
