@@ -312,6 +312,10 @@ def placed(page) -> list[str]:
     )
 
 
+def placed_at(x: int, place: str) -> str:
+    return re.sub(r"translate\(\S+px,", f"translate({x}px,", place)
+
+
 def given(page) -> list[tuple[int, str]]:
     return [(vote["pair"], vote["choice"]) for vote in page.evaluate("state.votes")]
 
@@ -356,6 +360,18 @@ def test_the_page_works_by_keys_from_disk(place, browser, capsys):
     for left, right in (fitted, zoomed, moved):
         assert left == right
     assert len({fitted[0], zoomed[0], moved[0]}) == 3
+    page.locator("#left").click(position={"x": 10, "y": 170})  # near the left edge, and so it is shown
+    clicked = placed(page)
+    box = page.locator("#right").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 80, box["y"] + 100, steps=4)
+    page.mouse.up()  # a drag moves both and is no click
+    dragged = placed(page)
+    assert clicked[0] == clicked[1] == placed_at(0, clicked[0])
+    assert dragged[0] == dragged[1] == placed_at(-20, clicked[0])
+    page.locator("#right").click()
+    assert placed(page) == fitted
     page.keyboard.press("i")
     assert page.locator(".reference:visible").count() == 2
     page.keyboard.press("i")
