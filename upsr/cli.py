@@ -18,7 +18,7 @@ _COMMANDS = {
     "weights": "published weights by name: list, fetch, verify, where",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
-    "report": "a folder of HTML to look at an evaluation",
+    "report": "pages to look at an evaluation, and to vote on its results blind",
     "tables": "the tables and figures of papers, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
     "serve": "a page in the browser to upscale photos with",
