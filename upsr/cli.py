@@ -16,6 +16,8 @@ _COMMANDS = {
     "upscale": "photos in, photos four times as large out",
     "data": "datasets: benchmarks, training images in other forms, teacher caches",
     "weights": "published weights by name: list, fetch, verify, where",
+    "train": "a network from an option file",
+    "test": "the validation sets of an option file, restored and measured",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
     "report": "pages to look at an evaluation, and to vote on its results blind",
@@ -29,7 +31,7 @@ _CONVERT = "convert"
 """`upsr convert METHOD` is `upsr METHOD convert`, of the methods that state this command."""
 _CONVERTS = "released checkpoints of a method in this package's files"
 _HELP = "COMMAND --help explains a command with examples."
-_EPILOG = f"""{_HELP} Training and testing from option files: train.py, test.py.
+_EPILOG = f"""{_HELP} train.py and test.py of a checkout are `upsr train` and `upsr test`.
 Options may be written with - or _: --max-images, --max_images.
 
 Methods: `upsr METHOD` lists the commands of one, which may be your own (docs/extending.md).
