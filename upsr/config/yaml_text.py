@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
-from yaml.nodes import Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 _DEEPEST = 50
 _LARGEST = 100_000
@@ -88,10 +88,12 @@ class _AnyTagLoader(_Loader):
 
     def unknown(self, node: Node) -> Any:
         """The value without its tag."""
-        if isinstance(node, ScalarNode):
-            return self.construct_scalar(node)
-        build = self.construct_sequence if isinstance(node, SequenceNode) else self.construct_mapping
-        return build(node, deep=True)  # type: ignore[operator]
+        if isinstance(node, SequenceNode):
+            return self.construct_sequence(node, deep=True)
+        if isinstance(node, MappingNode):
+            return self.construct_mapping(node, deep=True)
+        assert isinstance(node, ScalarNode)
+        return self.construct_scalar(node)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -182,8 +182,8 @@ def metric(value: Any, place: Place) -> Iterator[Outcome]:
     of = "type" if "type" in arguments else ""
     if name in _WITHOUT_WEIGHTS:
         yield Put(f"{target}.type", _WITHOUT_WEIGHTS[name], of=of)
-        yield Put(f"{target}.y_channel", bool(arguments.get("test_y_channel", False)), of="test_y_channel")
-        yield Put(f"{target}.crop_border", whole(arguments.get("crop_border", 0)), of="crop_border")
+        for key, ours, convert in (("test_y_channel", "y_channel", bool), ("crop_border", "crop_border", whole)):
+            yield Put(f"{target}.{ours}", convert(arguments.get(key) or 0), of=key if key in arguments else of)
     elif name == "niqe":
         yield Put(f"{target}.type", "NIQE", "pyiqa's, on the whole image", of=of)
     elif name in _BY_PYIQA:

@@ -39,6 +39,8 @@ _MEASURED_ON = {
 }
 """Data sets by their names in small letters."""
 
+_VIDEOS = ("video", "reds", "vimeo", "recurrent")
+
 
 def set_name(key: str) -> str:
     """The key of a data set: ``train``, or one that begins with ``val``."""
@@ -57,18 +59,32 @@ def in_set(key: str, convert: Callable[[Any], Any] = lambda value: value) -> Rul
     return rule
 
 
-def set_type(names: Mapping[str, str]) -> Rule:
-    """The rule of a data set's ``type``."""
+def _kind(value: Any, section: Mapping[str, Any], training: bool) -> str | None:
+    """The name here of a data set, by its name there or else by the folders that it reads; ``None`` for one of videos."""
+    name = str(value).lower()
+    names, paired = (_TRAINED_ON, PAIRS) if training else (_MEASURED_ON, "PairedFolderDataset")
+    if name in names:
+        return names[name]
+    if {"num_frame", "clip_size", "interval_list"} & section.keys() or any(word in name for word in _VIDEOS):
+        return None
+    if section.get("dataroot_gt") is None:
+        return "FolderDataset" if section.get("dataroot_lq") is not None and not training else None
+    if section.get("dataroot_lq") is not None:
+        return paired
+    return "RealESRGANDataset" if training else "BicubicFolderDataset"
 
-    def rule(value: Any, place: Place) -> Iterator[Outcome]:
-        section = f"datasets.{set_name(place.path[1])}"
-        found = names.get(str(value).lower())
-        yield Put(f"{section}.type", found or str(value), "" if found else "there is no such data set here")
-        if found == PAIRS:
-            yield Put(f"{section}.scale", whole(place.get("scale", 4)))
-            yield Put("pair_pool.pairs_per_slot", 0)
 
-    return rule
+def set_type(value: Any, place: Place) -> Iterator[Outcome]:
+    """The type of a data set."""
+    section = f"datasets.{set_name(place.path[1])}"
+    found = _kind(value, place.get(".".join(place.path[:2]), {}), place.path[1] == "train")
+    known = found is not None and str(value).lower() in {**_TRAINED_ON, **_MEASURED_ON}
+    note = "" if known else f"{value} there, by its folders" if found else "there is no such data set here"
+    yield Put(f"{section}.type", found or str(value), note)
+    if found in (PAIRS, "BicubicFolderDataset"):
+        yield Put(f"{section}.scale", whole(place.get("scale", 4)))
+    if found == PAIRS:
+        yield Put("pair_pool.pairs_per_slot", 0)
 
 
 def folder(key: str) -> Rule:
@@ -91,7 +107,8 @@ def folder(key: str) -> Rule:
 
 def makes_pairs(place: Place) -> bool:
     """Whether LR images are made while training, and not read."""
-    return _TRAINED_ON.get(str(place.get("datasets.train.type", "")).lower()) != PAIRS
+    section = place.get("datasets.train", {})
+    return _kind(section.get("type"), section, training=True) != PAIRS
 
 
 def when_degrading(rule: Rule) -> Rule:
@@ -165,7 +182,7 @@ DATASETS: dict[str, Rule] = {
     **under(
         "datasets.train",
         {
-            "type": set_type(_TRAINED_ON),
+            "type": set_type,
             "gt_size": crop,
             "lq_size": lr_crop,
             **dict.fromkeys(("use_hflip", "use_flip"), in_set("use_hflip", flag)),
@@ -177,7 +194,7 @@ DATASETS: dict[str, Rule] = {
     **under(
         "datasets.*",
         {
-            "type": set_type(_MEASURED_ON),
+            "type": set_type,
             **dict.fromkeys(
                 ("gt_size", "lq_size", "use_hflip", "use_flip", "use_rot"), no_effect("whole images are restored")
             ),

@@ -130,6 +130,15 @@ def under(prefix: str, rules: Rules) -> dict[str, Rule]:
     return {f"{prefix}.{pattern}": rule for pattern, rule in rules.items()}
 
 
+def joined(*tables: Rules) -> dict[str, Rule]:
+    """The rules of several tables; where two have a pattern, the first table's counts."""
+    result: dict[str, Rule] = {}
+    for table in tables:
+        for pattern, rule in table.items():
+            result.setdefault(pattern, rule)
+    return result
+
+
 def rule_for(rules: Rules, path: Path) -> Rule | None:
     """The first rule whose pattern fits."""
     return next((rule for pattern, rule in rules.items() if fits(tuple(pattern.split(".")), path)), None)

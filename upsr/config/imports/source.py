@@ -119,4 +119,4 @@ def _texts(lines: list[str]) -> list[str]:
 
 def _text(line: str) -> str:
     stripped = line.strip()
-    return stripped.lstrip("#").strip() if stripped.startswith("#") else ""
+    return stripped.lstrip("#").removeprefix(" ").rstrip() if stripped.startswith("#") else ""

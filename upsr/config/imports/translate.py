@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from upsr.config.imports.rules import Format, Left, Outcome, Path, Place, Put, is_section, rule_for
 from upsr.config.problems import Problem
 
-_FIRST = ("name", "method", "phase", "scale", "num_gpu", "manual_seed", "type")
+_FIRST = ("name", "method", "phase", "scale", "num_gpu", "manual_seed")
+_LAST = ("path", "train", "val", "logger")
 _OPTIONAL = ("train", "val")
 _REFUSALS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What conversions raise at values that they do not expect: those of other people's files may be anything."""
@@ -72,17 +73,17 @@ def translated(form: Format, source: Mapping[str, Any], name: str) -> Translatio
                 result.origins.setdefault(put.key, (*path, put.of) if put.of else path)
     for key, value in {"name": name, "datasets": {}, **form.preset}.items():
         section = key.split(".")[0]
-        if _get(result.data, key) is None and (section not in _OPTIONAL or section in result.data):
+        if not _has(result.data, key) and (section not in _OPTIONAL or section in result.data):
             _set(result.data, key, value)
             result.added[key] = value
     result.data = _ordered(result.data)
     return result
 
 
-def _ordered(data: dict[str, Any]) -> dict[str, Any]:
+def _ordered(data: Mapping[str, Any], first: Sequence[str] = _FIRST, last: Sequence[str] = _LAST) -> dict[str, Any]:
     """The usual order of keys."""
-    keys = [key for key in dict.fromkeys([*_FIRST, *data]) if key in data]
-    return {key: _ordered(data[key]) if isinstance(data[key], dict) else data[key] for key in keys}
+    keys = [key for key in dict.fromkeys([*first, *(key for key in data if key not in last), *last]) if key in data]
+    return {key: _ordered(data[key], ("type",), ()) if isinstance(data[key], dict) else data[key] for key in keys}
 
 
 def settle(result: Translation, problems: Callable[[Mapping[str, Any]], Iterable[Problem]]) -> list[Problem]:
@@ -166,11 +167,13 @@ def _part(value: Any, part: str) -> Any:
     return value.get(part) if isinstance(value, Mapping) else value[int(part)]
 
 
-def _get(data: Mapping[str, Any], key: str) -> Any:
-    value: Any = data
+def _has(data: Mapping[str, Any], key: str) -> bool:
+    section: Any = data
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+        if not isinstance(section, Mapping) or part not in section:
+            return False
+        section = section[part]
+    return True
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

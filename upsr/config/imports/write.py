@@ -15,6 +15,7 @@ from upsr.config.yaml_text import load_yaml
 
 _INDENT = 2
 _WIDTH = 120
+_NULL = "tag:yaml.org,2002:null"
 
 
 def option_text(result: Translation, source: Source, name: str) -> str:
@@ -35,6 +36,7 @@ def option_text(result: Translation, source: Source, name: str) -> str:
     root = _mapping(result.data, notes, (), 0)
     yaml = YAML()
     yaml.width = 4096
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null"))
     text = io.StringIO()
     yaml.dump(root, text)
     head = "".join(f"# {line}\n" if line else "\n" for line in lines)
@@ -58,8 +60,8 @@ def _placed(result: Translation, source: Source) -> dict[Path, Comments]:
     """Comments by target path: those of the key that it was made of, of the sections around that, and of keys before it in
     the same section that left nothing."""
     target_of: dict[Path, Path] = {}
-    for target, origin in result.origins.items():
-        target_of.setdefault(origin, tuple(target.split(".")))
+    for key, origin in result.origins.items():
+        target_of.setdefault(origin, tuple(key.split(".")))
     sections = {tuple(key.split(".")[:depth]) for key in result.origins for depth in range(1, key.count(".") + 1)}
     placed: dict[Path, Comments] = {}
     waiting: list[tuple[Path, str]] = []
@@ -73,8 +75,8 @@ def _placed(result: Translation, source: Source) -> dict[Path, Comments]:
         above = [line for of, line in waiting if path[: len(of) - 1] == of[:-1]]
         placed.setdefault(target, Comments(above, comments.beside))
         waiting = []
-    for target, note in result.notes.items():
-        found = placed.setdefault(tuple(target.split(".")), Comments())
+    for key, note in result.notes.items():
+        found = placed.setdefault(tuple(key.split(".")), Comments())
         found.beside = "; ".join(filter(None, [found.beside, note]))
     return placed
 

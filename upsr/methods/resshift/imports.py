@@ -15,6 +15,7 @@ from upsr.config.imports.rules import (
     Rule,
     count,
     flag,
+    joined,
     no_effect,
     not_here,
     number,
@@ -274,6 +275,6 @@ def _known(data: Mapping[str, Any]) -> bool:
 RESSHIFT = Format(
     "ResShift",
     _known,
-    {**_NETWORKS, **_DATA},
+    joined(_NETWORKS, _DATA),
     {"method": "resshift", "network_g.type": "ResShiftUNet", "autoencoder.type": "VQAutoencoder"},
 )

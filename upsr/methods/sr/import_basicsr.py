@@ -17,6 +17,7 @@ from upsr.config.imports.rules import (
     Put,
     Rule,
     flag,
+    joined,
     no_effect,
     not_here,
     to,
@@ -141,14 +142,12 @@ def _seven_to_21(stage: str) -> Rule:
     return rule
 
 
-_SR: dict[str, Rule] = {
+_OWN: dict[str, Rule] = {
     "model_type": no_effect("method: sr, a network that upscales by itself"),
     "network_g": network(NETWORKS),
     "train.perceptual_opt": perceptual_loss,
-    **GAN,
-    **COMMON,
-    "train.*_opt": not_here("no such loss is here"),
 }
+SR = joined(_OWN, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
 
 REAL: dict[str, Rule] = {
     "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),
@@ -178,5 +177,5 @@ def _is_basicsr(data: Mapping[str, Any]) -> bool:
     return "network_g" in data and "diffusion" not in data and (kind in MODELS or other)
 
 
-BASICSR = Format("BasicSR", _is_basicsr, _SR, PRESET)
-REAL_ESRGAN = Format("Real-ESRGAN", _is_real, {**REAL, **_SR}, PRESET)
+BASICSR = Format("BasicSR", _is_basicsr, SR, PRESET)
+REAL_ESRGAN = Format("Real-ESRGAN", _is_real, joined(REAL, SR), PRESET)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from upsr.config.imports.basicsr import COMMON, metric
+from upsr.config.imports.basicsr import COMMON
 from upsr.config.imports.data_sets import DEGRADATION, in_set, kernels, pair_pool, support_holds_all
 from upsr.config.imports.gan import GAN
 from upsr.config.imports.rules import (
@@ -16,6 +16,7 @@ from upsr.config.imports.rules import (
     Put,
     Rule,
     flag,
+    joined,
     no_effect,
     not_here,
     number,
@@ -196,16 +197,14 @@ def _other_weights(value: Any, place: Place) -> Iterator[Outcome]:
     yield Left("nothing is set") if value is None else Put("path.pretrain_network_aux", str(value))
 
 
-_NETWORKS: dict[str, Rule] = {
-    "network_g": _network,
-    **GAN,
-    **dict.fromkeys(("network_*", "net_*"), _auxiliary),
-    **COMMON,
+_NETWORKS: dict[str, Rule] = dict.fromkeys(("network_*", "net_*"), _auxiliary)
+
+_LAST: dict[str, Rule] = {
     "path.pretrain*": _other_weights,
     "path.param_key_*": no_effect("params_ema is looked for first"),
     "path.strict_load_*": no_effect("weights of g fit key by key"),
-    "val.metrics.*": metric,
 }
+"""What is of g, whatever its name there."""
 
 
 def _known(data: Mapping[str, Any]) -> bool:
@@ -222,7 +221,7 @@ def _known(data: Mapping[str, Any]) -> bool:
 UPSR = Format(
     "the released UPSR",
     _known,
-    {**_ANYWHERE, **_DATA, **_TRAIN, **_NETWORKS},
+    joined(_ANYWHERE, _DATA, _TRAIN, {"network_g": _network}, GAN, _NETWORKS, COMMON, _LAST),
     {
         "method": "upsr",
         "network_g.type": "UNetModelSwin",
