@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -141,12 +142,17 @@ def joined(*tables: Rules) -> dict[str, Rule]:
 
 def rule_for(rules: Rules, path: Path) -> Rule | None:
     """The first rule whose pattern fits."""
-    return next((rule for pattern, rule in rules.items() if fits(tuple(pattern.split(".")), path)), None)
+    return next((rule for pattern, rule in rules.items() if fits(_parts(pattern), path)), None)
+
+
+@functools.cache
+def _parts(pattern: str) -> Path:
+    return tuple(pattern.split("."))
 
 
 def is_section(rules: Rules, path: Path) -> bool:
     """Whether there are rules for keys inside ``path``."""
-    patterns = (tuple(pattern.split(".")) for pattern in rules)
+    patterns = map(_parts, rules)
     return any(len(pattern) > len(path) and fits(pattern[: len(path)], path) for pattern in patterns)
 
 

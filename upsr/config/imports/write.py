@@ -14,7 +14,6 @@ from upsr.config.imports.translate import Account, Translation
 from upsr.config.yaml_text import load_yaml
 
 _INDENT = 2
-_WIDTH = 120
 _NULL = "tag:yaml.org,2002:null"
 
 
@@ -52,8 +51,7 @@ def about(account: Account) -> str:
 
 def shown(value: Any) -> str:
     """A value in a line of YAML."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]} ..."
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _placed(result: Translation, source: Source) -> dict[Path, Comments]:

@@ -30,9 +30,11 @@ _LPIPS = {"type": "LPIPSLoss", "net": "vgg", "input_range": "correct"}
 
 
 def _trainer(value: Any, place: Place) -> Iterator[Outcome]:
-    """SinSR's trainer distils."""
+    """SinSR's trainer distils; one of ResShift's adds LPIPS."""
     if "Distill" in str(value):
         yield Put("phase", "distillation")
+    elif "LPIPS" in str(value) and place.get("train.loss_coef", place.get("lpips")) is None:
+        yield Put("train.perceptual_opt", {**_LPIPS, "loss_weight": 1.0})
     else:
         yield Left("phase: supervised, the first")
 
@@ -168,6 +170,8 @@ _TRAIN: dict[str, Rule] = {
     "loss_type": no_effect("squared error of the latent, and LPIPS"),
     "xT_cov_loss": to("train.consistency.inverse", number),
     "finetune_use_gt": to("train.consistency.ground_truth", number),
+    "loss_in_image_space": only(False, "the error is the latent's"),
+    "reformulated_reflow": no_effect("part of train.consistency"),
     "learn_xT": no_effect("part of train.consistency.inverse"),
     "use_fsdp": not_here("training is data-parallel"),
 }
@@ -183,6 +187,7 @@ _NETWORKS: dict[str, Rule] = {
     **under("diffusion.params", DIFFUSION),
     "autoencoder.target": no_effect("VQAutoencoder"),
     "autoencoder.ckpt_path": to("path.pretrain_autoencoder", str),
+    "autoencoder.tune_decoder": only(False, "the autoencoder is frozen"),
     "autoencoder.use_fp16": no_effect("train.amp says so"),
     "autoencoder.compile": no_effect("train.compile says so"),
     **under(

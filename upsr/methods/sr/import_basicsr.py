@@ -146,6 +146,8 @@ _OWN: dict[str, Rule] = {
     "model_type": no_effect("method: sr, a network that upscales by itself"),
     "network_g": network(NETWORKS),
     "train.perceptual_opt": perceptual_loss,
+    "tile.tile_size": to("val.tile.size", whole),
+    "tile.tile_pad": to("val.tile.overlap", lambda pad: 2 * whole(pad), "pixels on both sides"),
 }
 SR = joined(_OWN, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
 
