@@ -137,6 +137,34 @@ def test_sizes_pools_and_losses_are_converted(tmp_path):
     assert pairs.network_g.arguments["network"]["type"] == "EDSR"
 
 
+def test_a_discriminator_that_is_here_is_trained_as_there(tmp_path, capsys):
+    opt = load_options(imported(FOREIGN / "realesrgan.yml", tmp_path / "real.yml"))
+    assert (opt.network_d.type, opt.network_d.arguments["num_feat"]) == ("UNetDiscriminatorSN", 64)
+    assert (opt.train.gan_opt.arguments["loss_weight"], opt.train.optim_d.betas) == (0.1, (0.9, 0.99))
+    unet = {"network_d": {"type": "unetdiscriminatorsn", "num_in_ch": 3, "num_feat": 64}}
+    opt = load_options(imported(changed("trainner.yml", tmp_path, **unet), tmp_path / "span.yml"))
+    assert (opt.network_d.type, opt.train.gan_opt.arguments["gan_type"]) == ("UNetDiscriminatorSN", "vanilla")
+    capsys.readouterr()
+    later = {
+        "model_type": "ESRGANModel",
+        "network_d": {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 64},
+    }
+    later["train"] = {
+        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 5e-3},
+        "net_d_init_iters": 5,
+        "net_d_iters": 2,
+    }
+    opt = load_options(imported(changed("basicsr.yml", tmp_path, **later), tmp_path / "esrgan.yml"))
+    report = capsys.readouterr().out
+    assert (opt.train.gan_start, opt.train.gan_opt.arguments["loss_weight"]) == (5, 5e-3)
+    assert "(relativistic there)" in report
+    assert "train.net_d_iters: 2  (both are trained in every iteration)" in report
+    alone = load_options(
+        imported(changed("basicsr.yml", tmp_path, network_d=later["network_d"]), tmp_path / "alone.yml")
+    )
+    assert alone.network_d is None
+
+
 def test_comments_are_kept_and_what_is_left_out_stands_at_the_head(tmp_path):
     text = imported(FOREIGN / "realesrgan.yml", tmp_path / "mine.yml").read_text()
     assert "\n# a GAN training, begun from the PSNR network\n" in text
@@ -146,9 +174,10 @@ def test_comments_are_kept_and_what_is_left_out_stands_at_the_head(tmp_path):
     assert "network_g: # the generator" in text
     assert "# how it is read\n    num_worker_per_gpu: 5" in text  # its own key has no effect here
     head = text[: text.index("name: train_gan_x4")]
-    assert "network_d: {" in head
-    assert "second_blur" not in head
-    assert "redux-config" not in imported(FOREIGN / "trainner.yml", tmp_path / "span.yml").read_text()
+    assert "Left out" not in head
+    text = imported(FOREIGN / "trainner.yml", tmp_path / "span.yml").read_text()
+    assert "redux-config" not in text
+    assert '\n#   network_d: {"type": "dunet"}  (' in text[: text.index("name: 4x_span")]
 
 
 ODD = ["text", [], [[1, [2]]], {}, {"a": {"b": 1}}, -7, 1.5, True, None, "${no.such}", "yes"]
@@ -329,7 +358,12 @@ def test_patterns():
 
 # What is written trains.
 
-TINY_RRDB = ["network_g.network.num_feat=8", "network_g.network.num_block=1", "network_g.network.num_grow_ch=4"]
+TINY_RRDB = [
+    "network_d.num_feat=4",
+    "network_g.network.num_feat=8",
+    "network_g.network.num_block=1",
+    "network_g.network.num_grow_ch=4",
+]
 TINY_EDSR = ["network_g.network.num_feat=8", "network_g.network.num_block=1"]
 ITERATIONS = [
     "train.total_iter=2",
@@ -383,7 +417,8 @@ def test_real_esrgan_trains_as_it_is(root, tmp_path):
         "train.perceptual_opt=null",
     ]  # fmt: skip
     train(checked_options(str(mine), force, "train"), CPU)
-    assert (root / "experiments/train_gan_x4/models").is_dir()
+    names = {path.name.rsplit("_", 1)[0] for path in (root / "experiments/train_gan_x4/models").iterdir()}
+    assert names == {"net_g", "net_d"}
 
 
 def test_basicsr_trains_on_pairs_as_it_is(root, tmp_path):

@@ -99,13 +99,26 @@ PATHS: dict[str, Rule] = under(
 )
 
 
-def optimiser(value: Any, place: Place) -> Iterator[Outcome]:
-    """Adam and AdamW are here."""
-    if value in ("Adam", "AdamW"):
-        yield Put("train.optim_g.type", value)
-    else:
-        yield Put("train.optim_g.type", "AdamW")
-        yield Left("AdamW is taken: Adam and AdamW are here", matters=True)
+def adam(section: str) -> dict[str, Rule]:
+    """The rules of an optimiser's section inside ``train``: Adam and AdamW are here."""
+    target = f"train.{section}"
+
+    def kind(value: Any, place: Place) -> Iterator[Outcome]:
+        here = value in ("Adam", "AdamW")
+        yield Put(f"{target}.type", value if here else "AdamW")
+        if not here:
+            yield Left("AdamW is taken: Adam and AdamW are here", matters=True)
+
+    return under(
+        section,
+        {
+            "type": kind,
+            "betas": to(f"{target}.betas", numbers),
+            **{key: to(f"{target}.{key}", number) for key in ("lr", "eps", "weight_decay")},
+            "fused": no_effect("a matter of speed"),
+            "*": not_here("the optimiser here has no such argument"),
+        },
+    )
 
 
 def scheduler(value: Any, place: Place) -> Iterator[Outcome]:
@@ -161,13 +174,7 @@ TRAIN: dict[str, Rule] = under(
         "total_iter": to("train.total_iter", whole),
         "warmup_iter": to("train.warmup_iter", count),
         "ema_decay": to("train.ema_decay", number),
-        "optim_g.type": optimiser,
-        "optim_g.lr": to("train.optim_g.lr", number),
-        "optim_g.betas": to("train.optim_g.betas", numbers),
-        "optim_g.eps": to("train.optim_g.eps", number),
-        "optim_g.weight_decay": to("train.optim_g.weight_decay", number),
-        "optim_g.fused": no_effect("a matter of speed"),
-        "optim_g.*": not_here("the optimiser here has no such argument"),
+        **adam("optim_g"),
         "scheduler": scheduler,
         "pixel_opt": pixel_loss,
     },

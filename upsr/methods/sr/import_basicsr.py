@@ -57,7 +57,7 @@ NETWORKS = {
     "MSRResNet": Known("MSRResNet"),
     "RRDBNet": Known("RRDBNet", "scale"),
     "ECBSR": Known("ECBSR", "scale"),
-    "SRVGGNetCompact": Known("basicsr.archs.srvgg_arch.SRVGGNetCompact"),
+    "SRVGGNetCompact": Known("SRVGGNetCompact"),
     "SwinIR": Known("SwinIR", channels="in_chans", defaults={"window_size": 7}, multiple="window_size"),
 }
 """Networks of basicsr that upscale images."""
