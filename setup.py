@@ -44,6 +44,7 @@ setup(
         "torchvision>=0.21",
         "basicsr>=1.4.2",
         "pyyaml>=6",
+        "ruamel.yaml>=0.18",
         "pydantic>=2.7",
         "lpips>=0.1.4",
         "spandrel>=0.4",

@@ -1,5 +1,6 @@
 """Networks in ARCH_REGISTRY, in torch's own layers; :mod:`upsr.accelerate` has faster forms of them for inference."""
 
+from upsr.archs.any_sr import AnySR
 from upsr.archs.atd import ATD
 from upsr.archs.compact import CompactSR
 from upsr.archs.patchgan import PatchDiscriminator
@@ -10,6 +11,7 @@ from upsr.archs.unet_upsr import UNetModelSwin
 
 __all__ = [
     "ATD",
+    "AnySR",
     "CompactSR",
     "DenoisingDiffusionUNet",
     "DiffusersUNet2D",

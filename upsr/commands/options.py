@@ -1,4 +1,5 @@
-"""Option files and the other YAML files of this project: their JSON schemas for editors, and their reference page."""
+"""Option files and the other YAML files of this project: their JSON schemas for editors, their reference page, and those of
+other projects translated into ours."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ EXAMPLES = """examples:
   upsr options schema my_method                 a method of your own, from a module in this folder
   upsr options schema --out options/schema      every kind, a file each
   upsr options docs --out docs/options.md
+  upsr options import train_realesrgan_x4plus.yml -o mine.yml     an option file of another project, translated
 
 An editor with a YAML language server completes and checks a file whose first line is
   # yaml-language-server: $schema=PATH/TO/upsr.json"""
@@ -76,20 +78,35 @@ KINDS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("action", choices=["list", "schema", "docs"], help="what to write")
-    parser.add_argument("kind", nargs="?", metavar="KIND", help="of `upsr options list`, or the path of a method")
+    parser.add_argument("action", choices=["list", "schema", "docs", "import"], help="what to write")
     parser.add_argument(
+        "kind",
+        nargs="?",
+        metavar="KIND|FILE",
+        help="of `upsr options list`, or the path of a method; for import the option file of another project",
+    )
+    parser.add_argument(
+        "-o",
         "--out",
         type=path,
         metavar="PATH",
-        help="file of the page, or folder of the schemas; by default standard output",
+        help="file of the page or of the translated options, or folder of the schemas; by default standard output",
     )
+    parser.add_argument("--force", action="store_true", help="import: replace a file that is there")
 
 
 def main(given: argparse.Namespace) -> int:
     """Run the command."""
     if given.action == "list":
         _list()
+    elif given.action == "import":
+        if given.kind is None or given.out is None:
+            raise UpsrError(
+                "upsr options import: name the option file and the one to write: upsr options import FILE -o MINE.yml"
+            )
+        from upsr.commands.options_import import import_file
+
+        import_file(Path(given.kind), given.out, force=given.force)
     elif given.action == "docs":
         _write(page(all_schemas()), given.out)
     elif given.kind is None:

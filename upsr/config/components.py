@@ -123,13 +123,17 @@ def _is_component(kind: Any) -> bool:
 
 
 def component_problems(registry: Any, component: Component, where: str) -> Iterator[Problem]:
-    """What is wrong with a component's options: its name, a key, a type, or a missing key."""
+    """What is wrong with the options of a component, and of those of its kind in them: a name, a key, a type, a missing key."""
     try:
         constructor = resolve(registry, component.type)
     except UnknownTypeError as error:
         yield Problem(f"{where}.type", str(error))
         return
-    yield from problems_of(argument_schema(constructor), component.arguments, where)
+    schema = argument_schema(constructor)
+    yield from problems_of(schema, component.arguments, where)
+    for inside, kind, raw in components_in(schema, component.arguments, where):
+        if kind.registry == registry.name and isinstance(raw.get("type"), str):
+            yield from component_problems(registry, kind.model_construct(**raw), inside)
 
 
 def build(registry: Any, component: Component, **context: Any) -> Any:

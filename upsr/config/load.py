@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from upsr.config.foreign import foreign_keys, own_part
+from upsr.config.imports.formats import format_of
 from upsr.config.methods import NAMING, UnknownMethodError, find_method
 from upsr.config.problems import Problem, problems_of
 from upsr.config.schema import CommonOptions
@@ -47,6 +49,10 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     """
     path = Path(path)
     data = read_with_base(path, _inherited)
+    if foreign := format_of(data):
+        raise UpsrError(
+            f"{path}: an option file of {foreign.name}; translate it: upsr options import {shlex.quote(str(path))} -o MINE.yml"
+        )
     if path.name == RUN_OPTIONS and (path.parent / "models").is_dir():
         data = own_part(data)
     overrides = [_override(text) for text in force_yml]

@@ -14,21 +14,24 @@ from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
-from yaml.nodes import Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 _DEEPEST = 50
 _LARGEST = 100_000
 _TAG = "tag:yaml.org,2002:"
 
 
-def load_yaml(text: str) -> Any:
+def load_yaml(text: str, *, any_tag: bool = False) -> Any:
     """The content of a YAML document.
+
+    Args:
+        any_tag: values of other types (``!!python/tuple``) are read as the texts, lists and mappings that stand there.
 
     Raises:
         ValueError: it is none, or holds what an option file cannot; the message is one line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_AnyTagLoader if any_tag else _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -78,6 +81,19 @@ class _Loader(yaml.SafeLoader):
     def unknown(self, node: Node) -> Any:
         """A type that has no place in an option file."""
         raise _refused(f"values of type {node.tag.replace(_TAG, '!!')} have no place here", node)
+
+
+class _AnyTagLoader(_Loader):
+    """Reads over tags that it does not know."""
+
+    def unknown(self, node: Node) -> Any:
+        """The value without its tag."""
+        if isinstance(node, SequenceNode):
+            return self.construct_sequence(node, deep=True)
+        if isinstance(node, MappingNode):
+            return self.construct_mapping(node, deep=True)
+        assert isinstance(node, ScalarNode)
+        return self.construct_scalar(node)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -166,6 +182,7 @@ _Loader.yaml_constructors = {
     f"{_TAG}map": yaml.SafeLoader.construct_yaml_map,
     None: _Loader.unknown,
 }
+_AnyTagLoader.yaml_constructors = {**_Loader.yaml_constructors, None: _AnyTagLoader.unknown}
 _Dumper.yaml_implicit_resolvers = {
     first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
     for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}

@@ -4,6 +4,7 @@ from upsr.data.datasets import BicubicFolderDataset, FolderDataset, ImageDataset
 from upsr.data.degradation import RealESRGANDegradation
 from upsr.data.loader import batches_of, build_train_loader
 from upsr.data.pair_pool import PairPool
+from upsr.data.paired import PairedCropsDataset
 from upsr.data.prefetch import DevicePrefetcher
 from upsr.data.sampler import GlobalBatchSampler, SampleId
 from upsr.data.taught import TaughtDataset, TaughtPairsDataset
@@ -16,6 +17,7 @@ __all__ = [
     "GlobalBatchSampler",
     "ImageDataset",
     "PairPool",
+    "PairedCropsDataset",
     "PairedFolderDataset",
     "RealESRGANDataset",
     "RealESRGANDegradation",

@@ -84,8 +84,8 @@ def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
     if phase == "train" and not gives_crops:
         yield Problem(
             "datasets.train.type",
-            f"{raw['type']} is no training set; use RealESRGANDataset, which makes LR images of a folder of HR photos, or "
-            "TaughtDataset with stored pairs (docs/training.md)",
+            f"{raw['type']} is no training set; use RealESRGANDataset, which makes LR images of a folder of HR photos, "
+            "PairedCropsDataset (HR and LR) or TaughtDataset with stored pairs (docs/training.md)",
         )
     elif phase.startswith("val") and gives_crops:
         yield Problem(

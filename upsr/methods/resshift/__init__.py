@@ -5,3 +5,5 @@ TRAININGS = {
     "supervised": "upsr.methods.resshift.training:ResShiftTraining",
     "distillation": "upsr.methods.resshift.distillation:SinSRTraining",
 }
+IMPORTS = ("upsr.methods.resshift.imports:RESSHIFT",)
+"""Formats of other projects' option files that are translated into those of this method."""

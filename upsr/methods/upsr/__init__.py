@@ -7,3 +7,5 @@ TRAININGS = {
 }
 NAMES = {"UPSRModel": "supervised", "UPSRDistillationModel": "distillation"}
 """Older values of ``model_type``, and the trainings they mean."""
+IMPORTS = ("upsr.methods.upsr.imports:UPSR",)
+"""Formats of other projects' option files that are translated into those of this method."""

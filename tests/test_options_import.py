@@ -1,0 +1,533 @@
+"""`upsr options import`: every key of a foreign option file is accounted for, and what is written trains."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests import tiny
+from tests.training import tiny_options
+from upsr import cli
+from upsr.archs.any_sr import AnySR
+from upsr.archs.contracts import SRNetwork
+from upsr.compat import ARCH_REGISTRY
+from upsr.config import load_options
+from upsr.config.components import component_problems
+from upsr.config.imports.formats import format_of, formats
+from upsr.config.imports.rules import Format, fits, to
+from upsr.config.imports.source import read_source
+from upsr.config.imports.translate import settle, translated
+from upsr.config.load import merged, option_problems, parse_options, read_options, read_yaml
+from upsr.config.schema import NetworkComponent
+from upsr.data import PairedCropsDataset, SampleId
+from upsr.engine.distributed import Runtime
+from upsr.engine.setup import checked_options, component_problems_in
+from upsr.engine.testing import test as run_test
+from upsr.engine.train_loop import train
+from upsr.errors import UpsrError
+from upsr.methods.build import build_network
+from upsr.methods.sr import import_basicsr, trainner_networks
+
+FOREIGN = Path(__file__).with_name("foreign")
+FILES = sorted(FOREIGN.iterdir())
+OPTIONS = Path(__file__).parents[1] / "options"
+CPU = Runtime(torch.device("cpu"))
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from leaves(below, (*path, key))
+    else:
+        yield path
+
+
+def imported(source: Path, out: Path) -> Path:
+    assert cli.main(["options", "import", str(source), "-o", str(out)]) == 0
+    return out
+
+
+def written(text: str, folder: Path) -> Path:
+    path = folder / "foreign.yml"
+    path.write_text(text)
+    return path
+
+
+def changed(name: str, folder: Path, **changes: Any) -> Path:
+    """A file of tests/foreign with other values."""
+    data = merged(yaml.safe_load((FOREIGN / name).read_text()), changes)
+    return written(yaml.safe_dump(data, sort_keys=False), folder)
+
+
+@pytest.mark.parametrize("source", FILES, ids=lambda path: path.stem)
+def test_every_key_is_accounted_for_and_the_result_is_valid(source, tmp_path, capsys):
+    out = imported(source, tmp_path / "mine.yml")
+    report = capsys.readouterr().out
+    assert "not known" not in report
+    assert "to be seen to" not in report
+    lines = [line.strip().partition(": ") for line in report.splitlines()]
+    told = {key: rest for key, _, rest in lines}
+    for path in leaves(read_source(source).data):
+        above = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+        key = next((key for key in above if key in told), None)
+        parts = path if key is None else path[key.count(".") + 1 :]
+        if key is None:  # an entry of a list has an account of its own
+            key = next(key for key in told if key.startswith(f"{above[0]}."))
+            parts = ()
+        assert all(f'"{part}"' in told[key] for part in parts), path
+    load_options(out)
+    assert list(component_problems_in(read_options(out))) == []
+
+
+def test_the_released_upsr_is_our_own_file(tmp_path):
+    ours, theirs = (
+        load_options(OPTIONS / "000_UPSR_RealSR_x4.yml"),
+        load_options(imported(FOREIGN / "upsr_000.yml", tmp_path / "o.yml")),
+    )
+    for section in ("scale", "manual_seed", "num_gpu", "degradation", "pair_pool", "diffusion", "uncertainty"):
+        assert getattr(theirs, section) == getattr(ours, section), section
+    assert theirs.train.model_dump(exclude={"perceptual_opt"}) == ours.train.model_dump(exclude={"perceptual_opt"})
+    assert theirs.train.perceptual_opt.arguments == {"input_range": "released", **ours.train.perceptual_opt.arguments}
+    assert theirs.path.pretrain_network_aux == ours.path.pretrain_network_aux
+    assert theirs.val.tile == load_options(OPTIONS / "001_UPSR_RealSR_x4.yml").val.tile
+
+
+def test_resshift_is_our_own_file(tmp_path):
+    ours, theirs = (
+        load_options(OPTIONS / "resshift/train_v3.yml"),
+        load_options(imported(FOREIGN / "resshift.yaml", tmp_path / "o.yml")),
+    )
+    for section in ("scale", "degradation", "diffusion"):
+        assert getattr(theirs, section) == getattr(ours, section), section
+    for key in ("optim_g", "scheduler", "total_iter", "warmup_iter", "ema_decay", "amp", "perceptual_opt"):
+        assert getattr(theirs.train, key) == getattr(ours.train, key), key
+    assert theirs.datasets["train"].batch_size_per_gpu * theirs.train.accumulate == 64
+    assert theirs.val.val_freq == theirs.logger.save_checkpoint_freq == 10000  # ${train.save_freq}
+
+
+def test_sizes_pools_and_losses_are_converted(tmp_path):
+    real = load_options(imported(FOREIGN / "realesrgan.yml", tmp_path / "real.yml"))
+    assert real.pair_pool.pairs_per_slot == 15  # 180 for batches of 12
+    assert real.degradation.first.blur.kernel_sizes == list(range(7, 22, 2)) == real.degradation.final.kernel_sizes
+    assert real.degradation.usm_gt
+    assert real.train.pixel_opt.arguments["loss_weight"] == 0.5  # differences are twice as large in [-1, 1]
+    assert (real.train.perceptual_opt.type, real.train.warmup_iter) == ("VGGLoss", 0)
+    span = load_options(imported(FOREIGN / "trainner.yml", tmp_path / "span.yml"))
+    assert (span.datasets["train"].arguments["gt_size"], span.train.accumulate, span.pair_pool.pairs_per_slot) == (
+        256,
+        2,
+        10,
+    )
+    assert (span.train.amp, span.train.max_grad_norm, span.train.scheduler.milestones) == (
+        "bf16",
+        1.0,
+        [100000, 200000],
+    )
+    pairs = load_options(imported(FOREIGN / "basicsr.yml", tmp_path / "pairs.yml"))
+    assert pairs.datasets["train"].type == "PairedCropsDataset"
+    assert pairs.pair_pool.pairs_per_slot == 0
+    assert pairs.train.scheduler.min_factor == pytest.approx(1e-7 / 2e-4)
+    assert pairs.network_g.arguments["network"]["type"] == "EDSR"
+
+
+def test_a_discriminator_that_is_here_is_trained_as_there(tmp_path, capsys):
+    opt = load_options(imported(FOREIGN / "realesrgan.yml", tmp_path / "real.yml"))
+    assert (opt.network_d.type, opt.network_d.arguments["num_feat"]) == ("UNetDiscriminatorSN", 64)
+    assert (opt.train.gan_opt.arguments["loss_weight"], opt.train.optim_d.betas) == (0.1, (0.9, 0.99))
+    unet = {"network_d": {"type": "unetdiscriminatorsn", "num_in_ch": 3, "num_feat": 64}}
+    opt = load_options(imported(changed("trainner.yml", tmp_path, **unet), tmp_path / "span.yml"))
+    assert (opt.network_d.type, opt.train.gan_opt.arguments["gan_type"]) == ("UNetDiscriminatorSN", "vanilla")
+    capsys.readouterr()
+    later = {
+        "model_type": "ESRGANModel",
+        "network_d": {"type": "VGGStyleDiscriminator", "num_in_ch": 3, "num_feat": 64},
+    }
+    later["train"] = {
+        "gan_opt": {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 5e-3},
+        "net_d_init_iters": 5,
+        "net_d_iters": 2,
+    }
+    opt = load_options(imported(changed("basicsr.yml", tmp_path, **later), tmp_path / "esrgan.yml"))
+    report = capsys.readouterr().out
+    assert (opt.train.gan_start, opt.train.gan_opt.arguments["loss_weight"]) == (5, 5e-3)
+    assert "(relativistic there)" in report
+    assert "train.net_d_iters: 2  (both are trained in every iteration)" in report
+    alone = load_options(
+        imported(changed("basicsr.yml", tmp_path, network_d=later["network_d"]), tmp_path / "alone.yml")
+    )
+    assert alone.network_d is None
+
+
+def test_comments_are_kept_and_what_is_left_out_stands_at_the_head(tmp_path):
+    text = imported(FOREIGN / "realesrgan.yml", tmp_path / "mine.yml").read_text()
+    assert "\n# a GAN training, begun from the PSNR network\n" in text
+    assert "resize_prob: [0.2, 0.7, 0.1] # larger, smaller, as it is\n" in text
+    assert "    # first round\n    resize_prob" in text
+    assert "# fifteen batches; 180 pairs for a batch of 12" in text
+    assert "network_g: # the generator" in text
+    assert "# how it is read\n    num_worker_per_gpu: 5" in text  # its own key has no effect here
+    head = text[: text.index("name: train_gan_x4")]
+    assert "Left out" not in head
+    text = imported(FOREIGN / "trainner.yml", tmp_path / "span.yml").read_text()
+    assert "redux-config" not in text
+    assert '\n#   network_d: {"type": "dunet"}  (' in text[: text.index("name: 4x_span")]
+
+
+ODD = ["text", [], [[1, [2]]], {}, {"a": {"b": 1}}, -7, 1.5, True, None, "${no.such}", "yes"]
+
+
+def with_value(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        data = data[key]
+    data[path[-1]] = value
+
+
+@pytest.mark.parametrize("source", FILES, ids=lambda path: path.stem)
+def test_no_value_of_a_known_key_ends_in_a_traceback(source):
+    data = read_source(source).data
+    form = format_of(data)
+    for index, path in enumerate(leaves(data)):
+        for odd in (ODD * 2)[index % len(ODD) :][:3]:
+            given = copy.deepcopy(data)
+            with_value(given, path, odd)
+            accounts = translated(form, given, "x").accounts
+            assert {account.key.split(".")[0] for account in accounts} == given.keys()
+
+
+@pytest.mark.parametrize("shift", range(len(ODD)))
+@pytest.mark.parametrize("source", FILES, ids=lambda path: path.stem)
+def test_values_that_are_refused_are_taken_out(source, shift):
+    data = read_source(source).data
+    form = format_of(data)
+    for index, path in enumerate(leaves(data)):
+        if index % 3 == shift % 3:
+            with_value(data, path, ODD[(index + shift) % len(ODD)])
+    result = translated(form, data, "x")
+    left = settle(result, option_problems)
+    assert [p for p in left if p.key in result.origins and not p.key.endswith("type")] == []
+
+
+def test_unknown_keys_are_listed_with_their_path_and_kept_as_comments(tmp_path, capsys):
+    odd = {
+        "train": {"secret": {"weight": 2}, "optim_g": {"momentum": 0.9}},
+        "datasets": {"train": {"mixup": True}},
+        "colour": "blue",
+    }
+    out = imported(changed("basicsr.yml", tmp_path, **odd), tmp_path / "mine.yml")
+    report = capsys.readouterr().out
+    for line in (
+        "train.secret.weight: 2",
+        "datasets.train.mixup: true",
+        'colour: "blue"',
+        "train.optim_g.momentum: 0.9",
+    ):
+        assert f"  {line}  (" in report
+        assert f"#   {line}  (" in out.read_text()
+    load_options(out)
+
+
+def test_refused_values_are_left_out_and_said(tmp_path, capsys):
+    odd = {
+        "train": {"ema_decay": 2, "scheduler": {"type": "MultiStepLR", "milestones": [-1], "gamma": 0.5}},
+        "network_g": {"squeeze": 3},
+    }
+    opt = load_options(imported(changed("basicsr.yml", tmp_path, **odd), tmp_path / "mine.yml"))
+    report = capsys.readouterr().out
+    assert "train.ema_decay: 2  (refused here: input should be less than 1" in report
+    assert "network_g.squeeze: 3  (refused here: unknown key" in report
+    assert "train.scheduler.milestones: [-1]" in report
+    assert opt.train.scheduler.gamma == 0.5
+
+
+def test_yaml_of_other_readers(tmp_path):
+    text = """
+name: a/b
+model_type: SRGANModel
+scale: !!int 2
+num_gpu: ~
+defaults: &sizes {num_in_ch: 3, num_out_ch: 3}
+datasets:
+  train: &train
+    type: SomeDataset
+    dataroot_gt: photos
+    dataroot_lq: small
+    gt_size: !!float 64
+  test_1: {type: PairedImageDataset, dataroot_gt: a, dataroot_lq: b}
+  other: {type: SingleImageDataset, dataroot_lq: c}
+network_g: {type: RRDBNet, num_feat: 8, num_block: 1, <<: *sizes}
+path: ~
+train:
+  total_iter: !!float 1e3
+  optim_g: {type: SGD, lr: 1e-3, betas: !!python/tuple [0.9, 0.99]}
+  scheduler: {type: StepLR, step_size: 5}
+logger:
+dist_params: {backend: nccl}
+"""
+    opt = load_options(imported(written(text, tmp_path), tmp_path / "mine.yml"))
+    assert (opt.name, opt.scale, opt.num_gpu, opt.train.total_iter) == ("a_b", 2, "auto", 1000)
+    assert list(opt.datasets) == ["train", "val_1", "val_other"]
+    assert opt.datasets["train"].type == "PairedCropsDataset"  # by its folders
+    assert (opt.train.optim_g.type, opt.train.optim_g.betas, opt.train.ema_decay) == ("AdamW", (0.9, 0.99), 0)
+    assert opt.network_g.arguments["size_multiple"] == 2  # the network begins with a pixel unshuffle
+    assert opt.train.pixel_opt.arguments == {"loss_weight": 0.0}
+
+
+def test_a_network_that_is_not_here_is_found_by_its_weights_or_named(tmp_path, capsys):
+    network = {"type": "MambaIR", "num_in_ch": None, "depths": [6]}
+    source = changed("basicsr.yml", tmp_path, network_g=network, path={"pretrain_network_g": "mamba.pth"})
+    data = yaml.safe_load(source.read_text())
+    del data["train"], data["datasets"]["train"]
+    opt = load_options(imported(written(yaml.safe_dump(data), tmp_path), tmp_path / "test.yml"))
+    assert (opt.network_g.type, opt.network_g.arguments) == ("SpandrelSR", {"path": "mamba.pth"})
+    capsys.readouterr()
+    imported(changed("basicsr.yml", tmp_path, network_g=network), tmp_path / "train.yml")
+    assert "network_g.type: unknown type 'MambaIR'" in capsys.readouterr().out
+
+
+def test_our_files_are_none_of_theirs():
+    ours = [path for path in OPTIONS.rglob("*.yml")]
+    assert len(ours) > 50
+    assert [path.name for path in ours if format_of(read_yaml(path)) is not None] == []
+
+
+@pytest.mark.parametrize("source", FILES, ids=lambda path: path.stem)
+def test_train_and_test_name_the_command_in_one_line(source):
+    for purpose in ("train", "test"):
+        with pytest.raises(
+            UpsrError, match=r"an option file of .*; translate it: upsr options import .* -o MINE.yml$"
+        ) as error:
+            checked_options(str(source), [], purpose)
+        assert "\n" not in str(error.value)
+
+
+def test_formats_are_told_by_one_file_each():
+    data = [read_source(path).data for path in FILES]
+    assert {form.name: [form.known(given) for given in data].count(True) for form in formats()} == {
+        "BasicSR": 1, "Real-ESRGAN": 1, "ResShift": 1, "the released UPSR": 1, "traiNNer-redux": 1,
+    }  # fmt: skip
+
+
+def test_files_are_not_overwritten_and_strangers_are_named(tmp_path, capsys):
+    out = imported(FOREIGN / "basicsr.yml", tmp_path / "mine.yml")
+    before = out.read_text()
+    capsys.readouterr()
+    command = ["options", "import", str(FOREIGN / "realesrgan.yml"), "-o", str(out)]
+    assert cli.main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert out.read_text() == before
+    assert cli.main([*command, "--force"]) == 0
+    assert out.read_text() != before
+    for text, message in (
+        ("a: 1\n", "not an option file of a project that is known here"),
+        ("[1]\n", "a mapping"),
+        ("a: [\n", "not valid YAML"),
+    ):
+        assert cli.main(["options", "import", str(written(text, tmp_path)), "-o", str(tmp_path / "none.yml")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "none.yml").exists()
+    assert cli.main(["options", "import", str(out)]) == 2
+
+
+def test_what_cannot_be_a_run_is_refused_before_it_is_written(tmp_path, capsys):
+    data = yaml.safe_load((FOREIGN / "realesrgan.yml").read_text())
+    del data["train"]["total_iter"]
+    assert (
+        cli.main(["options", "import", str(written(yaml.safe_dump(data), tmp_path)), "-o", str(tmp_path / "mine.yml")])
+        == 2
+    )
+    assert "train.total_iter: this key is needed" in capsys.readouterr().err
+    assert not (tmp_path / "mine.yml").exists()
+
+
+def test_patterns():
+    assert fits(("a", "**", "c"), ("a", "c"))
+    assert fits(("a", "**", "c"), ("a", "b", "b", "c"))
+    assert fits(("val*", "x_?"), ("val_1", "x_2"))
+    assert not fits(("a", "b"), ("a",))
+    assert not fits(("a", "*"), ("a", "b", "c"))
+
+
+# What is written trains.
+
+TINY_RRDB = [
+    "network_d.num_feat=4",
+    "network_g.network.num_feat=8",
+    "network_g.network.num_block=1",
+    "network_g.network.num_grow_ch=4",
+]
+TINY_EDSR = ["network_g.network.num_feat=8", "network_g.network.num_block=1"]
+ITERATIONS = [
+    "train.total_iter=2",
+    "logger.use_tb_logger=false",
+    "num_gpu=0",
+    "train.amp=fp32",
+    "val.metrics={psnr: {type: PSNR}}",
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Photos, and pairs of them reduced by four."""
+    root = tmp_path_factory.mktemp("foreign")
+    for kind, factor in (("hr", 4), ("lr", 1)):
+        (root / kind).mkdir()
+        for index in range(3):
+            image = Image.fromarray(tiny.picture(128 + 4 * index, 96, index))
+            image.resize((24 * factor, (32 + index) * factor), Image.Resampling.BOX).save(root / kind / f"{index}.png")
+    return root
+
+
+def places(root: Path) -> list[str]:
+    return [f"path.experiments_root={root / 'experiments'}", f"path.results_root={root / 'results'}"]
+
+
+def test_the_released_upsr_trains_and_tests_as_it_is(root, tmp_path):
+    mine = imported(FOREIGN / "upsr_000.yml", tmp_path / "mine.yml")
+    small = tiny_options(root, root / "hr")
+    sets = [f"datasets.{key}=null" for key in ("val_1", "val_2", "val_3")]
+    force = [
+        *ITERATIONS, *places(root), *sets, f"network_g={small['network_g']}", f"network_aux={small['network_aux']}",
+        f"datasets.train.dataroot_gt={root / 'hr'}", "datasets.train.gt_size=64", "datasets.train.batch_size_per_gpu=2",
+        "datasets.train.num_worker_per_gpu=0", "path.pretrain_network_aux=null", "path.allow_random_weights=true",
+        "train.perceptual_opt=null",
+    ]  # fmt: skip
+    train(checked_options(str(mine), force, "train"), CPU)
+    weights = next((root / "experiments/000_UPSR_RealSR_x4/models").glob("net_g_latest*"))
+    tested = changed("upsr_000.yml", tmp_path, path={"pretrain_network_g": str(weights)})  # 001 differs by this key
+    mine = imported(tested, tmp_path / "test.yml")
+    pair = f"datasets.val_1={{type: PairedFolderDataset, dataroot_gt: {root / 'hr'}, dataroot_lq: {root / 'lr'}}}"
+    run_test(checked_options(str(mine), [*force, pair], "test"), CPU)
+    assert (root / "results/000_UPSR_RealSR_x4").is_dir()
+
+
+def test_real_esrgan_trains_as_it_is(root, tmp_path):
+    mine = imported(FOREIGN / "realesrgan.yml", tmp_path / "mine.yml")
+    force = [
+        *ITERATIONS, *places(root), *TINY_RRDB, f"datasets.train.dataroot_gt={root / 'hr'}", "datasets.train.meta_info=null",
+        "datasets.train.gt_size=64", "datasets.train.num_worker_per_gpu=0", "path.pretrain_network_g=null",
+        "train.perceptual_opt=null",
+    ]  # fmt: skip
+    train(checked_options(str(mine), force, "train"), CPU)
+    names = {path.name.rsplit("_", 1)[0] for path in (root / "experiments/train_gan_x4/models").iterdir()}
+    assert names == {"net_g", "net_d"}
+
+
+def test_basicsr_trains_on_pairs_as_it_is(root, tmp_path):
+    mine = imported(FOREIGN / "basicsr.yml", tmp_path / "mine.yml")
+    force = [
+        *ITERATIONS, *places(root), *TINY_EDSR, "datasets.train.meta_info=null", "datasets.train.gt_size=64",
+        "datasets.train.num_worker_per_gpu=0", "datasets.val_2=null", "val.val_freq=2",
+        *(f"datasets.{key}.dataroot_gt={root / 'hr'}" for key in ("train", "val")),
+        *(f"datasets.{key}.dataroot_lq={root / 'lr'}" for key in ("train", "val")),
+    ]  # fmt: skip
+    train(checked_options(str(mine), force, "train"), CPU)
+    assert (root / "experiments/edsr_pairs_x4/validation.csv").is_file()
+
+
+def test_pairs_are_cropped_at_one_place(root):
+    data = PairedCropsDataset(str(root / "hr"), str(root / "lr"), gt_size=32, scale=4)
+    data.bind(0, parse_options({**tiny_options(root, root / "hr")}, "x").degradation)
+    for sample in range(6):
+        item = data[SampleId(sample, sample % 3)]
+        assert item["gt"].shape == (3, 32, 32)
+        reduced = torch.nn.functional.avg_pool2d(item["gt"].float(), 4)
+        assert (reduced - item["lq"].float()).abs().mean() < 3  # of 255: both were reduced from one photo
+        assert torch.equal(data[SampleId(sample, sample % 3)]["lq"], item["lq"])
+
+
+def test_pairs_of_another_scale_are_refused(root):
+    data = PairedCropsDataset(str(root / "hr"), str(root / "lr"), gt_size=32, scale=2)
+    with pytest.raises(UpsrError, match="check scale and pairing"):
+        data[SampleId(0, 0)]
+    with pytest.raises(UpsrError, match="gt_size: 30 is no multiple of 4"):
+        PairedCropsDataset(str(root / "hr"), str(root / "lr"), gt_size=30)
+
+
+def test_a_network_by_its_class_takes_weights_of_its_own_names(tmp_path):
+    from upsr.archs.weights import load_network_weights
+
+    component = NetworkComponent(type="EDSR", num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, upscale=2)
+    network, other = AnySR(component, scale=2), AnySR(component, scale=2)
+    torch.save(
+        {"params": {name: value + 1 for name, value in network.network.state_dict().items()}}, tmp_path / "w.pth"
+    )
+    load_network_weights(other, tmp_path / "w.pth")
+    assert all(
+        torch.equal(a + 1, b) for a, b in zip(network.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+    with pytest.raises(UpsrError, match=r"EDSR makes \(1, 3, 16, 16\) of \(1, 3, 8, 8\)"):
+        AnySR(component, scale=4)(torch.rand(1, 3, 8, 8))
+    with pytest.raises(UpsrError, match=r"network\.depth: unknown key"):
+        AnySR(NetworkComponent(type="EDSR", num_in_ch=3, num_out_ch=3, depth=3))
+
+
+def test_vgg_loss_is_the_sum_of_basicsr_s_parts(monkeypatch):
+    from basicsr.archs import vgg_arch
+    from torchvision.models import vgg11
+
+    from upsr.losses import VGGLoss
+
+    monkeypatch.setattr(vgg_arch.vgg, "vgg11", lambda pretrained: vgg11(weights=None))
+    loss = VGGLoss({"conv1_1": 1.0, "conv2_1": 0.5}, vgg_type="vgg11", style_weight=2.0)
+    a, b = (2 * torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) - 1 for seed in (0, 1))
+    features, style = loss.loss(a, b)
+    assert loss(a, b) == pytest.approx(float(features + style))
+    assert loss(a, a) == 0
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+
+
+def test_a_loss_without_weights_says_where_they_belong(monkeypatch):
+    from urllib.error import URLError
+
+    from basicsr.archs import vgg_arch
+
+    from upsr.losses import VGGLoss
+    from upsr.losses.first_available import LossUnavailableError
+
+    def unreachable(pretrained: bool) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(vgg_arch.vgg, "vgg19", unreachable)
+    with pytest.raises(LossUnavailableError, match=r"set train\.perceptual_opt: null"):
+        VGGLoss({"conv5_4": 1.0})
+
+
+MILLIONS = {
+    "RRDBNet": 16.70, "SwinIR": 11.90, "esrgan": 16.70, "compact": 0.62, "swinir_m": 11.90, "hat_m": 20.77, "drct": 14.14,
+    "atd": 20.26, "rgt": 13.37, "plksr": 7.39, "realplksr": 7.39, "omnisr": 0.81, "safmn": 0.24, "rcan": 15.59,
+}  # fmt: skip
+"""Parameters of networks as their papers and pages count them."""
+SIZES: dict[str, dict[str, Any]] = {
+    "SwinIR": {
+        "window_size": 8,
+        "depths": [6] * 6,
+        "num_heads": [6] * 6,
+        "embed_dim": 180,
+        "mlp_ratio": 2,
+        "upsampler": "pixelshuffle",
+    },
+    "ECBSR": {"num_block": 1, "num_channel": 4, "with_idt": False, "act_type": "prelu"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*import_basicsr.NETWORKS, *trainner_networks.NETWORKS])
+def test_every_network_of_the_tables_fits_its_class(kind):
+    names = import_basicsr.NETWORKS if kind in import_basicsr.NETWORKS else trainner_networks.NETWORKS
+    channels = {} if kind == "SwinIR" or names is not import_basicsr.NETWORKS else {"num_in_ch": 3, "num_out_ch": 3}
+    source = {"scale": 4, "network_g": {"type": kind, **channels, **SIZES.get(kind, {})}}
+    form = Format("", bool, {"network_g": import_basicsr.network(names), "scale": to("scale")}, {})
+    component = NetworkComponent(**translated(form, source, "x").data["network_g"])
+    assert list(component_problems(ARCH_REGISTRY, component, "network_g")) == []
+    if kind in MILLIONS:
+        network = build_network(component, "network_g", scale=4, contract=SRNetwork)
+        assert (network.scale, network.channels) == (4, 3)
+        assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(MILLIONS[kind], abs=0.005)

@@ -1,0 +1,183 @@
+"""Option files of BasicSR and Real-ESRGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from upsr.config.imports.basicsr import COMMON
+from upsr.config.imports.data_sets import DEGRADATION, kernels, odd, pair_pool, when_degrading
+from upsr.config.imports.gan import GAN
+from upsr.config.imports.rules import (
+    Format,
+    Left,
+    Outcome,
+    Place,
+    Put,
+    Rule,
+    flag,
+    joined,
+    no_effect,
+    not_here,
+    to,
+    under,
+    whole,
+)
+
+PRESET = {
+    "method": "sr",
+    "train.ema_decay": 0,
+    "train.pixel_opt": {"type": "L1Loss", "loss_weight": 0.0},
+    "val.tile": None,
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A class of networks that :class:`upsr.archs.any_sr.AnySR` can hold.
+
+    Attributes:
+        path: its name in the registry, or where it is.
+        scale, channels: its arguments of these meanings.
+        defaults: arguments that files need not give, where they are not those of the class.
+        multiple: argument that LR sides are multiples of; by default any size is taken.
+    """
+
+    path: str
+    scale: str = "upscale"
+    channels: str = "num_in_ch"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    multiple: str = ""
+
+
+NETWORKS = {
+    "EDSR": Known("EDSR"),
+    "RCAN": Known("RCAN"),
+    "MSRResNet": Known("MSRResNet"),
+    "RRDBNet": Known("RRDBNet", "scale"),
+    "ECBSR": Known("ECBSR", "scale"),
+    "SRVGGNetCompact": Known("SRVGGNetCompact"),
+    "SwinIR": Known("SwinIR", channels="in_chans", defaults={"window_size": 7}, multiple="window_size"),
+}
+"""Networks of basicsr that upscale images."""
+
+MODELS = ("SRModel", "SRGANModel", "ESRGANModel", "SwinIRModel")
+DATA_SETS = ("PairedImageDataset", "SingleImageDataset")
+REAL_MODELS = ("RealESRNetModel", "RealESRGANModel")
+
+
+def network(names: Mapping[str, Known]) -> Rule:
+    """The rule of ``network_g``: a class that is known, or else the file of its weights, in which spandrel finds it."""
+
+    def rule(value: Any, place: Place) -> Iterator[Outcome]:
+        kind = str(value["type"])
+        known, weights = names.get(kind), place.get("path.pretrain_network_g") or place.get("path.pretrain_model_g")
+        arguments = {key: given for key, given in value.items() if key != "type"}
+        if known is not None:
+            yield from _held(known, arguments, place)
+        elif weights is not None and place.get("train") is None:
+            yield Put("network_g.type", "SpandrelSR", f"{kind}, if spandrel knows it", of="type")
+            yield Put("network_g.path", str(weights), of="type")
+            for key in arguments:
+                yield Left("spandrel finds it in the weight file", of=key)
+        else:
+            note = "there is no such network here: name your class by its path (docs/extending.md)"
+            yield Put("network_g.type", kind, note, of="type")
+            for key, given in arguments.items():
+                yield Put(f"network_g.{key}", given, of=key)
+
+    return rule
+
+
+def _held(known: Known, arguments: Mapping[str, Any], place: Place) -> Iterator[Outcome]:
+    """A class in an :class:`upsr.archs.any_sr.AnySR`."""
+    scale = whole(arguments.get(known.scale, place.get("scale", 4)))
+    complete = {**known.defaults, **arguments}
+    multiple = whole(complete[known.multiple]) if known.multiple else _unshuffled(known, scale)
+    yield Put("network_g.type", "AnySR", of="type")
+    yield Put("network_g.scale", scale, of="type")
+    yield Put("network_g.channels", whole(complete.get(known.channels, 3)), of="type")
+    if multiple > 1:
+        yield Put("network_g.size_multiple", multiple, of="type")
+    yield Put("network_g.network.type", known.path, of="type")
+    for key, value in {known.scale: scale, **complete}.items():
+        yield Put(f"network_g.network.{key}", value, of=key if key in arguments else "type")
+
+
+def _unshuffled(known: Known, scale: int) -> int:
+    """RRDBNet below x4 begins with a pixel unshuffle."""
+    return 4 // scale if known.path == "RRDBNet" and scale < 4 else 1
+
+
+def perceptual_loss(value: Any, place: Place) -> Iterator[Outcome]:
+    """Distances of VGG's features."""
+    if not value or value.get("type") != "PerceptualLoss":
+        yield Left("no such loss of features is here" if value else "there is none", matters=bool(value))
+        return
+    yield Put("train.perceptual_opt.type", "VGGLoss", of="type")
+    for key in ("layer_weights", "vgg_type", "use_input_norm", "perceptual_weight", "style_weight", "criterion"):
+        if key in value:
+            yield Put(f"train.perceptual_opt.{key}", value[key], of=key)
+    if "range_norm" in value:
+        off = not flag(value["range_norm"])
+        yield Left(
+            "images are brought to [0, 1]" if off else "images are in [0, 1] for VGG", matters=not off, of="range_norm"
+        )
+
+
+def sharpened(value: Any, place: Place) -> Iterator[Outcome]:
+    """An unsharp mask of the ground truth: here of what is degraded and of all targets, or of none."""
+    yield Put("degradation.usm_gt", flag(value), "of the targets of all losses, and of what is degraded")
+
+
+def _seven_to_21(stage: str) -> Rule:
+    """Kernels of sides from 7 to 21, those of the last filter as well."""
+
+    def rule(value: Any, place: Place) -> Iterator[Outcome]:
+        for blur in (f"degradation.{stage}.blur", *(["degradation.final"] if stage == "second" else [])):
+            yield Put(f"{blur}.support", max(21, whole(value)))
+            yield Put(f"{blur}.kernel_sizes", odd(7, 21))
+
+    return rule
+
+
+_OWN: dict[str, Rule] = {
+    "model_type": no_effect("method: sr, a network that upscales by itself"),
+    "network_g": network(NETWORKS),
+    "train.perceptual_opt": perceptual_loss,
+    "tile.tile_size": to("val.tile.size", whole),
+    "tile.tile_pad": to("val.tile.overlap", lambda pad: 2 * whole(pad), "pixels on both sides"),
+}
+SR = joined(_OWN, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
+
+REAL: dict[str, Rule] = {
+    "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),
+    "l1_gt_usm": when_degrading(sharpened),
+    **dict.fromkeys(("percep_gt_usm", "gan_gt_usm"), no_effect("all targets are as l1_gt_usm says")),
+    "queue_size": pair_pool,
+    "high_order_degradation": no_effect("the type of datasets.train says whether pairs are made or read"),
+    "gt_size": when_degrading(to("datasets.train.gt_size", whole, "cropped before the degradation, of 400 there")),
+    **under(
+        "datasets.train", {**kernels(_seven_to_21), "crop_pad_size": no_effect("crops are of gt_size from the start")}
+    ),
+    **DEGRADATION,
+}
+"""What Real-ESRGAN has beside BasicSR's keys."""
+
+
+def _is_real(data: Mapping[str, Any]) -> bool:
+    return data.get("model_type") in REAL_MODELS
+
+
+def _is_basicsr(data: Mapping[str, Any]) -> bool:
+    """A model of basicsr, or one of a fork with basicsr's data sets."""
+    kind, sets = data.get("model_type"), data.get("datasets")
+    given = [entry for entry in (sets.values() if isinstance(sets, Mapping) else ()) if isinstance(entry, Mapping)]
+    theirs = "dist_params" in data or any("io_backend" in entry or entry.get("type") in DATA_SETS for entry in given)
+    other = isinstance(kind, str) and theirs and not _is_real(data)
+    return "network_g" in data and "diffusion" not in data and (kind in MODELS or other)
+
+
+BASICSR = Format("BasicSR", _is_basicsr, SR, PRESET)
+REAL_ESRGAN = Format("Real-ESRGAN", _is_real, joined(REAL, SR), PRESET)
