@@ -20,6 +20,7 @@ _COMMANDS = {
     "test": "the validation sets of an option file, restored and measured",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
+    "verify": "how published numbers were measured, from published images",
     "report": "pages to look at an evaluation, and to vote on its results blind",
     "tables": "the tables and figures of papers, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
