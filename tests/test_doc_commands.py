@@ -39,7 +39,7 @@ NOT_RUN = {
     r"^upsr serve": "serves until it is stopped (tests/test_app.py)",
     r"^upsr upscale .*--weights (?!bicubic\.yml)": "needs weights that are not in the package",
     r"^upsr export": "minutes (tests/test_export.py)",
-    r"^upsr (evaluate|compare|report|tables|verify)": "needs benchmarks (tests/test_evaluation.py, test_published.py, test_verify.py)",
+    r"^upsr (evaluate|compare|report|tables|verify)": "needs benchmarks (tests/test_evaluation.py, test_verify.py)",
     r"^upsr data (prepare|teach)": "needs downloads (tests/test_evaluation_files.py, test_teaching.py)",
     r"^upsr weights (fetch|verify)": "needs a network (tests/test_weights.py)",
     r"^upsr (convert|diffsr|stablesr)": "needs weights that are not in the package",
