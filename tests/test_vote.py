@@ -119,10 +119,11 @@ METHODS = ("bicubic", "RRDB", "Rival")
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> Path:
-    """A place with an evaluation in results/; all photos are small but one."""
+    """A place with an evaluation in results/; all photos are small but two."""
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
     root = workplace(tmp_path_factory.mktemp("place"))
     Image.fromarray(tiny.picture(132, 140, 7)).save(root / "datasets/Wild/large.png")
+    Image.fromarray(tiny.picture(40, 140, 8)).save(root / "datasets/Wild/long.png")
     save_rrdb(root / "weights/rival.pth", seed=1)
     write(root / "options/methods/Rival.yml", {"make": {"type": "Checkpoint", "path": "weights/rival.pth"}})
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +178,7 @@ def test_pairs_are_balanced_over_methods_photos_and_sides():
 def test_the_page_names_no_method_and_shows_the_pixels_of_the_key(place, capsys):
     assert main(["report", "results", "--vote", "--seed", "5"]) == 0
     page = place / "results/vote/index.html"
-    assert capsys.readouterr().out.strip().endswith("index.html: 27 of 27 pairs")
+    assert capsys.readouterr().out.strip().endswith("index.html: 30 of 30 pairs")
     files = [path for path in page.parent.rglob("*") if path.is_file()]
     seen = page.read_text() + "".join(str(path.relative_to(page.parent)) for path in files)
     assert [name for name in (*METHODS, "photo 1", "Tiny", "Wild") if name.lower() in seen.lower()] == []
@@ -187,7 +188,7 @@ def test_the_page_names_no_method_and_shows_the_pixels_of_the_key(place, capsys)
 
     data, (digest, key) = data_of(page), read_key(page.parent)
     assert data["page"] == digest
-    assert len(data["pairs"]) == len(key) == 27
+    assert len(data["pairs"]) == len(key) == 30
     for shown, whose in zip(data["pairs"], key, strict=True):
         restored = {}
         for method in METHODS:
@@ -196,15 +197,15 @@ def test_the_page_names_no_method_and_shows_the_pixels_of_the_key(place, capsys)
             ) as picture:
                 restored[method] = np.asarray(picture.convert("RGB"))
         top, left = 0, 0
-        if whose["image"] == "large":
-            ((top, left),) = differing_places(list(restored.values()), 512, 1)
-            assert shown["size"] == [512, 512]
-        for side in ("left", "right"):
-            with Image.open(page.parent / shown[side]) as picture:
+        if side := {"large": 512, "long": 160}.get(whose["image"]):
+            ((top, left),) = differing_places(list(restored.values()), side, 1)
+            assert shown["size"] == [side, side]
+        for hand in ("left", "right"):
+            with Image.open(page.parent / shown[hand]) as picture:
                 seen = np.asarray(picture)
             height, width = seen.shape[:2]
             assert [width, height] == shown["size"]
-            assert np.array_equal(seen, restored[whose[side]][top : top + height, left : left + width])
+            assert np.array_equal(seen, restored[whose[hand]][top : top + height, left : left + width])
         assert ("truth" in shown) == (whose["dataset"] == "Tiny")
         with Image.open(page.parent / shown["input"]) as picture:
             assert list(picture.size) == shown["size"]
@@ -225,10 +226,10 @@ def test_a_page_is_the_same_for_its_seed_and_others_have_another_identity(place)
     digest, pairs = read_key(first.parent)
     assert digest != other
     _, few, every = write_vote_page(folder, 7, seed=1)
-    assert (few, every) == (7, 27)
+    assert (few, every) == (7, 30)
     assert read_key(first.parent)[1] == pairs[:7]
     write_vote_page(folder, 100, seed=1, methods=["RRDB", "bicubic"])
-    assert len(read_key(first.parent)[1]) == 9
+    assert len(read_key(first.parent)[1]) == 10
     changed = folder / "images/RRDB/seed_0/Wild/large.png"
     Image.fromarray(np.zeros((528, 560, 3), np.uint8)).save(changed)
     write_vote_page(folder, 100, seed=1)
@@ -248,18 +249,18 @@ def test_votes_become_tables(place, capsys):
     assert main(["report", "results", "--votes", *files]) == 0
     out = capsys.readouterr().out
     assert out.strip().endswith("results/vote_scores.md")
-    assert "votes: 27 of Ann, 20 of Bob é" in out
+    assert "votes: 30 of Ann, 20 of Bob é" in out
     text = (place / "results/vote_scores.md").read_text()
-    assert re.findall(r"^### (.*)", text, re.M)[-1] == "all: 47 votes on 9 photos"
+    assert re.findall(r"^### (.*)", text, re.M)[-1] == "all: 50 votes on 10 photos"
     found = json.loads((place / "results/vote_scores.json").read_text())
     assert list(found["rankings"]) == ["Tiny", "Wild", "all"]
-    assert found["voters"] == {"Ann": 27, "Bob é": 20}
+    assert found["voters"] == {"Ann": 30, "Bob é": 20}
     scores = found["rankings"]["all"]["scores"]
     assert [score["method"] for score in scores] == order
-    assert sum(score["wins"] for score in scores) == sum(score["losses"] for score in scores) == 27
+    assert sum(score["wins"] for score in scores) == sum(score["losses"] for score in scores) == 30
     assert sum(score["equal"] for score in scores) == 40
     duel = found["rankings"]["all"]["duels"][0]
-    assert (duel["first"], duel["second"], duel["wins"], duel["losses"]) == ("RRDB", "bicubic", 9, 0)
+    assert (duel["first"], duel["second"], duel["wins"], duel["losses"]) == ("RRDB", "bicubic", 10, 0)
     before = text, (place / "results/vote_scores.json").read_bytes()
     assert main(["report", "results", "--votes", *reversed(files)]) == 0
     assert before == ((place / "results/vote_scores.md").read_text(), (place / "results/vote_scores.json").read_bytes())
@@ -277,8 +278,8 @@ def test_votes_that_do_not_fit_are_refused_in_one_line(place, capsys):
     assert "other.json: votes on another page" in refusal(capsys, "--votes", a, other)
     at_odds = write_votes(place / "b.json", digest, {1: "left"})
     assert "the vote of 'Ann' on pair 2 is left, in " in refusal(capsys, "--votes", a, at_odds)
-    far = write_votes(place / "far.json", digest, {27: "left"})
-    assert "a vote on pair 28, but the page has 27" in refusal(capsys, "--votes", far)
+    far = write_votes(place / "far.json", digest, {30: "left"})
+    assert "a vote on pair 31, but the page has 30" in refusal(capsys, "--votes", far)
     assert "votes.0.choice" in refusal(capsys, "--votes", write_votes(place / "c.json", digest, {0: "both"}))
     assert "voter" in refusal(capsys, "--votes", write_votes(place / "d.json", digest, {0: "left"}, voter=3))
     assert "method" in refusal(capsys, "--votes", write_votes(place / "e.json", digest, {0: "left"}, method="RRDB"))

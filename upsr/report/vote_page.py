@@ -193,8 +193,9 @@ def _write_photo(
         raise UpsrError(f"results of '{photo[1]}' of {photo[0]} differ in size; run `upsr evaluate` again")
     window = (slice(None), slice(None))
     if max(height, width) > _SIDE:
-        ((top, left),) = differing_places(list(restored.values()), _SIDE, 1)
-        window = (slice(top, top + _SIDE), slice(left, left + _SIDE))
+        side = min(_SIDE, height, width)
+        ((top, left),) = differing_places(list(restored.values()), side, 1)
+        window = (slice(top, top + side), slice(left, left + side))
 
     def save(kind: str, name: str, image: Pixels) -> str:
         # The name of a file says nothing, and its pictures are in no order.
