@@ -21,6 +21,7 @@ from upsr.methods.build import build_method
 from upsr.methods.saved import CLASS, CONFIG, config_of, file_of, write_config, write_weights
 from upsr.pipeline.published import named_method, published_options
 from upsr.weights import run_weights, shipped_folder, shipped_names
+from upsr.weights.catalogue import fetch_hint
 from upsr.weights.hub import hub_folder, is_repository
 
 _OPTION_FILES = (".yml", ".yaml")
@@ -113,7 +114,9 @@ def _located(name: str, hub: Mapping[str, Any]) -> Path:
     if Path(name).exists() or Path(name).suffix in _OPTION_FILES:
         return Path(name)
     if not is_repository(name):
-        raise UpsrError(f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names())}")
+        raise UpsrError(
+            f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names())}{fetch_hint([name])}"
+        )
     return hub_folder(name, **hub)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from upsr.archs.weights import read_weight_file
-from upsr.atomic import atomic_write
+from upsr.atomic import atomic_write, held, writable_folder
 from upsr.errors import UpsrError
 from upsr.provenance import file_digest
 from upsr.weights.catalogue import File
@@ -18,7 +20,7 @@ _SHOWN = 12
 
 
 class Lock:
-    """The digests of first fetched files and the accepted licences, in ``weights.lock.json`` of a folder.
+    """The record in ``weights.lock.json`` of a folder: digests of first fetched files, accepted licences, first restorations.
 
     Raises:
         UpsrError: the file is damaged.
@@ -26,13 +28,7 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
-        self._data: dict[str, Any] = {"files": {}, "accepted": []}
-        if self._path.is_file():
-            try:
-                self._data |= json.loads(self._path.read_text(encoding="utf-8"))
-                self._data = {"files": dict(self._data["files"]), "accepted": list(self._data["accepted"])}
-            except (ValueError, TypeError) as error:
-                raise UpsrError(f"{self._path}: damaged ({error}); remove it, and the next fetch writes it") from None
+        self._data = self._read()
 
     def digest(self, name: str) -> str | None:
         """The digest of a file by its path below the folder; ``None`` before it was fetched."""
@@ -41,8 +37,8 @@ class Lock:
 
     def add(self, name: str, digest: str, size: int, source: str) -> None:
         """Records a checked file."""
-        self._data["files"][name] = {"sha256": digest, "size": size, "source": source}
-        self._write()
+        with self._changing() as data:
+            data["files"][name] = {"sha256": digest, "size": size, "source": source}
 
     def accepted(self, entry: str) -> bool:
         """The non-commercial licence of an entry was accepted."""
@@ -50,12 +46,41 @@ class Lock:
 
     def accept(self, entry: str) -> None:
         """Records that it is."""
-        self._data["accepted"] = sorted({*self._data["accepted"], entry})
-        self._write()
+        with self._changing() as data:
+            data["accepted"] = sorted({*data["accepted"], entry})
 
-    def _write(self) -> None:
-        with atomic_write(self._path) as path:
-            path.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
+    def restored(self, entry: str) -> list[float] | None:
+        """The first restoration with an entry, see :func:`upsr.pipeline.verification.restored_values`."""
+        found: list[float] | None = self._data["restored"].get(entry)
+        return found
+
+    def add_restored(self, entry: str, values: list[float]) -> None:
+        """Records it."""
+        with self._changing() as data:
+            data["restored"][entry] = values
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.is_file():
+            return {"files": {}, "accepted": [], "restored": {}}
+        try:
+            data = json.loads(self._path.read_text(encoding="utf-8"))
+            return {
+                "files": dict(data.get("files", {})),
+                "accepted": list(data.get("accepted", [])),
+                "restored": dict(data.get("restored", {})),
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UpsrError(f"{self._path}: damaged ({error}); remove it, and the next fetch writes it") from None
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """What the file holds by now, to be changed and written; other processes may record in the same folder."""
+        writable_folder(self._path.parent)
+        with held(self._path):
+            self._data = self._read()
+            yield self._data
+            with atomic_write(self._path) as path:
+                path.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
 
 
 def check_file(path: Path, name: str, file: File, lock: Lock) -> tuple[str, str]:
@@ -75,7 +100,7 @@ def check_file(path: Path, name: str, file: File, lock: Lock) -> tuple[str, str]
     digest, locked = file_digest(path), lock.digest(name)
     for known, whose in ((file.sha256, "catalogue"), (locked, NAME)):
         if known is not None:
-            if digest != known:
+            if not digest.startswith(known):  # the catalogue may know the first digits alone
                 raise UpsrError(f"sha256 {digest[:_SHOWN]}... in place of {known[:_SHOWN]}... ({whose})")
             return digest, f"sha256 as in {'the catalogue' if whose == 'catalogue' else whose}"
     if zipfile.is_zipfile(path):
