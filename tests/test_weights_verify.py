@@ -317,6 +317,9 @@ def test_a_digest_may_be_known_by_its_first_digits(folder, catalogue, capsys):
     first = file_digest(folder / "net.pth")[:8]
     catalogue(Net=entry(files={"net.pth": File(sha256=first)}))
     assert verify(folder, "--quick") == 0
+    Lock(folder).add("net.pth", first + "0" * 56, 1, "another of the same beginning")
+    assert verify(folder, "--quick") == 2
+    assert "(weights.lock.json)" in capsys.readouterr().err
     catalogue(Net=entry(files={"net.pth": File(sha256="0" * 8 if first != "0" * 8 else "1" * 8)}))
     assert verify(folder, "--quick") == 2
     assert "(catalogue)" in capsys.readouterr().err

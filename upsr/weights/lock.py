@@ -16,7 +16,7 @@ from upsr.provenance import file_digest
 from upsr.weights.catalogue import File
 
 NAME = "weights.lock.json"
-_SHOWN = 12
+_SHOWN, _DIGITS = 12, 64
 
 
 class Lock:
@@ -98,11 +98,14 @@ def check_file(path: Path, name: str, file: File, lock: Lock) -> tuple[str, str]
         if start.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             raise UpsrError("a page (HTML) in place of the file")
     digest, locked = file_digest(path), lock.digest(name)
-    for known, whose in ((file.sha256, "catalogue"), (locked, NAME)):
-        if known is not None:
-            if not digest.startswith(known):  # the catalogue may know the first digits alone
-                raise UpsrError(f"sha256 {digest[:_SHOWN]}... in place of {known[:_SHOWN]}... ({whose})")
-            return digest, f"sha256 as in {'the catalogue' if whose == 'catalogue' else whose}"
+    known = [(sha, whose) for sha, whose in ((file.sha256, "the catalogue"), (locked, NAME)) if sha is not None]
+    if known and len(known[0][0]) == _DIGITS:
+        known = known[:1]  # the catalogue may know the first digits alone
+    for sha, whose in known:
+        if not digest.startswith(sha):
+            raise UpsrError(f"sha256 {digest[:_SHOWN]}... in place of {sha[:_SHOWN]}... ({whose.removeprefix('the ')})")
+    if known:
+        return digest, f"sha256 as in {known[0][1]}"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             try:

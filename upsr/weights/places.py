@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from upsr.errors import UpsrError
-from upsr.weights.catalogue import Entry, File
+from upsr.weights.catalogue import Entry, File, fetch_hint
 from upsr.weights.fetch import repository_files
 from upsr.weights.hub import folder_of
 
@@ -52,6 +52,6 @@ def model_place(entry: Entry, folder: Path) -> Path:
     if entry.repository is not None:
         found = repository_folder(entry, folder)
         if found is None:
-            raise UpsrError(f"{entry.repository}: not here")
+            raise UpsrError(f"{entry.repository}: not here{fetch_hint([entry.repository])}")
         return found
     return folder / (entry.made or next(iter(entry.files)))
