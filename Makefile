@@ -1,5 +1,5 @@
 # UPSR: everything happens in .venv; the system Python is only used to create it.
-# make demo | make test | make test-slow | make test-all | make lint | make clean-venv; PYTHON=/path/to/python3.11 chooses the interpreter.
+# make demo | make test | make test-slow | make test-all | make lint | make docs | make clean-venv; PYTHON=/path/to/python3.11 chooses the interpreter.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help venv demo test test-slow test-all lint train-tiny clean-venv
+.PHONY: help venv demo test test-slow test-all lint docs train-tiny clean-venv
 
 help:
 	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks to show that it runs"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-slow   the tests that take minutes: kills, compiled training, the rehearsal of a day with a GPU"
 	@echo "make test-all    every test"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation as a site in site/, strictly"
 	@echo "make train-tiny  the long training of UPSR-tiny 2, begun or gone on with; state in experiments/tiny2/state.txt"
 	@echo "make venv        only install (7 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
 	@echo "make clean-venv  remove .venv"
@@ -57,6 +58,11 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy upsr
+
+# The variable silences an advertisement of another generator.
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 train-tiny: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m scripts.train_tiny $(ARGS)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 if sys.version_info >= (3, 13):
     sys.exit("error: upsr needs Python 3.10 to 3.12: basicsr 1.4.2 cannot be installed on Python 3.13 or later")
@@ -12,8 +13,22 @@ if sys.version_info >= (3, 13):
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "upsr/__init__.py").read_text(encoding="utf-8"))[1]
 
+
+class BuildWithOptions(build_py):
+    """Puts the option files and descriptions of the checkout into the package: see upsr/homes.py."""
+
+    def run(self):
+        super().run()
+        for pattern in ("options/**/*.yml", "options/**/*.txt", "options/schema/*.json", "datasets/*.yml"):
+            for path in HERE.glob(pattern):
+                target = Path(self.build_lib, "upsr/home", path.relative_to(HERE))
+                self.mkpath(str(target.parent))
+                self.copy_file(str(path), str(target))
+
+
 setup(
     name="upsr",
+    cmdclass={"build_py": BuildWithOptions},
     version=VERSION,
     description="Uncertainty-guided perturbation for diffusion super-resolution of real photos",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
@@ -62,6 +77,7 @@ setup(
         "formats": ["pillow-heif>=1.0", "pillow-jxl-plugin>=1.3"],
         "app": ["gradio>=6.31,<7"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.25"],
         "dev": [
             "jsonschema>=4.18",
             "pytest>=8",

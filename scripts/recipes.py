@@ -12,12 +12,13 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from scripts.markdown import difference_of, heads_of, mark_of, read_results, top, with_text
 from upsr.arguments import ArgumentParser
@@ -30,10 +31,14 @@ from upsr.errors import UpsrError, exiting
 from upsr.evaluation.statistics import compare, describe_sample
 from upsr.evaluation.teaching import Crops, read_recipe
 from upsr.methods import build_method
+from upsr.methods.base import Watch
 from upsr.methods.bicubic.method import Bicubic
+from upsr.methods.upsr.method import UPSR, Condition
 from upsr.metrics import LPIPS, NIQE, PSNR, Grid
 from upsr.provenance import machine, versions
 from upsr.restoring import ModelRestorer
+from upsr.restoring.restore import NoiseField
+from upsr.tiling.scratch import Scratch
 
 EXAMPLES = """examples:
   upsr data teach options/teaching/tiny2_kept_apart.yml --out experiments/tiny2_cache/kept_apart
@@ -62,6 +67,7 @@ class Variant:
         changes: of options.
         g: variant whose network is the frozen g of stage two.
         weights_of: variant that this one is the same training of, tested otherwise.
+        noise: noise weight in place of the method's, from condition and ground truth, both in [-1, 1].
         reference: variant that it is compared with.
     """
 
@@ -71,7 +77,19 @@ class Variant:
     changes: tuple[str, ...] = ()
     g: str | None = None
     weights_of: str | None = None
+    noise: Callable[[UPSR, Condition, Tensor], Tensor] | None = None
     reference: str | None = None
+
+
+def of_true_error(method: UPSR, cond: Condition, gt: Tensor) -> Tensor:
+    """Eq. 17 of the error that g really makes, which no map can know: a bound for what a learned one gains."""
+    uncertainty = method.sampling.uncertainty
+    return uncertainty.weight(uncertainty.uncertainty(cond.y_hat, gt))
+
+
+def everywhere_alike(method: UPSR, cond: Condition, gt: Tensor) -> Tensor:
+    """As much noise as the method's map gives, everywhere the same."""
+    return torch.full_like(cond.weight, float(cond.weight.mean()))
 
 
 VARIANTS = {
@@ -113,6 +131,14 @@ VARIANTS = {
     "teacher_0.6": Variant(
         "UPSR: the same, restored with b_u = 0.6 (chosen)", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.6",), g="g_grid",
         weights_of="teacher", reference="old",
+    ),
+    "flat_noise": Variant(
+        "UPSR: b_u = 0.6, as much noise as its map gives, everywhere the same", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.6",),
+        g="g_grid", weights_of="teacher", noise=everywhere_alike, reference="teacher_0.6",
+    ),
+    "true_error": Variant(
+        "UPSR: b_u = 0.6, noise by g's true error in place of |g(y) - y| / 2", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.6",),
+        g="g_grid", weights_of="teacher", noise=of_true_error, reference="teacher_0.6",
     ),
     "b_u_0.6": Variant(
         "UPSR: the same, trained and restored with b_u = 0.6", NEW / "stage2.yml", 400, ("uncertainty.b_u=0.6",),
@@ -204,7 +230,9 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
         todo = [i for i, key in enumerate(data.dataset.keys) if key not in known]
         if not todo:
             continue
-        found = evaluate(ModelRestorer(make().eval(), 0), data, measures, Runtime(torch.device("cpu")), indices=todo)
+        noise = VARIANTS[name].noise if name in VARIANTS else None
+        restorer = ModelRestorer(make().eval(), 0) if noise is None else GivenNoise(make().eval(), data.dataset, noise)
+        found = evaluate(restorer, data, measures, Runtime(torch.device("cpu")), indices=todo)
         print(f"{name}: {found}", flush=True)
         known |= {key: {k: round(v, 6) for k, v in values.items()} for key, values in found.images.items()}
         if name in VARIANTS:
@@ -214,6 +242,24 @@ def evaluate_all(names: list[str], backbone: str | None) -> None:
     kept["measures"] = {name: metric.version for name, metric in measures.items()}
     with atomic_write(RESULTS) as path:
         path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+class GivenNoise:
+    """Restores whole crops, with the noise of :class:`ModelRestorer`, weighted by a map that may know the ground truth."""
+
+    def __init__(
+        self, method: UPSR, pairs: TaughtPairsDataset, noise: Callable[[UPSR, Condition, Tensor], Tensor]
+    ) -> None:
+        self.method, self.pairs, self.noise = method, pairs, noise
+
+    @torch.inference_mode()
+    def __call__(self, lq: Tensor, names: Sequence[str], watch: Watch | None = None) -> Tensor:
+        """See :class:`upsr.restoring.Restorer`; nothing is shown."""
+        gt = torch.stack([self.pairs[self.pairs.keys.index(name)]["gt"] for name in names])
+        cond = self.method.condition(lq)
+        weighted = replace(cond, weight=self.noise(self.method, cond, 2 * gt - 1))
+        field = NoiseField(0, names, self.method.facts.noise_shape(*lq.shape[-2:]), Scratch(lq.device))
+        return (self.method.generate(weighted, field).clamp(-1, 1) + 1) / 2
 
 
 def crops_of(keys: Sequence[str]) -> dict[str, tuple[int, str]]:

@@ -7,6 +7,7 @@ training photos; scripts/verify_weights.py repeats the training's beginning and 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
 from upsr.data.backends import list_keys
 from upsr.data.image_io import decode_image
+from upsr.data.shards import RECIPE_FILE
+from upsr.data.taught import TaughtCrops
 from upsr.errors import UpsrError, exiting
 from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
@@ -92,15 +95,24 @@ def describe_run(folder: Path) -> dict[str, Any]:
         options = yaml.safe_load((folder / "options.yml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UpsrError(f"{folder}: no options.yml; this is no folder of a training run") from None
-    photos = Path(options["datasets"]["train"]["dataroot_gt"])
     return {
         "seed": options["manual_seed"],
         "iterations": options["train"]["total_iter"],
-        "photos": describe_photos(photos),
+        "photos": describe_data(options["datasets"]["train"]),
         "versions": versions(),
         "machine": machine(torch.device("cpu")),
         "losses": {str(iteration): loss for iteration, loss in first_losses(folder).items()},
     }
+
+
+def describe_data(train_set: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training set was made of: photos, or the recipe of a teacher cache with the digests of its photos and teacher."""
+    if "index" not in train_set:
+        return describe_photos(Path(train_set["dataroot_gt"]))
+    index = Path(train_set["index"])
+    recipe = json.loads((index.parent / RECIPE_FILE).read_text(encoding="utf-8"))
+    content = json.dumps(recipe, sort_keys=True).encode()
+    return {"crops": len(TaughtCrops(str(index)).keys), "recipe_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def describe_photos(folder: Path) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from upsr.cli import main
 from upsr.config import load_options
 from upsr.config.load import parse_options
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import ENTRIES, MissingWeightsError, make_ready, option_file
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, make_ready
+from upsr.homes import option_file
 from upsr.methods import build_method
 from upsr.methods.dmsr.encoder import TimestepEncoder
 from upsr.methods.dmsr.figures import NoiseDistribution
 from upsr.methods.stable_diffusion import described
 from upsr.report.tables import read_publication
+from upsr.weights import unset_weights, weight_files
 
 OPTIONS = Path(__file__).parents[1] / "options"
 METRICS = {
@@ -196,6 +198,14 @@ def test_with_nothing_here_every_cell_is_explained(tmp_path, monkeypatch, capsys
     assert "(24.984)" in (tmp_path / "results/tables/dmsr/table_9.md").read_text()  # as many digits as the paper
     for number in ("4b", "6d"):
         assert f"Figure {number}: missing: RealSet80: no folder" in out
+
+
+def test_a_fixed_timestep_needs_no_estimator():
+    opt = options_of("DM-SR-t-250")
+    assert "path.pretrain_network_t" in weight_files(options_of("DM-SR-1"))
+    assert "path.pretrain_network_t" not in weight_files(opt)
+    nowhere = opt.model_copy(update={"path": opt.path.model_copy(update={"pretrain_network_t": None})})
+    assert "path.pretrain_network_t" not in unset_weights(nowhere)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
+from scripts.ship_weights import describe_data, describe_run
 from tests import tiny
 from tests.processes import REPOSITORY, train_here
 from tests.training import tiny_options
@@ -242,6 +243,24 @@ def test_the_share_of_the_teacher_is_what_is_asked_for(cache):
         assert np.array_equal(item["gt"].permute(1, 2, 0).numpy(), crops.image(5, kind))
 
 
+def test_a_discriminator_gets_the_photo_of_a_sample_whose_target_is_the_teachers(root, cache):
+    index, flips = str(cache / "index.json"), {"use_hflip": False, "use_vflip": False, "use_rot": False}
+    taught, photos = (TaughtDataset(index, 32, share, with_photo=share == 1, **flips) for share in (1.0, 0.0))
+    for number in range(6):
+        item, own = taught[SampleId(1, number)], photos[SampleId(1, number)]
+        assert torch.equal(item["photo"], own["gt"])
+        assert torch.equal(item["lq"], own["lq"])
+        assert not torch.equal(item["photo"], item["gt"])
+    judge = {
+        "network_d": {"type": "PatchDiscriminator", "width": 4, "layers": 1},
+        "train": {"gan_opt": {"type": "GANLoss", "gan_type": "hinge"}, "total_iter": 1},
+        "datasets": {"train": {"with_photo": True}},
+    }
+    train_here(stage_one(root, cache, "judged", **judge), CPU)
+    with pytest.raises(UpsrError, match=r"pair_pool\.pairs_per_slot: .* set it to 0"):
+        train_here(stage_one(root, cache, "pool", pair_pool={"pairs_per_slot": 2}, **judge), CPU)
+
+
 def stage_one(root: Path, cache: Path, name: str, **changes) -> dict:
     options = tiny_options(root, root / "photos", name=name)
     train = {
@@ -266,6 +285,17 @@ def test_training_on_a_cache_resumes_exactly(root, cache):
     states = [load_checkpoint(folder / "training_states/4.state") for folder in (whole, halves)]
     first, second = (state.players["g"].params for state in states)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_shipped_weights_record_the_recipe_of_their_cache(root, cache, tmp_path):
+    run = train_here(stage_one(root, cache, "shipped"), CPU)
+    recorded = describe_run(run)["photos"]
+    assert recorded["crops"] == 12
+    assert recorded == describe_data({"index": str(cache / "index.json")})
+    shutil.copytree(cache, tmp_path / "other")
+    recipe = tmp_path / "other/recipe.json"
+    recipe.write_text(recipe.read_text().replace('"manual_seed": 0', '"manual_seed": 1'))
+    assert describe_data({"index": str(recipe.with_name("index.json"))}) != recorded
 
 
 def test_what_does_not_fit_is_refused(root, cache):

@@ -17,9 +17,11 @@ _COMMANDS = {
     "upscale": "photos in, photos four times as large out",
     "data": "datasets: benchmarks, training images in other forms, teacher caches",
     "weights": "published weights by name: list, fetch, verify, where",
+    "train": "a network from an option file",
+    "test": "the validation sets of an option file, restored and measured",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
-    "report": "a folder of HTML to look at an evaluation",
+    "report": "pages to look at an evaluation, and to vote on its results blind",
     "tables": "the tables and figures of papers, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
     "serve": "a page in the browser to upscale photos with",
@@ -30,7 +32,7 @@ _COMMANDS = {
 _CONVERT = "convert"
 """`upsr convert METHOD` is `upsr METHOD convert`, of the methods that state this command."""
 _HELP = "COMMAND --help explains a command with examples."
-_EPILOG = f"""{_HELP} Training and testing from option files: train.py, test.py.
+_EPILOG = f"""{_HELP} train.py and test.py of a checkout are `upsr train` and `upsr test`.
 Options may be written with - or _: --max-images, --max_images.
 
 Methods: `upsr METHOD` lists the commands of one, which may be your own (docs/extending.md).

@@ -68,7 +68,9 @@ class Registry(Mapping[str, Any]):
             return {}
         from basicsr.utils import registry
 
-        return dict(iter(getattr(registry, self._basicsr)))
+        found = dict(iter(getattr(registry, self._basicsr)))
+        # basicsr registers what Real-ESRGAN names alike under a longer name, and finds it under both.
+        return {name.removesuffix("_basicsr"): known for name, known in found.items()} | found
 
 
 ARCH_REGISTRY = Registry("arch", "ARCH_REGISTRY")

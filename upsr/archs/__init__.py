@@ -2,6 +2,7 @@
 
 from upsr.archs.atd import ATD
 from upsr.archs.compact import CompactSR
+from upsr.archs.patchgan import PatchDiscriminator
 from upsr.archs.spandrel import SpandrelSR
 from upsr.archs.unconditional import DenoisingDiffusionUNet, DiffusersUNet2D
 from upsr.archs.unet_resshift import ResShiftUNet
@@ -12,6 +13,7 @@ __all__ = [
     "CompactSR",
     "DenoisingDiffusionUNet",
     "DiffusersUNet2D",
+    "PatchDiscriminator",
     "ResShiftUNet",
     "SpandrelSR",
     "UNetModelSwin",

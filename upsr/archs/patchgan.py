@@ -7,11 +7,14 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from upsr.compat import ARCH_REGISTRY
+
 _KERNEL, _SLOPE, _SPREAD = 4, 0.2, 0.02
 _WIDEST = 8
 """Channels of the widest layer over those of the first."""
 
 
+@ARCH_REGISTRY.register()
 class PatchDiscriminator(nn.Module):
     """Judges overlapping patches of an image; 2,765,633 parameters by default.
 
@@ -42,7 +45,7 @@ class PatchDiscriminator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in about [-1, 1] -> logits (B, 1, h, w), large for patches of photos."""
+        """(B, 3, H, W) -> logits (B, 1, h, w), large for patches of photos."""
         logits: Tensor = self.main(image)
         return logits
 

@@ -46,12 +46,14 @@ class TaughtDataset(ImageDataset):
     A sample's target is drawn in every epoch. The expected loss is the mixture
     (1 - teacher_share) loss(., gt) + teacher_share loss(., teacher), at the cost of one of them.
 
-    Items: ``lq`` and ``gt`` (the target), (3, h, w) and (3, H, W) uint8, ``key``, ``unreadable`` (always empty).
+    Items: ``lq`` and ``gt`` (the target), (3, h, w) and (3, H, W) uint8, ``key``, ``unreadable`` (always empty), and with
+    ``with_photo`` ``photo``, the ground truth whatever the target is.
 
     Args:
         index: ``index.json`` of a cache.
         gt_size: side of the target crop, a multiple of the cache's scale; at most the cache's.
         teacher_share: share of samples whose target is the teacher's estimate.
+        with_photo: a discriminator learns from the ground truth where the target is the teacher's estimate.
         use_hflip, use_vflip, use_rot: flip and transpose, each for half of the samples.
     """
 
@@ -63,6 +65,7 @@ class TaughtDataset(ImageDataset):
         index: str,
         gt_size: Annotated[int, Field(ge=1)] = 256,
         teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        with_photo: bool = False,
         use_hflip: bool = True,
         use_vflip: bool = True,
         use_rot: bool = True,
@@ -74,7 +77,7 @@ class TaughtDataset(ImageDataset):
             raise UpsrError(
                 f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
             )
-        self.gt_size, self.teacher_share = gt_size, teacher_share
+        self.gt_size, self.teacher_share, self.with_photo = gt_size, teacher_share, with_photo
         self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
 
@@ -93,14 +96,15 @@ class TaughtDataset(ImageDataset):
         turns = self._turns & (rng.random(3) < 0.5)
         target = "teacher" if rng.random() < self.teacher_share else "gt"
         side = self.gt_size // self.scale
-        lq, gt = self.crops.image(sample.image, "lq"), self.crops.image(sample.image, target)
-        top, left = (int(rng.integers(length - side + 1)) for length in lq.shape[:2])
-        images = []
-        for image, factor in ((lq, 1), (gt, self.scale)):
+        kinds = {"lq": "lq", "gt": target, **({"photo": "gt"} if self.with_photo else {})}
+        found = {name: self.crops.image(sample.image, kind) for name, kind in kinds.items()}
+        top, left = (int(rng.integers(length - side + 1)) for length in found["lq"].shape[:2])
+        crops = {}
+        for name, image in found.items():
+            factor = 1 if name == "lq" else self.scale
             rows, columns = (slice(factor * start, factor * (start + side)) for start in (top, left))
-            crop = turned(image[rows, columns], *turns)
-            images.append(torch.from_numpy(crop.transpose(2, 0, 1).copy()))
-        return {"lq": images[0], "gt": images[1], "key": self.keys[sample.image], "unreadable": []}
+            crops[name] = torch.from_numpy(turned(image[rows, columns], *turns).transpose(2, 0, 1).copy())
+        return {**crops, "key": self.keys[sample.image], "unreadable": []}
 
 
 @DATASET_REGISTRY.register()

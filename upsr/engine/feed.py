@@ -66,6 +66,8 @@ class DegradedPairs:
             raise UpsrError(f"datasets.train: its pairs are x{dataset.scale}, but scale is {scale}")
         if dataset.channels != facts.channels:
             raise UpsrError(f"datasets.train.channels: {dataset.channels}, but the network has {facts.channels}")
+        if self.pool.pairs_per_slot and getattr(dataset, "with_photo", False):
+            raise UpsrError("pair_pool.pairs_per_slot: the pool keeps pairs, without photos beside them; set it to 0")
         self.training.refuse_crops(size, device)
         self._shapes = [(dataset.channels, side, side) for side in (size // scale, size)]
 
@@ -78,8 +80,9 @@ class DegradedPairs:
         else:
             lq = self.degradation(self.degradation.ground_truth(gt), raw["kernels"], slots=slots, keys=keys)
         lq, gt, files = self.pool.exchange(lq, gt, raw["key"], slots=slots, keys=keys)
+        photos = {"photo": raw["photo"].float() / 255} if "photo" in raw else {}
         # The pool keeps crops as they are in files, in 8 bit, which sharpened ones are not.
-        return {"lq": lq, "gt": gt if stored else self.degradation.ground_truth(gt)}, files
+        return {"lq": lq, "gt": gt if stored else self.degradation.ground_truth(gt), **photos}, files
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """The pool's pairs by slot."""

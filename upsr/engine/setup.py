@@ -21,6 +21,7 @@ from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime, runtime
 from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, exiting
+from upsr.homes import option_file
 from upsr.weights import named_weights, section
 from upsr.weights.catalogue import fetch_hint
 
@@ -28,9 +29,9 @@ Purpose = Literal["train", "test"]
 
 
 @exiting
-def run_main(body: Callable[[CommonOptions, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> None:
+def run_main(body: Callable[[CommonOptions, Runtime], object], arguments: argparse.Namespace, purpose: Purpose) -> None:
     """Check the options, join the processes, run ``body``; returns the exit code."""
-    opt = checked_options(arguments.opt, arguments.force_yml, purpose)
+    opt = checked_options(option_file(arguments.opt), arguments.force_yml, purpose)
     with runtime(arguments.launcher, opt.num_gpu, datetime.timedelta(seconds=opt.distributed.timeout)) as run:
         try:
             body(opt, run)

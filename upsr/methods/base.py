@@ -147,6 +147,11 @@ class Method(nn.Module, ABC):
         """
         return None
 
+    @classmethod
+    def needed_weights(cls, opt: Any) -> Mapping[str, str]:
+        """Those of ``weight_keys`` whose parts there are under checked options."""
+        return cls.weight_keys
+
     def save_folder(self, key: str, folder: Path) -> None:
         """Write the folder that the option ``key`` of ``folder_keys`` names."""
         raise NotImplementedError(f"{type(self).__name__} reads {key} and does not write it")

@@ -105,8 +105,16 @@ def build_network(
     return network
 
 
-def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str, *, optional: bool = False) -> None:
-    """Fill a network from the file that the options name, or say why it stays random.
+def load_weights(
+    network: nn.Module,
+    opt: CommonOptions,
+    section: str,
+    part: str,
+    *,
+    optional: bool = False,
+    beginning: str = "random weights",
+) -> None:
+    """Fill a network from the file that the options name, or say what it begins with.
 
     The file is ``path.pretrain_SECTION``; ``path.param_key_`` and ``path.strict_load_`` with the section's ending say how it is
     read. A network that carries its weights needs none.
@@ -115,6 +123,7 @@ def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str
         section: of the options that describes the network: ``network_g``.
         part: name of the network among the method's parts, for weights that ship with the package.
         optional: the network is about to be trained.
+        beginning: what it holds without a file, for the message.
 
     Raises:
         UpsrError: no file is named and none may be missing, or it does not fit.
@@ -135,7 +144,7 @@ def load_weights(network: nn.Module, opt: CommonOptions, section: str, part: str
         )
         logger.info("path.%s: loaded '%s' of %s", key, used, name)
     elif optional or opt.path.allow_random_weights:
-        logger.warning("path.%s is not set: %s starts from random weights", key, type(network).__name__)
+        logger.warning("path.%s is not set: %s begins with %s", key, type(network).__name__, beginning)
     else:
         raise UpsrError(
             f"path.{key}: weights are needed here; give a file (docs/methods says where there are any, or how to train them), "

@@ -27,6 +27,7 @@ class NetworkPathOptions(PathOptions):
         None, description="Key inside the file; by default params_ema, then params, then the file itself."
     )
     strict_load_g: bool = Field(True, description="Refuse weights that do not fit key by key.")
+    pretrain_network_d: str | None = Field(None, description="Weights that network_d begins with.")
 
 
 class NetworkTrainOptions(TrainOptions):
@@ -44,12 +45,24 @@ class NetworkTrainOptions(TrainOptions):
         description="The perceptual loss sees each sample from a row and a column drawn below this; at 1 always the whole. "
         "A strided backbone does not see a grid of its own period, which 4 shows it.",
     )
+    gan_opt: LossComponent | None = Field(
+        None, description="Adversarial loss against network_d, a registered loss (GANLoss); null for none."
+    )
+    gan_start: int = Field(
+        0, ge=0, description="Iterations before gan_opt is trained on; network_d learns from the first."
+    )
+    optim_d: OptimizerOptions = OptimizerOptions()
 
 
 class NetworkOptions(CommonOptions):
     """Options of a method whose trained network is ``network_g``."""
 
     network_g: NetworkComponent = Field(description="The network that is trained.")
+    network_d: NetworkComponent | None = Field(
+        None,
+        description="The discriminator of training with train.gan_opt, of images in [0, 1]: UNetDiscriminatorSN, "
+        "PatchDiscriminator; null for none.",
+    )
     path: NetworkPathOptions = NetworkPathOptions()
     train: NetworkTrainOptions | None = Field(None, description="Needed by train.py.")
 

@@ -54,13 +54,15 @@ _COLOUR = "colour"
 class UPSRPipeline:
     """A method with everything around it.
 
-    >>> pipe = UPSRPipeline.from_pretrained("tiny")            # doctest: +SKIP
-    >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
+    Examples:
+        >>> pipe = UPSRPipeline.from_pretrained("tiny")            # doctest: +SKIP
+        >>> pipe("photo.jpg", seed=1).images[0].save("large.png")  # doctest: +SKIP
 
     Args:
         method: restores images.
         config: describes the method, as in ``config.json``.
-        device, dtype: where, and in what type the method's networks compute.
+        device: where the method's networks compute.
+        dtype: the type that they compute in.
         compile: ``torch.compile`` mode of the method's ``denoiser``, or "none".
 
     Raises:

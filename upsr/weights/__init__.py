@@ -64,8 +64,14 @@ def files_of(path: Path) -> list[Path]:
 
 
 def weight_files(opt: CommonOptions) -> dict[str, Path]:
-    """The weight files that options name, by key; a network from elsewhere names its own."""
-    return named_weights(opt.model_dump(), method_of(opt))
+    """The weight files that options name and the method needs, by key; a network from elsewhere names its own."""
+    found = method_of(opt)
+    idle = set(found.method.weight_keys.values()) - set(found.method.needed_weights(opt).values())
+    return {
+        key: path
+        for key, path in named_weights(opt.model_dump(), found).items()
+        if key.removeprefix("path.") not in idle
+    }
 
 
 def unset_weights(opt: CommonOptions) -> list[str]:
@@ -73,7 +79,7 @@ def unset_weights(opt: CommonOptions) -> list[str]:
     named, method = weight_files(opt), method_of(opt).method
     of_files = [
         f"path.{key}"
-        for key in method.weight_keys.values()
+        for key in method.needed_weights(opt).values()
         if not {f"path.{key}", f"{key.removeprefix('pretrain_')}.path"} & named.keys()  # a network may name its own
     ]
     return of_files + [key for key in dict.fromkeys(method.folder_keys.values()) if getattr(opt, key) is None]

@@ -82,7 +82,7 @@ class DMSR(Method):
         """See :meth:`Method.from_options`."""
         backbone = backbone_of(opt, "DM-SR", "docs/methods/dmsr.md")
         encoder = TimestepEncoder(backbone.vae, opt.encoder.embedding)
-        load_weights(encoder, opt, "network_g", "encoder", optional=training)
+        load_weights(encoder, opt, "network_g", "encoder", optional=training, beginning="the autoencoder's encoder")
         estimator = None
         if opt.timestep is None:
             estimator = TimestepEstimator(opt.estimator.width, opt.estimator.bins)
@@ -103,6 +103,11 @@ class DMSR(Method):
             raise UpsrError(f"{path}: DM-SR needs its timestep estimator too: --part estimator=FILE")
         paths = {cls.weight_keys[part]: str(file) for part, file in beside.items() if part in cls.weight_keys}
         return {"method": "dmsr", KEY: str(path.absolute()), "path": paths}
+
+    @classmethod
+    def needed_weights(cls, opt: DMSROptions) -> Mapping[str, str]:
+        """See :meth:`Method.needed_weights`; with a fixed timestep there is no estimator."""
+        return {part: key for part, key in cls.weight_keys.items() if part != "estimator" or opt.timestep is None}
 
     def train(self, mode: bool = True) -> Self:
         """The frozen networks stay in evaluation mode."""

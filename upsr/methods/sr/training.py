@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from upsr.methods.base import Batch
 from upsr.methods.sr.method import SR
-from upsr.methods.supervised import Supervised
+from upsr.methods.supervised import Prediction, Supervised
 
 
 class SRTraining(Supervised):
@@ -19,6 +18,6 @@ class SRTraining(Supervised):
     TRAINED = "g"
     method: SR
 
-    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """See :meth:`Training.forward`; only the place of the perceptual loss is drawn."""
-        return self.losses(2 * self.method.g(batch["lq"]) - 1, 2 * batch["gt"] - 1, generators)
+    def predict(self, batch: Batch, generators: Sequence[torch.Generator]) -> Prediction:
+        """See :meth:`Supervised.predict`; nothing is drawn."""
+        return Prediction(2 * self.method.g(batch["lq"]) - 1, 2 * batch["gt"] - 1)

@@ -11,8 +11,10 @@ from typing_extensions import Self
 from upsr.errors import UpsrError
 from upsr.methods.base import Batch, Player
 from upsr.methods.build import Losses, build_losses, train_options
+from upsr.methods.critic import Critic
 from upsr.methods.options import ConsistencyOptions
 from upsr.methods.residual_shift import consistency, consistency_losses
+from upsr.methods.supervised import Prediction
 from upsr.methods.timesteps import errors_by_timestep
 from upsr.methods.upsr.method import UPSR
 from upsr.methods.upsr.options import DiffusionOptions, UPSROptions
@@ -45,9 +47,15 @@ class UPSRDistillation(UPSRTraining):
     METHOD = OneStepUPSR
 
     def __init__(
-        self, method: UPSR, losses: Losses, player: Player, teacher: UPSR, weights: ConsistencyOptions
+        self,
+        method: UPSR,
+        losses: Losses,
+        player: Player,
+        teacher: UPSR,
+        weights: ConsistencyOptions,
+        critic: Critic | None = None,
     ) -> None:
-        super().__init__(method, losses, player)
+        super().__init__(method, losses, player, critic)
         self.teacher, self.weights = teacher.requires_grad_(False).eval(), weights
 
     @classmethod
@@ -60,7 +68,8 @@ class UPSRDistillation(UPSRTraining):
         method = OneStepUPSR.from_options(opt, training=True)
         train = train_options(opt)
         teacher = UPSR.from_options(opt).for_inference(torch.float32)
-        return cls(method, build_losses(opt), Player(method.denoiser, train.optim_g), teacher, train.consistency)
+        player, critic = Player(method.denoiser, train.optim_g), Critic.from_options(opt)
+        return cls(method, build_losses(opt), player, teacher, train.consistency, critic)
 
     def train(self, mode: bool = True) -> Self:
         """The teacher stays in evaluation mode."""
@@ -68,8 +77,8 @@ class UPSRDistillation(UPSRTraining):
         self.teacher.eval()
         return self
 
-    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The teacher's result for the same noise; see :meth:`Training.forward`."""
+    def predict(self, batch: Batch, generators: Sequence[torch.Generator]) -> Prediction:
+        """Compared with the teacher's result for the same noise; see :meth:`Supervised.predict`."""
         method, lq = self.method, batch["lq"]
         schedule, encode, decode = method.schedule, method.codec.encode, method.codec.decode
         cond = method.condition(lq)
@@ -85,11 +94,8 @@ class UPSRDistillation(UPSRTraining):
         start = method.process_of(cond).prior(t, noise)
         pairs = consistency(student, start, encode(x_0), encode(2 * batch["gt"] - 1), last, self.weights)
         prediction = decode(pairs["teacher"][0])
-        more = consistency_losses(pairs, self.weights)
-        losses = self.losses(prediction, x_0, generators)
         by_timestep = errors_by_timestep(prediction, x_0, t, last + 1)
-        total = torch.stack([losses["total"], *more.values()]).sum()
-        return {**losses, **more, "total": total, "by_timestep": by_timestep}
+        return Prediction(prediction, x_0, consistency_losses(pairs, self.weights), {"by_timestep": by_timestep})
 
 
 def _one_step(opt: UPSROptions) -> DiffusionOptions:

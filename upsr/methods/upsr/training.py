@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from upsr.methods.base import Batch
-from upsr.methods.supervised import Supervised
+from upsr.methods.supervised import Prediction, Supervised
 from upsr.methods.timesteps import drawn_timesteps, errors_by_timestep
 from upsr.methods.upsr.method import UPSR, Condition
 
@@ -37,12 +37,12 @@ class UPSRTraining(Supervised):
     TRAINED = "denoiser"
     method: UPSR
 
-    def forward(self, player: str, batch: Batch, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """One step of Algorithm 1; see :meth:`Training.forward`."""
+    def predict(self, batch: Batch, generators: Sequence[torch.Generator]) -> Prediction:
+        """One step of Algorithm 1; see :meth:`Supervised.predict`."""
         task = self.task(batch, generators)
-        prediction = self.method.estimate(task.x, task.t, task.cond)
-        by_timestep = errors_by_timestep(prediction, task.target, task.t, self.method.schedule.num_timesteps)
-        return {**self.losses(prediction, task.target, generators), "by_timestep": by_timestep}
+        image = self.method.estimate(task.x, task.t, task.cond)
+        by_timestep = errors_by_timestep(image, task.target, task.t, self.method.schedule.num_timesteps)
+        return Prediction(image, task.target, shown={"by_timestep": by_timestep})
 
     def task(self, batch: Batch, generators: Sequence[torch.Generator]) -> Task:
         """The ground truths, noised at timesteps drawn for each sample."""
