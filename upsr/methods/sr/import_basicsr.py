@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upsr.config.imports.basicsr import COMMON
-from upsr.config.imports.data_sets import DEGRADATION, kernels, odd, pair_pool, when_degrading
+from upsr.config.imports.data_sets import DEGRADATION, in_set, kernels, odd, pair_pool, when_degrading
 from upsr.config.imports.gan import GAN
 from upsr.config.imports.rules import (
     Format,
@@ -16,6 +16,7 @@ from upsr.config.imports.rules import (
     Place,
     Put,
     Rule,
+    count,
     flag,
     joined,
     no_effect,
@@ -62,6 +63,21 @@ NETWORKS = {
 }
 """Networks of basicsr that upscale images."""
 
+_SPANDREL = "spandrel.architectures"
+FORKS = {
+    "HAT": Known(f"{_SPANDREL}.HAT.HAT", channels="in_chans"),
+    "DAT": Known(f"{_SPANDREL}.DAT.DAT", channels="in_chans"),
+    "ATD": Known(f"{_SPANDREL}.ATD.ATD", channels="in_chans"),
+    "RGT": Known(f"{_SPANDREL}.RGT.RGT", channels="in_chans"),
+    "DRCT": Known(f"{_SPANDREL}.DRCT.DRCT", channels="in_chans"),
+    "CRAFT": Known(f"{_SPANDREL}.CRAFT.CRAFT", channels="in_chans"),
+    "Swin2SR": Known(f"{_SPANDREL}.Swin2SR.Swin2SR", channels="in_chans"),
+    "OmniSR": Known(f"{_SPANDREL}.OmniSR.OmniSR", "up_scale"),
+    "SAFMN": Known(f"{_SPANDREL}.SAFMN.SAFMN", "upscaling_factor"),
+    "SPAN": Known(f"{_SPANDREL}.SPAN.SPAN"),
+}
+"""Networks of projects that build on BasicSR, as spandrel has them."""
+
 MODELS = ("SRModel", "SRGANModel", "ESRGANModel", "SwinIRModel")
 DATA_SETS = ("PairedImageDataset", "SingleImageDataset")
 REAL_MODELS = ("RealESRNetModel", "RealESRGANModel")
@@ -82,8 +98,10 @@ def network(names: Mapping[str, Known]) -> Rule:
             for key in arguments:
                 yield Left("spandrel finds it in the weight file", of=key)
         else:
-            note = "there is no such network here: name your class by its path (docs/extending.md)"
-            yield Put("network_g.type", kind, note, of="type")
+            yield Put("network_g.type", kind, of="type")
+            yield Left(
+                "there is no such network here: name your class by its path (docs/extending.md)", True, of="type"
+            )
             for key, given in arguments.items():
                 yield Put(f"network_g.{key}", given, of=key)
 
@@ -144,12 +162,25 @@ def _seven_to_21(stage: str) -> Rule:
 
 _OWN: dict[str, Rule] = {
     "model_type": no_effect("method: sr, a network that upscales by itself"),
-    "network_g": network(NETWORKS),
+    "network_g": network({**NETWORKS, **FORKS}),
     "train.perceptual_opt": perceptual_loss,
     "tile.tile_size": to("val.tile.size", whole),
     "tile.tile_pad": to("val.tile.overlap", lambda pad: 2 * whole(pad), "pixels on both sides"),
 }
-SR = joined(_OWN, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
+_OLDER: dict[str, Rule] = {
+    **dict.fromkeys(("gpu_ids", "set_CUDA_VISIBLE_DEVICES"), no_effect("GPUs are those that a run is started on")),
+    "train.niter": to("train.total_iter", whole),
+    "train.manual_seed": to("manual_seed", count),
+    "save_img": to("val.save_img", flag),
+    "suffix": to("val.suffix", str),
+    "crop_border": no_effect("metrics say what they leave out"),
+    "datasets.*.batch_size": in_set("batch_size_per_gpu", whole),
+    "datasets.*.num_worker": in_set("num_worker_per_gpu", count),
+    "datasets.*.task": no_effect("images are upscaled"),
+}
+"""Keys of earlier versions of BasicSR, and of forks."""
+
+SR = joined(_OWN, _OLDER, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
 
 REAL: dict[str, Rule] = {
     "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),
