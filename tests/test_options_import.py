@@ -99,6 +99,20 @@ def test_the_released_upsr_is_our_own_file(tmp_path):
     assert theirs.val.tile == load_options(OPTIONS / "001_UPSR_RealSR_x4.yml").val.tile
 
 
+@pytest.mark.parametrize("name", ["network_sr", "network_lr", "sr_net", "net_aux"])
+def test_g_of_the_released_upsr_may_have_any_name(name, tmp_path):
+    text = (
+        (FOREIGN / "upsr_000.yml")
+        .read_text()
+        .replace("network_sr", name)
+        .replace("  use_checkpoint", "  pretrain: g.pth\n  use_checkpoint")
+    )
+    text = text.replace(f"pretrain_{name}: experiments/pretrained_models/atd_real.pth", "strict_load_h: true")
+    opt = load_options(imported(written(text, tmp_path), tmp_path / "mine.yml"))
+    assert (opt.network_aux.type, opt.network_aux.arguments["embed_dim"]) == ("ATD", 96)
+    assert opt.path.pretrain_network_aux == "g.pth"
+
+
 def test_resshift_is_our_own_file(tmp_path):
     ours, theirs = (
         load_options(OPTIONS / "resshift/train_v3.yml"),
@@ -298,6 +312,26 @@ train: {optim_g: {type: Adam, lr: 1e-4}, niter: 300, manual_seed: 5, pixel_opt: 
     assert (opt.datasets["train"].batch_size_per_gpu, opt.datasets["train"].num_worker_per_gpu) == (16, 6)
     assert (opt.path.pretrain_network_g, opt.path.strict_load_g) == ("hr.pth", True)
     assert opt.network_g.arguments["network"]["type"] == "spandrel.architectures.DAT.DAT"
+
+
+@pytest.mark.parametrize(
+    ("scale", "unshuffle", "channels"), [(4, True, 3), (2, True, 12), (1, True, 48), (2, False, 3)]
+)
+def test_esrgan_below_x4_begins_with_a_pixel_unshuffle(scale, unshuffle, channels, tmp_path):
+    network = {"type": "esrgan_lite", "num_blocks": 1, "use_pixel_unshuffle": unshuffle, "norm": None}
+    opt = load_options(
+        imported(changed("trainner.yml", tmp_path, scale=scale, network_g=network), tmp_path / "mine.yml")
+    )
+    assert opt.network_g.arguments["network"]["in_nc"] == channels
+    net = build_network(opt.network_g, "network_g", scale=scale, contract=SRNetwork)
+    assert net(torch.rand(1, 3, 12, 8)).shape == (1, 3, 12 * scale, 8 * scale)
+
+
+def test_a_student_s_file_is_of_the_distillation(tmp_path):
+    model = {"teacher_ckpt_path": "teacher.pth", "params": {"in_channels": 6}}
+    opt = load_options(imported(changed("resshift.yaml", tmp_path, model=model), tmp_path / "mine.yml"))
+    assert (opt.phase, opt.path.pretrain_network_g) == ("distillation", "teacher.pth")
+    assert opt.network_g.arguments["in_channels"] == 3
 
 
 def test_a_scale_that_is_not_here_is_one_line(tmp_path, capsys):

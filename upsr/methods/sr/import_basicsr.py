@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ class Known:
         scale, channels: its arguments of these meanings.
         defaults: arguments that files need not give, where they are not those of the class.
         multiple: argument that LR sides are multiples of; by default any size is taken.
+        adapted: from the arguments and the scale, the arguments that the class takes.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Known:
     channels: str = "num_in_ch"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     multiple: str = ""
+    adapted: Callable[[dict[str, Any], int], dict[str, Any]] = lambda arguments, scale: arguments
 
 
 NETWORKS = {
@@ -111,16 +113,19 @@ def network(names: Mapping[str, Known]) -> Rule:
 def _held(known: Known, arguments: Mapping[str, Any], place: Place) -> Iterator[Outcome]:
     """A class in an :class:`upsr.archs.any_sr.AnySR`."""
     scale = whole(arguments.get(known.scale, place.get("scale", 4)))
-    complete = {**known.defaults, **arguments}
-    multiple = whole(complete[known.multiple]) if known.multiple else _unshuffled(known, scale)
+    given = {**known.defaults, **arguments}
+    multiple = whole(given[known.multiple]) if known.multiple else _unshuffled(known, scale)
     yield Put("network_g.type", "AnySR", of="type")
     yield Put("network_g.scale", scale, of="type")
-    yield Put("network_g.channels", whole(complete.get(known.channels, 3)), of="type")
+    yield Put("network_g.channels", whole(given.get(known.channels, 3)), of="type")
     if multiple > 1:
         yield Put("network_g.size_multiple", multiple, of="type")
     yield Put("network_g.network.type", known.path, of="type")
-    for key, value in {known.scale: scale, **complete}.items():
+    taken = {known.scale: scale, **known.adapted(given, scale)}
+    for key, value in taken.items():
         yield Put(f"network_g.network.{key}", value, of=key if key in arguments else "type")
+    for key in arguments.keys() - taken.keys():
+        yield Left("follows from the scale", of=key)
 
 
 def _unshuffled(known: Known, scale: int) -> int:
