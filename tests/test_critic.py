@@ -17,7 +17,10 @@ from tests.test_players import largest_difference, players
 from tests.training import tiny_options
 from upsr.archs import UNetModelSwin
 from upsr.config.load import merged, parse_options
+from upsr.data import SampleId
+from upsr.data.datasets import build_dataset
 from upsr.engine.distributed import Runtime
+from upsr.engine.feed import DegradedPairs
 from upsr.engine.step import MicroBatch, TrainingStep
 from upsr.errors import UpsrError
 from upsr.methods import build_training
@@ -173,6 +176,20 @@ def test_two_iterations_and_two_more_are_four(root):
     resumed = run("in two", 4)
     assert largest_difference(half["d"]["params"], whole["d"]["params"]) > 0
     assert largest_difference(resumed, whole) == 0
+
+
+@pytest.mark.parametrize("sharpen", [False, True])
+def test_the_discriminator_sees_photos_that_are_not_sharpened(root, sharpen):
+    opt = parse_options(data(root, degradation={"usm_gt": sharpen}, pair_pool={"pairs_per_slot": 0}), "test")
+    training = build_training(opt)
+    feed = DegradedPairs(opt, training)
+    dataset = build_dataset(opt.datasets["train"])
+    feed.bind(dataset, torch.device("cpu"))
+    item = dataset[SampleId(0, 0)]
+    raw = {name: value[None] if torch.is_tensor(value) else [value] for name, value in item.items()}
+    content, _ = feed.batch(raw, 0, [0])
+    assert torch.equal(content["photo"], item["gt"][None].float() / 255)
+    assert torch.equal(content["photo"], content["gt"]) != sharpen
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from upsr.cli import main
 from upsr.config import load_options
 from upsr.config.load import parse_options
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import ENTRIES, MissingWeightsError, make_ready, option_file
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, make_ready
+from upsr.homes import option_file
 from upsr.methods import build_method
 from upsr.methods.dmsr.encoder import TimestepEncoder
 from upsr.methods.dmsr.figures import NoiseDistribution

@@ -24,7 +24,8 @@ from upsr.evaluation.entries import describe
 from upsr.evaluation.results import read_summary
 from upsr.methods.ldm import networks
 from upsr.report.cost import COSTS, CostMeter, NotMeasuredError, Setting
-from upsr.report.html import best_methods, differing_places, write_report
+from upsr.report.html import best_methods, write_report
+from upsr.report.photos import differing_places
 from upsr.report.tables import COST_DIGITS, COST_TITLES, read_publication
 from upsr.timing import timed
 

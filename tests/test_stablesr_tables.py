@@ -22,7 +22,8 @@ from tests.evaluations import describe_dataset, write
 from upsr.cli import main
 from upsr.config import load_options
 from upsr.config.load import parse_options
-from upsr.evaluation.entries import ENTRIES, MissingWeightsError, describe, make_ready, option_file
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, describe, make_ready
+from upsr.homes import option_file
 from upsr.methods import build_method
 from upsr.methods.stable_diffusion import RANDOM, read
 from upsr.methods.stablesr.figures import ConditionStrength

@@ -285,9 +285,9 @@ def test_what_a_person_downloaded_is_checked_alike(tmp_path):
     given.parent.mkdir()
     given.write_bytes(torch_file())
     with pytest.raises(UpsrError, match=r"is not a\.pth: sha256"):
-        adopt_file(given, "a.pth", File(sha256="0" * 64), tmp_path / "to")
+        adopt_file(given, "a.pth", File(sha256="0" * 64), tmp_path / "to", print)
     assert list((tmp_path / "to").iterdir()) == []
-    adopt_file(given, "a.pth", File(), tmp_path / "to")
+    adopt_file(given, "a.pth", File(), tmp_path / "to", print)
     assert (tmp_path / "to/a.pth").read_bytes() == given.read_bytes()
 
 

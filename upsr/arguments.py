@@ -45,19 +45,17 @@ class ArgumentParser(argparse.ArgumentParser):
         return argument
 
 
-def run_parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """The arguments that train.py and test.py share."""
-    result = ArgumentParser(description=description, epilog=epilog)
-    result.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
-    add_launcher(result)
-    result.add_argument(
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing from an option file share."""
+    parser.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
+    add_launcher(parser)
+    parser.add_argument(
         "--force_yml",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
         help="override options: train.total_iter=1000 datasets.train.batch_size_per_gpu=4",
     )
-    return result
 
 
 def path(text: str) -> Path:
@@ -85,7 +83,7 @@ def add_model(parser: Any, *, positional: bool = False) -> None:
         parser: or a group of one.
         positional: ``WEIGHTS`` in place of ``--weights``.
     """
-    about = "name, folder, run, option file, weight file or user/repository"
+    about = "name (shipped, or fetched: upsr weights list), folder, run, option file, weight file or user/repository"
     if positional:
         parser.add_argument("weights", metavar="WEIGHTS", help=about)
     else:

@@ -6,10 +6,17 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from upsr.errors import UpsrError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _UNFINISHED = ".part"
 
@@ -94,6 +101,41 @@ def atomic_folder(path: str | Path, *full: type[Exception]) -> Iterator[Path]:
         raise UpsrError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold what one process has at a time: all that do so with the same ``path``, on any machine that shares the folder.
+
+    A killed process holds nothing. Where the system has no such locks (Windows), nothing is held.
+
+    Args:
+        path: in a folder that is there. A hidden file beside it is locked, and removed afterwards.
+        waiting: called once where another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+                waiting = None
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Its last holder has removed the file: others may lock another of this name.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:

@@ -6,6 +6,7 @@ import importlib
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import upsr
 from upsr.arguments import ArgumentParser
@@ -16,20 +17,23 @@ _COMMANDS = {
     "upscale": "photos in, photos four times as large out",
     "data": "datasets: benchmarks, training images in other forms, teacher caches",
     "weights": "published weights by name: list, fetch, verify, where",
+    "train": "a network from an option file",
+    "test": "the validation sets of an option file, restored and measured",
     "evaluate": "restore and measure: many datasets, methods and seeds in one run",
     "compare": "paired statistics of two methods or two evaluations",
-    "report": "a folder of HTML to look at an evaluation",
+    "verify": "how published numbers were measured, from published images",
+    "report": "pages to look at an evaluation, and to vote on its results blind",
     "tables": "the tables and figures of papers, measured here, beside the published values",
     "runs": "training runs: progress, state, best validation, differences of their options",
     "serve": "a page in the browser to upscale photos with",
     "options": "JSON schemas and the reference page of option files",
+    "convert": "released checkpoints and trained weights as a folder of safetensors files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
 }
 _CONVERT = "convert"
 """`upsr convert METHOD` is `upsr METHOD convert`, of the methods that state this command."""
-_CONVERTS = "released checkpoints of a method in this package's files"
 _HELP = "COMMAND --help explains a command with examples."
-_EPILOG = f"""{_HELP} Training and testing from option files: train.py, test.py.
+_EPILOG = f"""{_HELP} train.py and test.py of a checkout are `upsr train` and `upsr test`.
 Options may be written with - or _: --max-images, --max_images.
 
 Methods: `upsr METHOD` lists the commands of one, which may be your own (docs/extending.md).
@@ -45,18 +49,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names hold any bytes
     own = {name: (f"upsr.commands.{name}", about) for name, about in _COMMANDS.items()}
+    if given == [_CONVERT]:
+        given.append("--help")
+    if given[:1] == [_CONVERT] and (module := _converter(given[1:])) is not None:
+        return _run(f"upsr {_CONVERT} {given[1]}", module, given[2:])
     if given and given[0] in own:
         return _run(f"upsr {given[0]}", own[given[0]][0], given[1:])
-    if given[:1] == [_CONVERT]:
-        methods = _commands_of_methods(given[1:])
-        converting = {name: commands[_CONVERT] for name, commands in methods.items() if _CONVERT in commands}
-        return _chosen(f"upsr {_CONVERT}", f"Puts {_CONVERTS}.", _HELP, converting, given[1:])
     methods = _commands_of_methods(given)
     if given and given[0] in methods:
         return _chosen(f"upsr {given[0]}", f"Commands of the method {given[0]}.", _HELP, methods[given[0]], given[1:])
     lines = {name: ("", f"of the method: {', '.join(commands)}") for name, commands in methods.items()}
-    own[_CONVERT] = ("", _CONVERTS)
     return _chosen("upsr", "UPSR: super-resolution of real photos.", _EPILOG, own | lines, given)
+
+
+def _converter(given: Sequence[str]) -> str | None:
+    """The module of a method's own command `convert`, if the first argument is a method; ``None`` for the command of all.
+
+    Raises:
+        UpsrError: it is a method without one.
+    """
+    from upsr.config.methods import UnknownMethodError, commands_of, method_names
+
+    name = given[0] if given and not given[0].startswith("-") else ""
+    if name not in method_names() and (not name or "/" in name or Path(name).exists()):
+        return None
+    try:
+        commands = commands_of(name)
+    except UnknownMethodError:
+        return None
+    if _CONVERT not in commands:
+        raise UpsrError(
+            f"{name}: this method has no converter of its own; upsr convert WEIGHTS --method {name} -o FOLDER"
+        )
+    return commands[_CONVERT][0]
 
 
 def _commands_of_methods(given: Sequence[str]) -> dict[str, Mapping[str, tuple[str, str]]]:
@@ -71,7 +96,7 @@ def _commands_of_methods(given: Sequence[str]) -> dict[str, Mapping[str, tuple[s
     found = {name: commands for name in method_names() if (commands := commands_of(name))}
     asked = given[0] if given and not given[0].startswith("-") else None
     if asked is not None and asked not in found:
-        near = did_you_mean(asked, [*_COMMANDS, _CONVERT, *found])
+        near = did_you_mean(asked, [*_COMMANDS, *found])
         try:
             own = commands_of(asked)
         except UnknownMethodError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, ParamSpec
 
 _P = ParamSpec("_P")
@@ -24,6 +25,18 @@ class UpsrError(Exception):
 
 class MissingPackageError(UpsrError):
     """An optional package is not installed."""
+
+
+class MissingFileError(UpsrError):
+    """A weight file or a folder of them is not there.
+
+    Attributes:
+        path: the file or folder.
+    """
+
+    def __init__(self, message: str, path: str | Path) -> None:
+        super().__init__(message)
+        self.path = Path(path)
 
 
 class DivergedError(UpsrError):

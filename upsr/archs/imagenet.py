@@ -29,7 +29,8 @@ def fetched(weights: Any, key: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = weights.get_state_dict(progress=True, check_hash=True)
         return found
     except (URLError, OSError, RuntimeError) as error:
+        name = Path(weights.url).name
         raise BackboneUnavailableError(
-            f"{Path(weights.url).name} could not be fetched ({error}). Fetch {weights.url} on a machine with internet access and "
-            f"set {key} to the file, or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+            f"{name} could not be fetched ({error}). On a machine with internet access: upsr weights fetch {name} "
+            f"(from {weights.url}); then set {key} to the file, or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
         ) from None

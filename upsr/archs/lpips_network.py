@@ -85,7 +85,10 @@ def _read(net: str, path: Path, key: str) -> Mapping[str, Tensor]:
     weights = _backbone(net)
     file_name = Path(weights.url).name
     if not path.is_file():
-        raise UpsrError(f"{key}: no such file: {path}; it is torchvision's {file_name}, from {weights.url}")
+        raise UpsrError(
+            f"{key}: no such file: {path}; it is torchvision's {file_name}: upsr weights fetch {file_name} "
+            f"(from {weights.url})"
+        )
     try:
         return select_weights(read_weight_file(path), None, path)[1]
     except UpsrError as error:

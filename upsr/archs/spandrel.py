@@ -12,7 +12,7 @@ from upsr.archs import ncnn
 from upsr.archs.contracts import SRNetwork
 from upsr.archs.weights import check_finite, read_weight_file, select_weights
 from upsr.compat import ARCH_REGISTRY
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 
 _OWN_KEY = "layers.0.patch_embed.norm.weight"
 """A key that the released g has and no published ATD; spandrel, shown such a file without it, would run it wrongly."""
@@ -48,7 +48,7 @@ class SpandrelSR(SRNetwork):
         except ImportError:
             raise UpsrError("SpandrelSR needs the package spandrel: pip install spandrel") from None
         if not Path(path).is_file():
-            raise UpsrError(f"SpandrelSR.path: no such file: {path}")
+            raise MissingFileError(f"SpandrelSR.path: no such file: {path}", path)
         weights = ncnn.read_ncnn(path) if Path(path).suffix == ncnn.SUFFIX else _read(path)
         check_finite(weights, f"SpandrelSR.path: {path}")
         if _OWN_KEY in weights:

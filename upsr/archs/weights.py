@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 
 _SHOWN = 3
 _WRAPPERS = ("module", "_orig_mod")
@@ -31,11 +31,12 @@ def read_weight_file(path: str | Path, *, mapped: bool = False, blank: Sequence[
             stand in the content.
 
     Raises:
-        UpsrError: the file is missing, damaged, or holds anything else.
+        MissingFileError: there is no such file.
+        UpsrError: it is damaged, or holds anything else.
     """
     path = Path(path)
     if not path.is_file():
-        raise UpsrError(f"{path}: no such weight file")
+        raise MissingFileError(f"{path}: no such weight file", path)
     try:
         content = _content(path, mapped, blank)
     except Exception as error:  # damaged files fail in many ways inside the readers

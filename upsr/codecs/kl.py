@@ -10,7 +10,7 @@ from torch import Tensor
 from upsr.archs.diffusers_library import diffusers
 from upsr.codecs.base import Codec
 from upsr.compat import ARCH_REGISTRY
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 
 
 @ARCH_REGISTRY.register()
@@ -31,7 +31,9 @@ class KLAutoencoder(Codec):
         folder = Path(path)
         folder = folder / "vae" if (folder / "vae").is_dir() else folder
         if not (folder / "config.json").is_file():
-            raise UpsrError(f"{folder}: no autoencoder of diffusers; a folder with config.json and weights is needed")
+            raise MissingFileError(
+                f"{folder}: no autoencoder of diffusers; a folder with config.json and weights is needed", folder
+            )
         library = diffusers()
         try:
             self.network = library.AutoencoderKL.from_pretrained(str(folder), local_files_only=True)

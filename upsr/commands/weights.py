@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from upsr.arguments import path
 from upsr.errors import UpsrError, one_line
+from upsr.provenance import file_digest
 from upsr.weights.catalogue import FOLDER, Entry, File, entries_of, read_catalogue
-from upsr.weights.fetch import Network, adopt_file, fetch_file, fetch_repository, repository_files
-from upsr.weights.hub import folder_of
+from upsr.weights.fetch import Network, adopt_file, fetch_file, fetch_repository
 from upsr.weights.lock import Lock, check_file
+from upsr.weights.places import file_places, made_files
 
 EXAMPLES = """examples:
   upsr weights list                                    names, sizes, licences, and what is here
@@ -20,7 +21,8 @@ EXAMPLES = """examples:
   upsr weights fetch ResShift-15 --accept-licence      all that a method needs, in a script
   upsr weights fetch RealESRGAN --from ~/Downloads     a file that you downloaded yourself, checked alike
   upsr weights where RealESRGAN                        its path; exit code 1 if it is not here
-  upsr weights verify RealESRGAN SwinIR                digests"""
+  upsr weights verify RealESRGAN SwinIR                digests, every tensor in its place, and a restoration
+  upsr weights verify --quick RealESRGAN               digests only"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetching = action("fetch", "get weights from their sources, resumed and checked", "+")
     fetching.add_argument("--from", dest="given", type=path, metavar="FILE_OR_FOLDER", help="what you downloaded")
     fetching.add_argument("--accept-licence", action="store_true", help="accept non-commercial licences unasked")
-    action("verify", "compare digests with the catalogue or with those of the first fetch", "+")
+    verifying = action(
+        "verify", "compare digests, load strictly, restore a picture and compare it with the first time", "+"
+    )
+    verifying.add_argument("--quick", action="store_true", help="digests only")
     action("where", "the paths of weights; exit code 1 if one is not here", "+")
 
 
@@ -53,7 +58,7 @@ def _list(given: argparse.Namespace) -> int:
 
     table = Table("name", "for", "licence", "size", "here", box=None)
     for name, entry in read_catalogue().items():
-        paths = list(_paths(entry, given.to))
+        paths = list(file_places(entry, given.to))
         here = sum(place is not None and place.exists() for _, _, place in paths)
         terms = entry.licence or "not stated: ask its authors"
         sizes = ", ".join(_size(file) for file in entry.files.values() if file.size is not None)
@@ -123,7 +128,7 @@ def _fetch_entry(
             if downloads is None:
                 how = fetch_file(file, facts, entry.sources, given.to, Network(), _report)
             elif found := [downloads[word] for word in (file, *elsewhere) if word in downloads]:
-                how = adopt_file(found[0], file, facts, given.to)
+                how = adopt_file(found[0], file, facts, given.to, _report)
             elif optional:
                 continue
             else:
@@ -156,50 +161,59 @@ def _report(line: str) -> None:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    failed, lock = 0, Lock(given.to)
-    for asked in given.names:
-        for name, entry in entries_of(asked).items():
-            for file, facts, place in _paths(entry, given.to):
-                try:
-                    if place is None or not place.is_file():
-                        raise UpsrError(f"not here; upsr weights fetch {name}")
-                    print(f"{place}: {check_file(place, file, facts, lock)[1]}")
-                except UpsrError as error:
-                    print(f"error: {place or file}: {one_line(str(error))}", file=sys.stderr)
-                    failed += 1
+    entries = {name: entry for asked in given.names for name, entry in entries_of(asked).items()}
+    failed = 0
+    for name, entry in entries.items():
+        wrong = _verify_files(name, entry, given.to)
+        if not wrong and not given.quick:
+            wrong = _verify_loaded(name, entry, given.to)
+        failed += wrong
     return UpsrError.exit_code if failed else 0
+
+
+def _verify_files(name: str, entry: Entry, folder: Path) -> int:
+    """Compares digests; returns how many files are missing or wrong."""
+    failed, lock = 0, Lock(folder)
+    made = [(file, File(), place) for file, place in made_files(entry, folder)]
+    for file, facts, place in [*file_places(entry, folder), *made]:
+        try:
+            if place is None or not place.is_file():
+                raise UpsrError(f"not here; upsr weights fetch {name}")
+            print(f"{place}: {check_file(place, file, facts, lock)[1]}")
+        except UpsrError as error:
+            print(f"error: {place or file}: {one_line(str(error))}", file=sys.stderr)
+            failed += 1
+    return failed
+
+
+def _verify_loaded(name: str, entry: Entry, folder: Path) -> int:
+    """Loads an entry and restores with it; returns 1 if it fails. Digests that nothing was compared with are recorded then."""
+    from upsr.pipeline.verification import verify_entry  # here: takes seconds, and --quick does without
+
+    try:
+        print(f"{name}: {verify_entry(name, entry, folder)}")
+        lock = Lock(folder)
+        unknown = [(file, place) for file, facts, place in file_places(entry, folder) if facts.sha256 is None and place]
+        for file, place in [*unknown, *made_files(entry, folder)]:
+            if lock.digest(file) is None:
+                lock.add(file, file_digest(place), place.stat().st_size, "found here")
+    except UpsrError as error:
+        print(f"error: {name}: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _where(given: argparse.Namespace) -> int:
     missing = False
     for asked in given.names:
         for name, entry in entries_of(asked).items():
-            for file, _, place in _paths(entry, given.to):
+            for file, _, place in file_places(entry, given.to):
                 if place is not None and place.exists():
                     print(place)
                 else:
                     print(f"{file}: not here; upsr weights fetch {name}", file=sys.stderr)
                     missing = True
     return 1 if missing else 0
-
-
-def _paths(entry: Entry, folder: Path) -> Iterator[tuple[str, File, Path | None]]:
-    """Names in the lock file, facts and places of an entry's files; ``None`` for a repository that is not here."""
-    if entry.repository is None:
-        yield from ((file, facts, folder / file) for file, facts in entry.files.items())
-        return
-    try:
-        found = (
-            folder_of(str(folder / entry.folder))
-            if entry.folder
-            else folder_of(entry.repository, local_files_only=True)
-        )
-        files = repository_files(entry, found)
-    except UpsrError:
-        files = {}
-    if not files:
-        yield entry.repository, File(), None
-    yield from ((f"{entry.repository}/{file}", entry.files.get(file, File()), place) for file, place in files.items())
 
 
 def _size(file: File) -> str:

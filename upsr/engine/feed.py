@@ -80,9 +80,11 @@ class DegradedPairs:
         else:
             lq = self.degradation(self.degradation.ground_truth(gt), raw["kernels"], slots=slots, keys=keys)
         lq, gt, files = self.pool.exchange(lq, gt, raw["key"], slots=slots, keys=keys)
-        photos = {"photo": raw["photo"].float() / 255} if "photo" in raw else {}
-        # The pool keeps crops as they are in files, in 8 bit, which sharpened ones are not.
-        return {"lq": lq, "gt": gt if stored else self.degradation.ground_truth(gt), **photos}, files
+        if stored:
+            photos = {"photo": raw["photo"].float() / 255} if "photo" in raw else {}
+            return {"lq": lq, "gt": gt, **photos}, files
+        # The pool keeps crops as they are in files, in 8 bit, which sharpened ones are not; a discriminator sees them so, too.
+        return {"lq": lq, "gt": self.degradation.ground_truth(gt), "photo": gt}, files
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
         """The pool's pairs by slot."""

@@ -21,15 +21,17 @@ from upsr.config.schema import CommonOptions
 from upsr.engine.distributed import Runtime, runtime
 from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, exiting
+from upsr.homes import option_file
 from upsr.weights import named_weights, section
+from upsr.weights.catalogue import fetch_hint
 
 Purpose = Literal["train", "test"]
 
 
 @exiting
-def run_main(body: Callable[[CommonOptions, Runtime], None], arguments: argparse.Namespace, purpose: Purpose) -> None:
+def run_main(body: Callable[[CommonOptions, Runtime], object], arguments: argparse.Namespace, purpose: Purpose) -> None:
     """Check the options, join the processes, run ``body``; returns the exit code."""
-    opt = checked_options(arguments.opt, arguments.force_yml, purpose)
+    opt = checked_options(option_file(arguments.opt), arguments.force_yml, purpose)
     with runtime(arguments.launcher, opt.num_gpu, datetime.timedelta(seconds=opt.distributed.timeout)) as run:
         try:
             body(opt, run)
@@ -123,7 +125,7 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
     for key, name in files.items():
         if isinstance(name, str) and "://" not in name and not Path(name).exists():
             kind = "folder" if "dataroot" in key or key in found.method.folder_keys.values() else "file"
-            yield Problem(key, f"no such {kind}: {name}")
+            yield Problem(key, f"no such {kind}: {name}{fetch_hint([name])}")
 
 
 def configure_backends(device: torch.device) -> None:

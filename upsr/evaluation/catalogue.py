@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-import upsr
 from upsr.config.load import read_with_base, refuse
 from upsr.config.problems import did_you_mean, problems_of
 from upsr.errors import UpsrError
+from upsr.homes import homes
 
 Description = TypeVar("Description", bound=BaseModel)
 
@@ -24,7 +24,7 @@ class Catalogue(Generic[Description]):
 
     Attributes:
         kind: what they describe, for messages.
-        folder: where they lie, in the current folder or else beside the package.
+        folder: where they lie, in one of :func:`upsr.homes.homes`.
         schema: what is in them.
     """
 
@@ -67,8 +67,3 @@ class Catalogue(Generic[Description]):
         data = {"name": path.stem, **read_with_base(path)}
         refuse(str(path), list(problems_of(self.schema, data)))
         return self.schema.model_validate(data)
-
-
-def homes() -> list[Path]:
-    """Folders of description files: the current one, and the checkout that the package is part of."""
-    return list(dict.fromkeys([Path.cwd(), Path(upsr.__file__).resolve().parents[1]]))

@@ -30,7 +30,8 @@ from upsr.data.datasets import ImageFolder, partner_name
 from upsr.data.image_io import UnreadableImageError, to_tensor
 from upsr.engine.setup import checked_model_options
 from upsr.errors import MissingPackageError, UpsrError
-from upsr.evaluation.catalogue import Catalogue, homes
+from upsr.evaluation.catalogue import Catalogue
+from upsr.homes import option_file
 from upsr.methods import build_method
 from upsr.methods.base import Method, Watch
 from upsr.methods.bicubic.method import Bicubic
@@ -189,11 +190,6 @@ def origin(description: EntryDescription, entry: Entry) -> dict[str, Any]:
         "weights": [{"file": str(path), "sha256": file_digest(path)} for path in entry.weights],
         **entry.facts,
     }
-
-
-def option_file(path: str) -> str:
-    """An option file of the current folder, or else of the checkout that the package is part of."""
-    return next((str(home / path) for home in homes() if (home / path).is_file()), path)
 
 
 @ENTRY_REGISTRY.register()

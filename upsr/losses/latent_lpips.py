@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from upsr.archs.lpips_network import without_backbone
 from upsr.archs.weights import misfits, read_weight_file, select_weights
 from upsr.compat import LOSS_REGISTRY
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 from upsr.losses.first_available import LossUnavailableError
 
 _KEY = "LatentLPIPSLoss.weights"
@@ -47,8 +47,8 @@ class LatentLPIPSLoss(nn.Module):
         super().__init__()
         if weights is None:
             raise LossUnavailableError(
-                f"{_KEY}: a file is needed: vgg16_sdturbo_lpips.pth of https://huggingface.co/OAOA/InvSR; "
-                "without it, set train.perceptual_opt: null"
+                f"{_KEY}: a file is needed: vgg16_sdturbo_lpips.pth of https://huggingface.co/OAOA/InvSR "
+                "(upsr weights fetch InvSR-latent-LPIPS); without it, set train.perceptual_opt: null"
             )
         with torch.device("meta"):  # drawing weights that the file replaces takes seconds
             network: Any = without_backbone("vgg")
@@ -76,6 +76,8 @@ def _fill(network: nn.Module, path: Path) -> None:
     """Copy the weights of a file into the network, all of them."""
     try:
         content = _named(select_weights(read_weight_file(path), None, path)[1])
+    except MissingFileError as error:
+        raise MissingFileError(f"{_KEY}: {error}", path) from None
     except UpsrError as error:
         raise UpsrError(f"{_KEY}: {error}") from None
     own = _named(dict(network.named_parameters()))

@@ -19,7 +19,7 @@ from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY
 from upsr.config.components import build
 from upsr.config.methods import method_of
 from upsr.config.schema import CommonOptions, Component
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 from upsr.methods.base import Method, Training
 from upsr.methods.options import NetworkOptions
 from upsr.rng import derive_seed, numpy_generator, torch_generator
@@ -38,7 +38,7 @@ def autocast_dtype(name: str) -> torch.dtype | None:
 
 def build_method(opt: CommonOptions) -> Method:
     """The method an option file names, with its weights, for restoring."""
-    with _seeded(opt):
+    with _seeded(opt), _hinting():
         method: Method = method_of(opt).method.from_options(opt)
     # Maps have channels last while restoring; weights that do not would be converted at every call.
     return method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -53,7 +53,7 @@ def build_training(opt: CommonOptions) -> Training:
     found = method_of(opt)
     if found.training is None:
         raise UpsrError(f"method: {found.name} has no training")
-    with _seeded(opt):
+    with _seeded(opt), _hinting():
         training: Training = found.training.from_options(opt)
         return training
 
@@ -64,6 +64,15 @@ def _seeded(opt: CommonOptions) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(opt.manual_seed, "init"))
         yield
+
+
+@contextmanager
+def _hinting() -> Iterator[None]:
+    """The error about a missing file also names the command that fetches it."""
+    try:
+        yield
+    except MissingFileError as error:
+        raise UpsrError(f"{error}{fetch_hint([error.path])}") from None
 
 
 def train_options(opt: CommonOptions) -> Any:
@@ -126,7 +135,7 @@ def load_weights(
     if name is not None:
         file = find_weights(name, part)
         if not file.is_file():
-            raise UpsrError(f"{file}: no such weight file (path.{key}){fetch_hint([file])}")
+            raise MissingFileError(f"{file}: no such weight file (path.{key})", file)
         used = load_network_weights(
             network,
             file,

@@ -21,7 +21,9 @@ from upsr.methods.build import build_method
 from upsr.methods.saved import CLASS, CONFIG, config_of, file_of, write_config, write_weights
 from upsr.pipeline.published import named_method, published_options
 from upsr.weights import run_weights, shipped_folder, shipped_names
+from upsr.weights.catalogue import FOLDER, Entry, fetch_hint, read_catalogue
 from upsr.weights.hub import hub_folder, is_repository
+from upsr.weights.places import model_place
 
 _OPTION_FILES = (".yml", ".yaml")
 
@@ -50,12 +52,20 @@ def load_model(
     method: str | None = None,
     parts: Mapping[str, str | Path] | None = None,
     hub: Mapping[str, Any] | None = None,
+    options: Path | None = None,
 ) -> Loaded:
-    """The method in whatever holds one, see :meth:`upsr.pipeline.pipeline.UPSRPipeline.from_pretrained`."""
-    wanted = None if method is None else named_method(method)
+    """The method in whatever holds one, see :meth:`upsr.pipeline.pipeline.UPSRPipeline.from_pretrained`.
+
+    Args:
+        options: option file that describes the networks of a weight file.
+    """
     beside = {part: Path(file) for part, file in (parts or {}).items()}
     path = _located(str(source), hub or {})
-    described = _of_itself(path)
+    if isinstance(path, Entry):
+        beside = {part: FOLDER / file for part, file in path.parts.items()} | beside
+        method, path = method or path.method, model_place(path, FOLDER)
+    wanted = None if method is None else named_method(method)
+    described = _of_itself(path) if options is None else _under(options, path, beside)
     if described is None:
         data = published_options(path, wanted, beside)
         try:
@@ -65,7 +75,7 @@ def load_model(
                 f"{error} (nothing in weights says what network they are of, so the authors' networks were assumed; for one of "
                 "your own name the folder of its run, its saved pipeline or its option file)"
             ) from None
-    for part, file in beside.items():
+    for part, file in beside.items() if options is None else ():
         raise UpsrError(
             f"--part {part}=: {file} would not be read, as {source} names its own weights; it goes with a weight file"
         )
@@ -106,14 +116,22 @@ def _section_of(method: Method | type[Method], part: str) -> str:
     return method.weight_keys[part].removeprefix("pretrain_")
 
 
-def _located(name: str, hub: Mapping[str, Any]) -> Path:
-    """The path of shipped weights, of a file or folder here, or of a repository's folder."""
+def _located(name: str, hub: Mapping[str, Any]) -> Path | Entry:
+    """The path of shipped weights, of a file or folder here, or of a repository's folder; an entry of the catalogue."""
     if name in shipped_names():
         return shipped_folder(name)
     if Path(name).exists() or Path(name).suffix in _OPTION_FILES:
         return Path(name)
+    if (entry := read_catalogue().get(name)) is not None and entry.method is not None:
+        place = model_place(entry, FOLDER)
+        if not place.exists():
+            then = f", then: {entry.then}" if entry.then else ""
+            raise UpsrError(f"{name}: {place} is not here; upsr weights fetch {name}{then}")
+        return entry
     if not is_repository(name):
-        raise UpsrError(f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names())}")
+        raise UpsrError(
+            f"{name}: no such file or folder; shipped weights: {', '.join(shipped_names())}{fetch_hint([name])}"
+        )
     return hub_folder(name, **hub)
 
 
@@ -130,6 +148,28 @@ def _of_itself(path: Path) -> Described | None:
     if (path / RUN_OPTIONS).is_file():
         return _of_run(path)
     return None
+
+
+def _under(options: Path, file: Path, beside: Mapping[str, Path]) -> Described:
+    """A weight file under an option file: of the first of the method's parts that no other file is named for.
+
+    Raises:
+        UpsrError: the options have no place for it.
+    """
+    described = Described(read_options(options), options, {})
+    found = _found(described)
+    keys: Mapping[str, str] = found.method.weight_keys
+    own = next((part for part in keys if part not in beside), None)
+    files = {**({} if own is None else {own: file}), **beside}
+    for part, named in files.items():
+        if own is None or part not in keys:
+            raise UpsrError(f"--opt {options}: {named} would not be read by the method {found.name}: {', '.join(keys)}")
+        section = described.data.get(_section_of(found.method, part))
+        if isinstance(section, dict) and "path" in section:
+            raise UpsrError(f"--opt {options}: {part} names a file of its own; {named} would not be read")
+        if not named.is_file():
+            raise UpsrError(f"{named}: --opt {options} goes with weight files, and this is none")
+    return replace(described, paths={keys[part]: str(named) for part, named in files.items()})
 
 
 def _of_saved(folder: Path, data: dict[str, Any]) -> Described:

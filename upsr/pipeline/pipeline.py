@@ -102,9 +102,10 @@ class UPSRPipeline:
         """A pipeline from wherever a model may be.
 
         Args:
-            source: shipped weights by name (``"tiny"``); a folder that :meth:`save_pretrained` wrote, or of a training run; an
-                option file; a weight file of a training run, in its folder; published weights that a method knows, a file or a
-                folder of diffusers; or a ``user/name`` of the Hugging Face Hub that holds one of these folders.
+            source: shipped weights by name (``"tiny"``), or fetched ones (``upsr weights list``); a folder that
+                :meth:`save_pretrained` wrote, or of a training run; an option file; a weight file of a training run, in its
+                folder; published weights that a method knows, a file or a folder of diffusers; or a ``user/name`` of the Hugging
+                Face Hub that holds one of these folders.
             method: name or path of the only method that is asked; by default every one of this package.
             parts: weights of the method's other parts by their names, beside published weights: ``{"g": "atd_real.pth"}``.
             g: as ``parts={"g": ...}``.

@@ -23,7 +23,8 @@ from upsr.engine.feed import DegradedPairs, micro_batch
 from upsr.engine.setup import checked_model_options, configure_backends
 from upsr.engine.step import TrainingStep
 from upsr.errors import UpsrError
-from upsr.evaluation.entries import Entry, EntryDescription, make_ready, option_file
+from upsr.evaluation.entries import Entry, EntryDescription, make_ready
+from upsr.homes import option_file
 from upsr.methods import build_training
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator

@@ -18,8 +18,9 @@ from upsr.data.image_io import decode_image, to_tensor, to_uint8
 from upsr.engine.setup import checked_model_options
 from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import ENTRIES, make_ready, option_file
+from upsr.evaluation.entries import ENTRIES, make_ready
 from upsr.heat import heat
+from upsr.homes import option_file
 from upsr.methods.base import Seen
 from upsr.methods.upsr.uncertainty import UncertaintyWeight
 from upsr.report.panels import FigureUnavailableError, panels

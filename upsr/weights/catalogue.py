@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,10 +23,10 @@ class _Structure(BaseModel):
 
 
 class File(_Structure):
-    """A weight file. Size in bytes, or a text where it is only about known."""
+    """A weight file. Size in bytes, or a text where it is only about known; sha256, or its first digits."""
 
     size: int | str | None = None
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{8,64}$")
 
 
 class Source(_Structure):
@@ -57,6 +59,12 @@ class Entry(_Structure):
         needs: names of other entries without which these weights do nothing.
         used_by: names in options/methods/, or methods.
         then: command that makes this package's files from them.
+        method: the one that knows the first of the files, or the folder, see ``Method.assumed``.
+        parts: files of the method's other parts, by the parts' names.
+        network: registered network that the first file fills, where no method reads it.
+        loss: registered loss that reads a file; its argument has the file's name.
+        parameters: number in each part of the method or the network, as its authors state it or as it was counted.
+        restored: what :func:`upsr.pipeline.verification.restored_values` gave with weights that were compared with the authors'.
     """
 
     files: dict[str, File] = {}
@@ -68,6 +76,22 @@ class Entry(_Structure):
     needs: list[str] = []
     used_by: list[str] = []
     then: str | None = None
+    method: str | None = None
+    parts: dict[str, str] = {}
+    network: dict[str, Any] | None = None
+    loss: dict[str, Any] | None = None
+    parameters: dict[str, int] = {}
+    restored: list[float] | None = None
+
+    @property
+    def made(self) -> Path | None:
+        """The folder that ``then`` writes, below :data:`FOLDER`."""
+        return Path(self.then.rpartition(" -o ")[2]).relative_to(FOLDER) if self.then else None
+
+    @property
+    def loadable(self) -> bool:
+        """Something in this package reads the files, by themselves or converted."""
+        return any(what is not None for what in (self.method, self.network, self.loss, self.repository))
 
 
 @cache
@@ -101,14 +125,31 @@ def entries_of(name: str) -> dict[str, Entry]:
 
 
 def fetch_hint(paths: Iterable[str | Path]) -> str:
-    """The ending of an error about missing files: the command that fetches those that the catalogue has."""
-    places: dict[Path, str] = {}
+    """The ending of an error about missing files: the command that fetches those that the catalogue has.
+
+    A file of a known name in another folder than :data:`FOLDER` is fetched to that folder.
+    """
+    commands: dict[str, list[str]] = {}
+    for path in map(Path, paths):
+        if path.is_file() or (found := _fetchable(path)) is None:
+            continue
+        name, folder = found
+        to = "" if folder == FOLDER else f" --to {shlex.quote(str(folder))}"
+        names = commands.setdefault(to, [])
+        if name not in names:
+            names.append(name)
+    found_commands = [f"upsr weights fetch {' '.join(names)}{to}" for to, names in commands.items()]
+    return f"; fetch them: {'; '.join(found_commands)}" if found_commands else ""
+
+
+def _fetchable(path: Path) -> tuple[str, Path] | None:
+    """The entry that a path is of, and the folder to fetch it to."""
     for name, entry in read_catalogue().items():
-        places |= {FOLDER / file: name for file in entry.files if entry.repository is None}
-        places |= {Path(place): name for place in (entry.repository,) if place is not None}
-        places |= {FOLDER / entry.folder: name} if entry.folder else {}
-        if entry.then:
-            places[Path(entry.then.rpartition(" -o ")[2])] = name
-    missing = [Path(path) for path in paths if not Path(path).is_file()]
-    names = [name for place, name in places.items() if any(place == path or place in path.parents for path in missing)]
-    return f"; fetch them: upsr weights fetch {' '.join(dict.fromkeys(names))}" if names else ""
+        folders = [FOLDER / folder for folder in (entry.folder, entry.made) if folder is not None]
+        if entry.repository is not None:
+            folders.append(Path(entry.repository))
+        elif path.name in entry.files and (path.parent == FOLDER or entry.loadable):
+            return name, path.parent
+        if any(folder == path or folder in path.parents for folder in folders):
+            return name, FOLDER
+    return None

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from upsr.archs.diffusers_library import diffusers
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 
 INDEX = "model_index.json"
 _T = TypeVar("_T")
@@ -83,7 +83,7 @@ def _guarded(kind: str, folder: Path, action: Callable[[Any], _T]) -> _T:
     """What ``action`` makes with diffusers of a folder; its failures are named in a line."""
     library = diffusers()
     if not folder.is_dir():
-        raise UpsrError(f"{folder}: no such folder; {kind} of diffusers is read from it")
+        raise MissingFileError(f"{folder}: no such folder; {kind} of diffusers is read from it", folder)
     log = library.utils.logging
     verbosity = log.get_verbosity()
     log.set_verbosity_error()  # it would only warn of weights that are missing

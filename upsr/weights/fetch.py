@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from upsr.atomic import writable_folder
+from upsr.atomic import held, writable_folder
 from upsr.errors import UpsrError
 from upsr.weights.catalogue import Entry, File, Source
 from upsr.weights.hub import hub_folder
@@ -52,27 +52,53 @@ def fetch_file(
     What a source has given of a file stays in a hidden part file beside the target, and the next run goes on from there.
 
     Args:
-        report: called with a line for each source that failed.
+        report: called with a line for each source that failed, and where another process fetches the file.
 
     Raises:
         UpsrError: a file that is there is another one, or no source gave the right one.
     """
-    target, lock = folder / name, Lock(folder)
-    if target.is_file():
-        return f"is here already ({_kept(target, name, file, lock, 'found here')})"
+    target = folder / name
+    if not target.is_file():
+        with _alone(target, report):
+            if not target.is_file():  # nor has another process fetched it meanwhile
+                return _fetched(target, name, file, sources, Lock(folder), network, report)
+    return f"is here already ({_kept(target, name, file, Lock(folder), 'found here')})"
+
+
+def adopt_file(given: Path, name: str, file: File, folder: Path, report: Callable[[str], None]) -> str:
+    """A copy at ``folder/name`` of a file that a person downloaded; returns what was checked.
+
+    Raises:
+        UpsrError: it is another file.
+    """
+    target = folder / name
+    if not target.is_file():
+        with _alone(target, report):
+            if not target.is_file():
+                return f"from {given} ({_copied(given, target, name, file, Lock(folder))})"
+    return f"is here already ({_kept(target, name, file, Lock(folder), 'found here')})"
+
+
+@contextlib.contextmanager
+def _alone(target: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """No other process fetches the file meanwhile: both would write its part file."""
     writable_folder(target.parent)
+    with held(target, lambda: report(f"{target.name}: another process is fetching it; waiting for it")):
+        yield
+
+
+def _fetched(
+    target: Path,
+    name: str,
+    file: File,
+    sources: list[Source],
+    lock: Lock,
+    network: Network,
+    report: Callable[[str], None],
+) -> str:
     for source in sources:
-        part = _part(target, source)
         try:
-            for attempt in range(2):  # once more from the beginning: what was resumed may be damaged
-                resumed = part.is_file()
-                _GIVES[_kind(source)](source, name, part, network)
-                try:
-                    return f"from {source} ({_place(part, target, name, file, lock, str(source))})"
-                except UpsrError as error:
-                    _drop(part)
-                    if attempt or not resumed:
-                        raise _FailedError(str(error)) from None
+            return f"from {source} ({_from_source(source, target, name, file, lock, network)})"
         except _FailedError as error:
             report(f"{name}: {source}: {error}")
         except OSError as error:
@@ -83,20 +109,25 @@ def fetch_file(
     )
 
 
-def adopt_file(given: Path, name: str, file: File, folder: Path) -> str:
-    """A copy at ``folder/name`` of a file that a person downloaded; returns what was checked.
+def _from_source(source: Source, target: Path, name: str, file: File, lock: Lock, network: Network) -> str:
+    part = _part(target, source)
+    resumed = part.is_file()
+    _GIVES[_kind(source)](source, name, part, network)
+    try:
+        return _place(part, target, name, file, lock, str(source))
+    except UpsrError as error:
+        _drop(part)
+        if not resumed:
+            raise _FailedError(str(error)) from None
+    # Once more from the beginning: what was resumed may be damaged.
+    return _from_source(source, target, name, file, lock, network)
 
-    Raises:
-        UpsrError: it is another file.
-    """
-    target, lock = folder / name, Lock(folder)
-    if target.is_file():
-        return f"is here already ({_kept(target, name, file, lock, 'found here')})"
-    writable_folder(target.parent)
+
+def _copied(given: Path, target: Path, name: str, file: File, lock: Lock) -> str:
     part = target.with_name(f".{target.name}.adopted.part")
     try:
         shutil.copyfile(given, part)
-        return f"from {given} ({_place(part, target, name, file, lock, str(given))})"
+        return _place(part, target, name, file, lock, str(given))
     except OSError as error:
         raise UpsrError(f"{given}: cannot be copied to {target} ({error.strerror or error})") from None
     except UpsrError as error:

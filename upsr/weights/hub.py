@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from upsr.errors import UpsrError
+from upsr.errors import MissingFileError, UpsrError
 
 _DESCRIPTIONS = ["*.json", "*.txt"]
 _FILES = (".pth", ".pt", ".ckpt", ".safetensors", ".yml", ".yaml")
@@ -44,7 +44,8 @@ def hub_folder(name: str, **hub: Any) -> Path:
         ) from None
     except Exception as error:  # what is wrong with a network has many names
         reason = " ".join(str(error).split())[:200]
-        raise UpsrError(f"{name}: no such folder here, and the Hugging Face Hub did not give it ({reason})") from None
+        message = f"{name}: no such folder here, and the Hugging Face Hub did not give it ({reason})"
+        raise MissingFileError(message, name) from None
 
 
 def folder_of(name: str, **hub: Any) -> Path:
@@ -56,7 +57,7 @@ def folder_of(name: str, **hub: Any) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if not is_repository(name):
-        raise UpsrError(f"{name}: no such folder")
+        raise MissingFileError(f"{name}: no such folder", name)
     return hub_folder(name, **hub)
 
 

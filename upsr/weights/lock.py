@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from upsr.archs.weights import read_weight_file
-from upsr.atomic import atomic_write
+from upsr.atomic import atomic_write, held, writable_folder
 from upsr.errors import UpsrError
 from upsr.provenance import file_digest
 from upsr.weights.catalogue import File
 
 NAME = "weights.lock.json"
-_SHOWN = 12
+_SHOWN, _DIGITS = 12, 64
 
 
 class Lock:
-    """The digests of first fetched files and the accepted licences, in ``weights.lock.json`` of a folder.
+    """The record in ``weights.lock.json`` of a folder: digests of first fetched files, accepted licences, first restorations.
 
     Raises:
         UpsrError: the file is damaged.
@@ -26,13 +28,7 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
-        self._data: dict[str, Any] = {"files": {}, "accepted": []}
-        if self._path.is_file():
-            try:
-                self._data |= json.loads(self._path.read_text(encoding="utf-8"))
-                self._data = {"files": dict(self._data["files"]), "accepted": list(self._data["accepted"])}
-            except (ValueError, TypeError) as error:
-                raise UpsrError(f"{self._path}: damaged ({error}); remove it, and the next fetch writes it") from None
+        self._data = self._read()
 
     def digest(self, name: str) -> str | None:
         """The digest of a file by its path below the folder; ``None`` before it was fetched."""
@@ -41,8 +37,8 @@ class Lock:
 
     def add(self, name: str, digest: str, size: int, source: str) -> None:
         """Records a checked file."""
-        self._data["files"][name] = {"sha256": digest, "size": size, "source": source}
-        self._write()
+        with self._changing() as data:
+            data["files"][name] = {"sha256": digest, "size": size, "source": source}
 
     def accepted(self, entry: str) -> bool:
         """The non-commercial licence of an entry was accepted."""
@@ -50,12 +46,41 @@ class Lock:
 
     def accept(self, entry: str) -> None:
         """Records that it is."""
-        self._data["accepted"] = sorted({*self._data["accepted"], entry})
-        self._write()
+        with self._changing() as data:
+            data["accepted"] = sorted({*data["accepted"], entry})
 
-    def _write(self) -> None:
-        with atomic_write(self._path) as path:
-            path.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
+    def restored(self, entry: str) -> list[float] | None:
+        """The first restoration with an entry, see :func:`upsr.pipeline.verification.restored_values`."""
+        found: list[float] | None = self._data["restored"].get(entry)
+        return found
+
+    def add_restored(self, entry: str, values: list[float]) -> None:
+        """Records it."""
+        with self._changing() as data:
+            data["restored"][entry] = values
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.is_file():
+            return {"files": {}, "accepted": [], "restored": {}}
+        try:
+            data = json.loads(self._path.read_text(encoding="utf-8"))
+            return {
+                "files": dict(data.get("files", {})),
+                "accepted": list(data.get("accepted", [])),
+                "restored": dict(data.get("restored", {})),
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UpsrError(f"{self._path}: damaged ({error}); remove it, and the next fetch writes it") from None
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """What the file holds by now, to be changed and written; other processes may record in the same folder."""
+        writable_folder(self._path.parent)
+        with held(self._path):
+            self._data = self._read()
+            yield self._data
+            with atomic_write(self._path) as path:
+                path.write_text(json.dumps(self._data, indent=1) + "\n", encoding="utf-8")
 
 
 def check_file(path: Path, name: str, file: File, lock: Lock) -> tuple[str, str]:
@@ -73,11 +98,14 @@ def check_file(path: Path, name: str, file: File, lock: Lock) -> tuple[str, str]
         if start.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
             raise UpsrError("a page (HTML) in place of the file")
     digest, locked = file_digest(path), lock.digest(name)
-    for known, whose in ((file.sha256, "catalogue"), (locked, NAME)):
-        if known is not None:
-            if digest != known:
-                raise UpsrError(f"sha256 {digest[:_SHOWN]}... in place of {known[:_SHOWN]}... ({whose})")
-            return digest, f"sha256 as in {'the catalogue' if whose == 'catalogue' else whose}"
+    known = [(sha, whose) for sha, whose in ((file.sha256, "the catalogue"), (locked, NAME)) if sha is not None]
+    if known and len(known[0][0]) == _DIGITS:
+        known = known[:1]  # the catalogue may know the first digits alone
+    for sha, whose in known:
+        if not digest.startswith(sha):
+            raise UpsrError(f"sha256 {digest[:_SHOWN]}... in place of {sha[:_SHOWN]}... ({whose.removeprefix('the ')})")
+    if known:
+        return digest, f"sha256 as in {known[0][1]}"
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             try:

@@ -125,7 +125,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         return select_weights(read_weight_file(path), None, path)[1]
     except UpsrError as error:
-        raise UpsrError(f"{_KEY}: {error}; give a file of torchvision's vgg19, {_RANDOM}") from None
+        raise UpsrError(
+            f"{_KEY}: {error}; give a file of torchvision's vgg19 (upsr weights fetch VGG-19), {_RANDOM}"
+        ) from None
 
 
 def _parts(side: int) -> Iterator[tuple[int, int, int, int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from upsr.errors import UpsrError
+from upsr.weights.catalogue import fetch_hint
 
 _TENSORS = {"input_blocks.0.0.weight", "out.2.weight"}
 _AUTOENCODER = "autoencoder_vq_f4.pth"
@@ -42,7 +43,7 @@ def released_options(path: Path, tensors: Sequence[str], autoencoder: Path | Non
     if not autoencoder.is_file():
         raise UpsrError(
             f"{path}: holds the denoiser alone, and {autoencoder} is not here; put the released {_AUTOENCODER} there, or name "
-            "its file (--part autoencoder=FILE)"
+            f"its file (--part autoencoder=FILE){fetch_hint([autoencoder])}"
         )
     return {
         "method": "resshift",

@@ -150,8 +150,8 @@ def perceptual_loss(value: Any, place: Place) -> Iterator[Outcome]:
 
 
 def sharpened(value: Any, place: Place) -> Iterator[Outcome]:
-    """An unsharp mask of the ground truth: here of what is degraded and of all targets, or of none."""
-    yield Put("degradation.usm_gt", flag(value), "of the targets of all losses, and of what is degraded")
+    """An unsharp mask of the ground truth: here of what is degraded and of the targets of both losses, or of none."""
+    yield Put("degradation.usm_gt", flag(value), "of the targets of pixel and perceptual loss, and of what is degraded")
 
 
 def _seven_to_21(stage: str) -> Rule:
@@ -190,7 +190,8 @@ SR = joined(_OWN, _OLDER, GAN, COMMON, {"train.*_opt": not_here("no such loss is
 REAL: dict[str, Rule] = {
     "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),
     "l1_gt_usm": when_degrading(sharpened),
-    **dict.fromkeys(("percep_gt_usm", "gan_gt_usm"), no_effect("all targets are as l1_gt_usm says")),
+    "percep_gt_usm": no_effect("the targets of both losses are as l1_gt_usm says"),
+    "gan_gt_usm": no_effect("a discriminator sees photos as they are"),
     "queue_size": pair_pool,
     "high_order_degradation": no_effect("the type of datasets.train says whether pairs are made or read"),
     "gt_size": when_degrading(to("datasets.train.gt_size", whole, "cropped before the degradation, of 400 there")),

@@ -1,14 +1,3 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const byId = (id) => document.getElementById(id);
-
-function make(tag, parent, text, className) {
-  const element = parent.appendChild(document.createElement(tag));
-  if (text !== undefined) element.textContent = text;
-  if (className) element.className = className;
-  return element;
-}
-
 function fillSelect(select, titles, chosen) {
   select.replaceChildren();
   titles.forEach((title, i) => { make("option", select, title).value = title; if (i === chosen) select.value = title; });
