@@ -99,6 +99,20 @@ def test_the_released_upsr_is_our_own_file(tmp_path):
     assert theirs.val.tile == load_options(OPTIONS / "001_UPSR_RealSR_x4.yml").val.tile
 
 
+@pytest.mark.parametrize("name", ["network_sr", "network_lr", "sr_net", "net_aux"])
+def test_g_of_the_released_upsr_may_have_any_name(name, tmp_path):
+    text = (
+        (FOREIGN / "upsr_000.yml")
+        .read_text()
+        .replace("network_sr", name)
+        .replace("  use_checkpoint", "  pretrain: g.pth\n  use_checkpoint")
+    )
+    text = text.replace(f"pretrain_{name}: experiments/pretrained_models/atd_real.pth", "strict_load_h: true")
+    opt = load_options(imported(written(text, tmp_path), tmp_path / "mine.yml"))
+    assert (opt.network_aux.type, opt.network_aux.arguments["embed_dim"]) == ("ATD", 96)
+    assert opt.path.pretrain_network_aux == "g.pth"
+
+
 def test_resshift_is_our_own_file(tmp_path):
     ours, theirs = (
         load_options(OPTIONS / "resshift/train_v3.yml"),
@@ -207,7 +221,7 @@ def test_values_that_are_refused_are_taken_out(source, shift):
     data = read_source(source).data
     form = format_of(data)
     for index, path in enumerate(leaves(data)):
-        if index % 3 == shift % 3:
+        if index % 3 == shift % 3 and path[-1] not in ("scale", "sf"):
             with_value(data, path, ODD[(index + shift) % len(ODD)])
     result = translated(form, data, "x")
     left = settle(result, option_problems)
@@ -277,6 +291,55 @@ dist_params: {backend: nccl}
     assert (opt.train.optim_g.type, opt.train.optim_g.betas, opt.train.ema_decay) == ("AdamW", (0.9, 0.99), 0)
     assert opt.network_g.arguments["size_multiple"] == 2  # the network begins with a pixel unshuffle
     assert opt.train.pixel_opt.arguments == {"loss_weight": 0.0}
+
+
+def test_files_of_earlier_versions_and_of_forks(tmp_path):
+    older = """
+name: older
+model_type: SRModel
+scale: 2
+gpu_ids: [7]
+save_img: true
+crop_border: ~
+datasets:
+  train: {type: PairedImageDataset, dataroot_gt: hr, dataroot_lq: lr, gt_size: 96, use_flip: true, num_worker: 6, batch_size: 16}
+network_g: {type: DAT, upscale: 2, in_chans: 3, img_size: 64, img_range: 1., split_size: [8, 32], depth: [2], embed_dim: 12}
+path: {pretrain_model_g: hr.pth, strict_load: true}
+train: {optim_g: {type: Adam, lr: 1e-4}, niter: 300, manual_seed: 5, pixel_opt: {type: L1Loss}}
+"""
+    opt = load_options(imported(written(older, tmp_path), tmp_path / "mine.yml"))
+    assert (opt.train.total_iter, opt.manual_seed, opt.val.save_img) == (300, 5, True)
+    assert (opt.datasets["train"].batch_size_per_gpu, opt.datasets["train"].num_worker_per_gpu) == (16, 6)
+    assert (opt.path.pretrain_network_g, opt.path.strict_load_g) == ("hr.pth", True)
+    assert opt.network_g.arguments["network"]["type"] == "spandrel.architectures.DAT.DAT"
+
+
+@pytest.mark.parametrize(
+    ("scale", "unshuffle", "channels"), [(4, True, 3), (2, True, 12), (1, True, 48), (2, False, 3)]
+)
+def test_esrgan_below_x4_begins_with_a_pixel_unshuffle(scale, unshuffle, channels, tmp_path):
+    network = {"type": "esrgan_lite", "num_blocks": 1, "use_pixel_unshuffle": unshuffle, "norm": None}
+    opt = load_options(
+        imported(changed("trainner.yml", tmp_path, scale=scale, network_g=network), tmp_path / "mine.yml")
+    )
+    assert opt.network_g.arguments["network"]["in_nc"] == channels
+    net = build_network(opt.network_g, "network_g", scale=scale, contract=SRNetwork)
+    assert net(torch.rand(1, 3, 12, 8)).shape == (1, 3, 12 * scale, 8 * scale)
+
+
+def test_a_student_s_file_is_of_the_distillation(tmp_path):
+    model = {"teacher_ckpt_path": "teacher.pth", "params": {"in_channels": 6}}
+    opt = load_options(imported(changed("resshift.yaml", tmp_path, model=model), tmp_path / "mine.yml"))
+    assert (opt.phase, opt.path.pretrain_network_g) == ("distillation", "teacher.pth")
+    assert opt.network_g.arguments["in_channels"] == 3
+
+
+def test_a_scale_that_is_not_here_is_one_line(tmp_path, capsys):
+    source = changed("basicsr.yml", tmp_path, scale=3, network_g={"upscale": 3})
+    assert cli.main(["options", "import", str(source), "-o", str(tmp_path / "mine.yml")]) == 2
+    error = capsys.readouterr().err
+    assert "scale: input should be 1, 2, 4 or 8" in error
+    assert error.count("\n") == 1
 
 
 def test_a_network_that_is_not_here_is_found_by_its_weights_or_named(tmp_path, capsys):

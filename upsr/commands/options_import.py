@@ -31,7 +31,10 @@ def import_file(source: Path, out: Path, *, force: bool) -> None:
         names = ", ".join(sorted(form.name for form in formats()))
         raise UpsrError(f"{source}: not an option file of a project that is known here: {names}")
     result = translated(form, read.data, source.stem)
-    left = settle(result, lambda data: [*option_problems(data), *component_problems_in(data)])
+    try:
+        left = settle(result, lambda data: [*option_problems(data), *component_problems_in(data)])
+    except UpsrError as error:
+        raise UpsrError(f"{source}: {error}") from None
     text = option_text(result, read, source.name)
     parse_options(load_yaml(text), str(source))
     with atomic_write(out) as temporary:

@@ -60,7 +60,8 @@ def in_set(key: str, convert: Callable[[Any], Any] = lambda value: value) -> Rul
 
 
 def _kind(value: Any, section: Mapping[str, Any], training: bool) -> str | None:
-    """The name here of a data set, by its name there or else by the folders that it reads; ``None`` for one of videos."""
+    """The name here of a data set, by its name there or else by the folders that it reads; ``None`` for one of
+    videos, or that makes pairs of one folder in a way of its own."""
     name = str(value).lower()
     names, paired = (_TRAINED_ON, PAIRS) if training else (_MEASURED_ON, "PairedFolderDataset")
     if name in names:
@@ -70,7 +71,7 @@ def _kind(value: Any, section: Mapping[str, Any], training: bool) -> str | None:
     if section.get("dataroot_gt") is None:
         return "FolderDataset" if section.get("dataroot_lq") is not None and not training else None
     if section.get("dataroot_lq") is not None:
-        return paired
+        return paired if section["dataroot_lq"] != section["dataroot_gt"] else None
     return "RealESRGANDataset" if training else "BicubicFolderDataset"
 
 

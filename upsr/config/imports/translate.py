@@ -8,9 +8,11 @@ from typing import Any
 
 from upsr.config.imports.rules import Format, Left, Outcome, Path, Place, Put, is_section, rule_for
 from upsr.config.problems import Problem
+from upsr.errors import UpsrError
 
 _FIRST = ("name", "method", "phase", "scale", "num_gpu", "manual_seed")
 _LAST = ("path", "train", "val", "logger")
+_NEEDED = ("scale",)
 _OPTIONAL = ("train", "val")
 _REFUSALS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """What conversions raise at values that they do not expect: those of other people's files may be anything."""
@@ -91,6 +93,9 @@ def settle(result: Translation, problems: Callable[[Mapping[str, Any]], Iterable
 
     Args:
         problems: of options.
+
+    Raises:
+        UpsrError: a value is refused without which the rest means something else.
     """
     while True:
         found = list(problems(result.data))
@@ -103,6 +108,8 @@ def settle(result: Translation, problems: Callable[[Mapping[str, Any]], Iterable
         if not culprits:
             return found
         for target, problem in culprits.items():
+            if target in _NEEDED:
+                raise UpsrError(f"{target}: {problem.message}; there is nothing like this file here")
             _remove(result, target, f"refused here: {problem.message}")
 
 

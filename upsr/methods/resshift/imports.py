@@ -53,6 +53,19 @@ def respacing(value: Any, place: Place) -> Iterator[Outcome]:
         yield Put("diffusion.sampler.spacing", "released")
 
 
+def _channels(value: Any, place: Place) -> Iterator[Outcome]:
+    """Channels of the latent; some files count those of the LR image, too."""
+    latent = place.get("model.params.out_channels", value)
+    both = value != latent
+    yield Put("network_g.in_channels", latent, f"{value} there, with the LR image's" if both else "")
+
+
+def _teacher(value: Any, place: Place) -> Iterator[Outcome]:
+    """The teacher, which the student begins as."""
+    yield Put("path.pretrain_network_g", str(value))
+    yield Put("phase", "distillation")
+
+
 DIFFUSION: dict[str, Rule] = {
     "target": no_effect("the residual-shifting process"),
     "sf": to("scale", whole),
@@ -181,6 +194,8 @@ _NETWORKS: dict[str, Rule] = {
     "model.target": no_effect("ResShiftUNet"),
     "model.ckpt_path": to("path.pretrain_network_g", str),
     "model.compile": no_effect("train.compile says so"),
+    "model.teacher_ckpt_path": _teacher,
+    "model.params.in_channels": _channels,
     "model.params.cond_mask": not_here("there is no inpainting"),
     "model.params.*": _argument,
     **under("diffusion", DIFFUSION),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from upsr.config.imports.basicsr import COMMON
-from upsr.config.imports.data_sets import DEGRADATION, kernels, odd, pair_pool, when_degrading
+from upsr.config.imports.data_sets import DEGRADATION, in_set, kernels, odd, pair_pool, when_degrading
 from upsr.config.imports.gan import GAN
 from upsr.config.imports.rules import (
     Format,
@@ -16,6 +16,7 @@ from upsr.config.imports.rules import (
     Place,
     Put,
     Rule,
+    count,
     flag,
     joined,
     no_effect,
@@ -42,6 +43,7 @@ class Known:
         scale, channels: its arguments of these meanings.
         defaults: arguments that files need not give, where they are not those of the class.
         multiple: argument that LR sides are multiples of; by default any size is taken.
+        adapted: from the arguments and the scale, the arguments that the class takes.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Known:
     channels: str = "num_in_ch"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     multiple: str = ""
+    adapted: Callable[[dict[str, Any], int], dict[str, Any]] = lambda arguments, scale: arguments
 
 
 NETWORKS = {
@@ -61,6 +64,21 @@ NETWORKS = {
     "SwinIR": Known("SwinIR", channels="in_chans", defaults={"window_size": 7}, multiple="window_size"),
 }
 """Networks of basicsr that upscale images."""
+
+_SPANDREL = "spandrel.architectures"
+FORKS = {
+    "HAT": Known(f"{_SPANDREL}.HAT.HAT", channels="in_chans"),
+    "DAT": Known(f"{_SPANDREL}.DAT.DAT", channels="in_chans"),
+    "ATD": Known(f"{_SPANDREL}.ATD.ATD", channels="in_chans"),
+    "RGT": Known(f"{_SPANDREL}.RGT.RGT", channels="in_chans"),
+    "DRCT": Known(f"{_SPANDREL}.DRCT.DRCT", channels="in_chans"),
+    "CRAFT": Known(f"{_SPANDREL}.CRAFT.CRAFT", channels="in_chans"),
+    "Swin2SR": Known(f"{_SPANDREL}.Swin2SR.Swin2SR", channels="in_chans"),
+    "OmniSR": Known(f"{_SPANDREL}.OmniSR.OmniSR", "up_scale"),
+    "SAFMN": Known(f"{_SPANDREL}.SAFMN.SAFMN", "upscaling_factor"),
+    "SPAN": Known(f"{_SPANDREL}.SPAN.SPAN"),
+}
+"""Networks of projects that build on BasicSR, as spandrel has them."""
 
 MODELS = ("SRModel", "SRGANModel", "ESRGANModel", "SwinIRModel")
 DATA_SETS = ("PairedImageDataset", "SingleImageDataset")
@@ -82,8 +100,10 @@ def network(names: Mapping[str, Known]) -> Rule:
             for key in arguments:
                 yield Left("spandrel finds it in the weight file", of=key)
         else:
-            note = "there is no such network here: name your class by its path (docs/extending.md)"
-            yield Put("network_g.type", kind, note, of="type")
+            yield Put("network_g.type", kind, of="type")
+            yield Left(
+                "there is no such network here: name your class by its path (docs/extending.md)", True, of="type"
+            )
             for key, given in arguments.items():
                 yield Put(f"network_g.{key}", given, of=key)
 
@@ -93,16 +113,19 @@ def network(names: Mapping[str, Known]) -> Rule:
 def _held(known: Known, arguments: Mapping[str, Any], place: Place) -> Iterator[Outcome]:
     """A class in an :class:`upsr.archs.any_sr.AnySR`."""
     scale = whole(arguments.get(known.scale, place.get("scale", 4)))
-    complete = {**known.defaults, **arguments}
-    multiple = whole(complete[known.multiple]) if known.multiple else _unshuffled(known, scale)
+    given = {**known.defaults, **arguments}
+    multiple = whole(given[known.multiple]) if known.multiple else _unshuffled(known, scale)
     yield Put("network_g.type", "AnySR", of="type")
     yield Put("network_g.scale", scale, of="type")
-    yield Put("network_g.channels", whole(complete.get(known.channels, 3)), of="type")
+    yield Put("network_g.channels", whole(given.get(known.channels, 3)), of="type")
     if multiple > 1:
         yield Put("network_g.size_multiple", multiple, of="type")
     yield Put("network_g.network.type", known.path, of="type")
-    for key, value in {known.scale: scale, **complete}.items():
+    taken = {known.scale: scale, **known.adapted(given, scale)}
+    for key, value in taken.items():
         yield Put(f"network_g.network.{key}", value, of=key if key in arguments else "type")
+    for key in arguments.keys() - taken.keys():
+        yield Left("follows from the scale", of=key)
 
 
 def _unshuffled(known: Known, scale: int) -> int:
@@ -144,12 +167,25 @@ def _seven_to_21(stage: str) -> Rule:
 
 _OWN: dict[str, Rule] = {
     "model_type": no_effect("method: sr, a network that upscales by itself"),
-    "network_g": network(NETWORKS),
+    "network_g": network({**NETWORKS, **FORKS}),
     "train.perceptual_opt": perceptual_loss,
     "tile.tile_size": to("val.tile.size", whole),
     "tile.tile_pad": to("val.tile.overlap", lambda pad: 2 * whole(pad), "pixels on both sides"),
 }
-SR = joined(_OWN, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
+_OLDER: dict[str, Rule] = {
+    **dict.fromkeys(("gpu_ids", "set_CUDA_VISIBLE_DEVICES"), no_effect("GPUs are those that a run is started on")),
+    "train.niter": to("train.total_iter", whole),
+    "train.manual_seed": to("manual_seed", count),
+    "save_img": to("val.save_img", flag),
+    "suffix": to("val.suffix", str),
+    "crop_border": no_effect("metrics say what they leave out"),
+    "datasets.*.batch_size": in_set("batch_size_per_gpu", whole),
+    "datasets.*.num_worker": in_set("num_worker_per_gpu", count),
+    "datasets.*.task": no_effect("images are upscaled"),
+}
+"""Keys of earlier versions of BasicSR, and of forks."""
+
+SR = joined(_OWN, _OLDER, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
 
 REAL: dict[str, Rule] = {
     "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),

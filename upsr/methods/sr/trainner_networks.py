@@ -60,11 +60,25 @@ def _large_kernels(name: str, blocks: int, kernel: int, **more: Any) -> Known:
     return _class(f"PLKSR.{name}", "upscaling_factor", "in_ch", **sizes, **more)
 
 
+def _esrgan(width: int, blocks: int) -> Known:
+    defaults = {"in_nc": 3, "num_filters": width, "num_blocks": blocks, "use_pixel_unshuffle": True}
+    return Known(f"{_SPANDREL}.ESRGAN.ESRGAN", "scale", "in_nc", defaults, adapted=_with_unshuffle)
+
+
+def _with_unshuffle(arguments: dict[str, Any], scale: int) -> dict[str, Any]:
+    """Below x4 the network of x4 begins with a pixel unshuffle, which it counts as input channels."""
+    kept = {key: value for key, value in arguments.items() if key != "use_pixel_unshuffle"}
+    factor = 4 // scale
+    if factor < 2 or not arguments["use_pixel_unshuffle"]:
+        return kept
+    return {**kept, "in_nc": arguments["in_nc"] * factor**2, "scale": 4, "shuffle_factor": factor}
+
+
 _LARGE: dict[str, Any] = {"heads": 8, "upsampler": "nearest+conv", "resi_connection": "3conv", "window_size": 8}
 
 NETWORKS: dict[str, Known] = {
-    "esrgan": _class("ESRGAN.ESRGAN", "scale", "in_nc", num_filters=64, num_blocks=23),
-    "esrgan_lite": _class("ESRGAN.ESRGAN", "scale", "in_nc", num_filters=32, num_blocks=12),
+    "esrgan": _esrgan(64, 23),
+    "esrgan_lite": _esrgan(32, 12),
     "compact": _compact(64, 16),
     "ultracompact": _compact(64, 8),
     "superultracompact": _compact(24, 8),

@@ -61,7 +61,10 @@ def _perceptual(value: Any, place: Place) -> Iterator[Outcome]:
 
 
 def _auxiliary(value: Any, place: Place) -> Iterator[Outcome]:
-    """The frozen network g: an ATD, and what else may stand in its section."""
+    """The frozen network g: an ATD, and what else may stand in its section; or its weights alone."""
+    if not isinstance(value, Mapping):
+        yield from _other_weights(value, place)
+        return
     for key, given in value.items():
         if key == "type":
             yield Put("network_aux.type", "ATD", "" if given == "ATD" else f"{given} there", of=key)
@@ -197,10 +200,12 @@ def _other_weights(value: Any, place: Place) -> Iterator[Outcome]:
     yield Left("nothing is set") if value is None else Put("path.pretrain_network_aux", str(value))
 
 
-_NETWORKS: dict[str, Rule] = dict.fromkeys(("network_*", "net_*"), _auxiliary)
+_NETWORKS: dict[str, Rule] = dict.fromkeys(
+    ("network_*", "*net*", "sr_*", "*_sr", "aux*", "*_aux", "*[aA][tT][dD]*"), _auxiliary
+)
 
 _LAST: dict[str, Rule] = {
-    "path.pretrain*": _other_weights,
+    **dict.fromkeys(("path.pretrain*", "*.**.*ckpt*", "*.**.*pretrain*"), _other_weights),
     "path.param_key_*": no_effect("params_ema is looked for first"),
     "path.strict_load_*": no_effect("weights of g fit key by key"),
 }
