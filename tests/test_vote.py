@@ -205,7 +205,7 @@ def test_a_page_that_cannot_be_made_is_refused_in_one_line(place, capsys):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(place / "results/images/RRDB/seed_0/Wild/large.png")
     assert "results of 'large' of Wild differ in size" in refusal(capsys, "--vote")
     shutil.rmtree(place / "results/images")
-    assert "without --no_images" in refusal(capsys, "--vote")
+    assert "without --no-images" in refusal(capsys, "--vote")
 
 
 def loaded(page) -> None:
