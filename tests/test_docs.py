@@ -42,7 +42,8 @@ def test_every_page_is_in_the_navigation_once():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "datasets/README.md", "experiments/README.md", "upsr/weights/tiny/README.md"]
+    "page",
+    ["README.md", "datasets/README.md", "examples/README.md", "experiments/README.md", "upsr/weights/tiny/README.md"],
 )
 def test_links_of_a_page_outside_the_site_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
