@@ -31,7 +31,14 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(
         ROOT / name
-        for name in ("README.md", "datasets/README.md", "experiments/README.md", "upsr/weights/tiny/README.md")
+        for name in (
+            "README.md",
+            "datasets/README.md",
+            "examples/README.md",
+            "experiments/README.md",
+            "integrations/comfyui/README.md",
+            "upsr/weights/tiny/README.md",
+        )
     ),
 ]
 NOT_RUN = {

@@ -43,7 +43,14 @@ def test_every_page_is_in_the_navigation_once():
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "datasets/README.md", "examples/README.md", "experiments/README.md", "upsr/weights/tiny/README.md"],
+    [
+        "README.md",
+        "datasets/README.md",
+        "examples/README.md",
+        "experiments/README.md",
+        "integrations/comfyui/README.md",
+        "upsr/weights/tiny/README.md",
+    ],
 )
 def test_links_of_a_page_outside_the_site_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
