@@ -42,7 +42,7 @@ PAGES = [
     ),
 ]
 NOT_RUN = {
-    r"^(make|source|pip|sbatch|ln|cat|tar|export)\b|pip install": "of the shell or another program",
+    r"^(make|source|pip|sbatch|ln|cat|tar|export|docker)\b|pip install": "of the shell or another program",
     r"^upsr serve": "serves until it is stopped (tests/test_app.py)",
     r"^upsr upscale .*--weights (?!bicubic\.yml)": "needs weights that are not in the package",
     r"^upsr export": "minutes (tests/test_export.py)",
@@ -89,7 +89,9 @@ def words(command: str) -> list[str]:
 
 
 UPSR = [
-    command for command in commands() if re.search(r"^(torchrun .* -m )?upsr\b", command) and "my_method" not in command
+    command
+    for command in commands()
+    if re.search(r"^(torchrun .* -m |docker run .* )?upsr\b", command) and "my_method" not in command
 ]
 PROGRAMS = [c for c in commands() if re.search(r"^python3? (-m scripts|benchmarks/|train\.py|test\.py)", c)]
 TRAININGS = [c for c in commands() if re.search(r"(train|test)\.py|train\.sbatch", c) and "my_run" not in c]
