@@ -56,6 +56,7 @@ setup(
         "tqdm>=4.60",
         "rich>=13",
         "jinja2>=3.1",
+        "shtab>=1.13",
         "lmdb>=1.4",
         "webdataset>=0.2.90",
         "fsspec>=2023.5",

@@ -50,6 +50,7 @@ NOT_RUN = {
     r"^upsr data (prepare|teach)": "needs downloads (tests/test_evaluation_files.py, test_teaching.py)",
     r"^upsr weights (fetch|verify)": "needs a network (tests/test_weights.py)",
     r"^upsr (convert|diffsr|stablesr)": "needs weights that are not in the package",
+    r"^upsr completion": "writes into the reader's home (tests/test_completion.py)",
     r"^upsr my_method": "a method of the reader's (tests/test_extending.py)",
     r"^(python3?|torchrun) .*(train|test)\.py": "trains for long (tests/test_training.py)",
     r"^(python3?|torchrun) (-m |.*-m upsr|benchmarks/)": "measures for long, or needs results of a run",

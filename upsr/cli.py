@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import upsr
@@ -29,6 +29,7 @@ _COMMANDS = {
     "options": "JSON schemas and the reference page of option files",
     "convert": "released checkpoints and trained weights as a folder of safetensors files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
+    "completion": "a script that completes commands and options in a shell",
 }
 _CONVERT = "convert"
 """`upsr convert METHOD` is `upsr METHOD convert`, of the methods that state this command."""
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names hold any bytes
-    own = {name: (f"upsr.commands.{name}", about) for name, about in _COMMANDS.items()}
+    own = _own()
     if given == [_CONVERT]:
         given.append("--help")
     if given[:1] == [_CONVERT] and (module := _converter(given[1:])) is not None:
@@ -58,8 +59,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     methods = _commands_of_methods(given)
     if given and given[0] in methods:
         return _chosen(f"upsr {given[0]}", f"Commands of the method {given[0]}.", _HELP, methods[given[0]], given[1:])
-    lines = {name: ("", f"of the method: {', '.join(commands)}") for name, commands in methods.items()}
+    lines = {name: ("", _of_method(commands)) for name, commands in methods.items()}
     return _chosen("upsr", "UPSR: super-resolution of real photos.", _EPILOG, own | lines, given)
+
+
+def parser_of_all() -> ArgumentParser:
+    """One parser of all commands, those of this package's methods included. All of their modules are imported."""
+    parser = ArgumentParser("upsr")
+    parser.add_argument("--version", action="version", version=upsr.__version__)
+    names = parser.add_subparsers()
+    for name, (module, line) in _own().items():
+        importlib.import_module(module).add_arguments(names.add_parser(name, help=line))
+    for method, commands in _commands_of_methods([]).items():
+        own = names.add_parser(method, help=_of_method(commands)).add_subparsers()
+        for name, (module, line) in commands.items():
+            importlib.import_module(module).add_arguments(own.add_parser(name, help=line))
+    return parser
+
+
+def _own() -> dict[str, tuple[str, str]]:
+    """Commands of all methods: the module of each and its use in a line."""
+    return {name: (f"upsr.commands.{name}", about) for name, about in _COMMANDS.items()}
+
+
+def _of_method(commands: Iterable[str]) -> str:
+    return f"of the method: {', '.join(commands)}"
 
 
 def _converter(given: Sequence[str]) -> str | None:
