@@ -485,6 +485,7 @@ def ask(url: str, method: str, path: str, body: bytes | None = None, **headers: 
         "/gradio_api/file=http://example.com/",
         "/gradio_api/file=HTTPS://example.com/",
         "/gradio_api/proxy=http://example.com/",
+        "/gradio_api/info",
         "/static/../../../../etc/passwd",
         "/static/%2e%2e/%2e%2e/%2e%2e/routes.py",
         "/assets/%2e%2e/%2e%2e/%2e%2e/routes.py",
@@ -506,7 +507,8 @@ def test_the_server_fetches_nothing_and_takes_nothing_large(server):
     assert ask(server, "POST", join, json.dumps(body).encode(), **kind)[0] == 403
     assert ask(server, "POST", join, b"[" * 70_000, **kind)[0] == 413
     assert ask(server, "POST", join, b"no JSON", **kind)[0] == 400
-    assert ask(server, "POST", "/gradio_api/component_server", b"{}", **kind)[0] == 403
+    for route in ("component_server", "call/upscale", "api/upscale", "run/upscale"):
+        assert ask(server, "POST", f"/gradio_api/{route}", b"{}", **kind)[0] == 403
     assert ask(server, "DELETE", "/")[0] == 403
     assert ask(server, "POST", "/gradio_api/upload", bytes(400_000))[0] == 413
 
