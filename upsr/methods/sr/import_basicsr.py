@@ -21,6 +21,7 @@ from upsr.config.imports.rules import (
     joined,
     no_effect,
     not_here,
+    only,
     to,
     under,
     whole,
@@ -154,6 +155,11 @@ def sharpened(value: Any, place: Place) -> Iterator[Outcome]:
     yield Put("degradation.usm_gt", flag(value), "of the targets of pixel and perceptual loss, and of what is degraded")
 
 
+def sharpened_alike(value: Any, place: Place) -> Iterator[Outcome]:
+    """The perceptual loss has the target of the pixel loss."""
+    yield Left("its target is as l1_gt_usm says", matters=flag(value) != flag(place.get("l1_gt_usm", value)))
+
+
 def _seven_to_21(stage: str) -> Rule:
     """Kernels of sides from 7 to 21, those of the last filter as well."""
 
@@ -190,8 +196,8 @@ SR = joined(_OWN, _OLDER, GAN, COMMON, {"train.*_opt": not_here("no such loss is
 REAL: dict[str, Rule] = {
     "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),
     "l1_gt_usm": when_degrading(sharpened),
-    "percep_gt_usm": no_effect("the targets of both losses are as l1_gt_usm says"),
-    "gan_gt_usm": no_effect("a discriminator sees photos as they are"),
+    "percep_gt_usm": when_degrading(sharpened_alike),
+    "gan_gt_usm": when_degrading(only(False, "a discriminator sees photos as they are")),
     "queue_size": pair_pool,
     "high_order_degradation": no_effect("the type of datasets.train says whether pairs are made or read"),
     "gt_size": when_degrading(to("datasets.train.gt_size", whole, "cropped before the degradation, of 400 there")),
