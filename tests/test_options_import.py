@@ -73,15 +73,15 @@ def test_every_key_is_accounted_for_and_the_result_is_valid(source, tmp_path, ca
     assert "not known" not in report
     assert "to be seen to" not in report
     lines = [line.strip().partition(": ") for line in report.splitlines()]
-    told = {key: rest for key, _, rest in lines}
+    accounts = {key: rest for key, _, rest in lines}
     for path in leaves(read_source(source).data):
         above = [".".join(path[:length]) for length in range(len(path), 0, -1)]
-        key = next((key for key in above if key in told), None)
+        key = next((key for key in above if key in accounts), None)
         parts = path if key is None else path[key.count(".") + 1 :]
         if key is None:  # an entry of a list has an account of its own
-            key = next(key for key in told if key.startswith(f"{above[0]}."))
+            key = next(key for key in accounts if key.startswith(f"{above[0]}."))
             parts = ()
-        assert all(f'"{part}"' in told[key] for part in parts), path
+        assert all(f'"{part}"' in accounts[key] for part in parts), path
     load_options(out)
     assert list(component_problems_in(read_options(out))) == []
 
@@ -177,6 +177,19 @@ def test_a_discriminator_that_is_here_is_trained_as_there(tmp_path, capsys):
         imported(changed("basicsr.yml", tmp_path, network_d=later["network_d"]), tmp_path / "alone.yml")
     )
     assert alone.network_d is None
+
+
+def test_fine_tuning_on_pairs_of_real_esrgan(tmp_path, capsys):
+    folders = {"dataroot_gt": "datasets/large", "dataroot_lq": "datasets/small", "meta_info": "pairs.txt"}
+    train_set = {"type": "RealESRGANPairedDataset", "gt_size": 256, **folders}
+    changes = {"high_order_degradation": False, "datasets": {"train": train_set}}
+    opt = load_options(imported(changed("realesrgan.yml", tmp_path, **changes), tmp_path / "mine.yml"))
+    report = capsys.readouterr().out
+    assert (opt.datasets["train"].type, opt.pair_pool.pairs_per_slot) == ("PairedCropsDataset", 0)
+    assert opt.degradation == type(opt.degradation)()
+    assert "l1_gt_usm: true  (targets of stored pairs are as they are)" in report[report.index("left out") :]
+    assert "datasets.train.meta_info" in report[report.index("left out") :]
+    assert "queue_size: 180  (stored pairs are mixed already)" in report
 
 
 def test_comments_are_kept_and_what_is_left_out_stands_at_the_head(tmp_path):
@@ -370,7 +383,7 @@ def test_train_and_test_name_the_command_in_one_line(source):
         assert "\n" not in str(error.value)
 
 
-def test_formats_are_told_by_one_file_each():
+def test_each_format_knows_its_own_file_alone():
     data = [read_source(path).data for path in FILES]
     assert {form.name: [form.known(given) for given in data].count(True) for form in formats()} == {
         "BasicSR": 1, "Real-ESRGAN": 1, "ResShift": 1, "the released UPSR": 1, "traiNNer-redux": 1,
