@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # In the order of tests/conftest.py: the longest files first, so that both workers end at about the same time.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Another source of torch: its versions for CPUs, +cpu, come before those of PyPI, which bring CUDA.
+TORCH_INDEX :=
 
 .PHONY: help venv demo test test-slow test-all lint docs train-tiny clean-venv
 
@@ -18,7 +20,7 @@ help:
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation as a site in site/, strictly"
 	@echo "make train-tiny  the long training of UPSR-tiny 2, begun or gone on with; state in experiments/tiny2/state.txt"
-	@echo "make venv        only install (7 GB; torch comes with CUDA, which a CPU machine does not need but is tested)"
+	@echo "make venv        only install (7 GB with torch's CUDA; without: TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
 	@echo "make clean-venv  remove .venv"
 
 venv: $(STAMP)
@@ -27,7 +29,7 @@ venv: $(STAMP)
 $(STAMP): requirements.txt setup.py scripts/make_venv.sh
 	@bash scripts/make_venv.sh "$(VENV)" "$(PYTHON)"
 	@echo "[1/3] torch and build tools"
-	@$(PIP) install --quiet "setuptools<82" wheel cython $$(grep -E '^(torch|torchvision|numpy)==' requirements.txt)
+	@$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "setuptools<82" wheel cython $$(grep -E '^(torch|torchvision|numpy)==' requirements.txt)
 	@echo "[2/3] the other packages (a few minutes)"
 	@grep -vE '^(#|$$|basicsr==)' requirements.txt > $(VENV)/requirements.txt
 	@$(PIP) install --quiet --no-build-isolation -r $(VENV)/requirements.txt

@@ -1,6 +1,6 @@
 """Memory and arithmetic of a training step of DM-SR's phase dm at full size, counted in a run without numbers (fake tensors).
 
-    python -m benchmarks.dmsr_memory --batch 1 --gt_size 512 --amp bf16
+    python -m benchmarks.dmsr_memory --batch 1 --gt-size 512 --amp bf16
 
 No weights and no GPU are needed. Weights, gradients, moments and averages are counted with the tensors of forward and backward
 passes. What a GPU takes beside the tensors is not counted, nor is a perceptual loss.
@@ -82,9 +82,9 @@ def main() -> None:
     """Print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=1, help="samples of a process (1)")
-    parser.add_argument("--gt_size", type=int, default=512, help="side of the ground truths (512)")
+    parser.add_argument("--gt-size", type=int, default=512, help="side of the ground truths (512)")
     parser.add_argument("--amp", choices=["fp32", "bf16"], default="bf16", help="(bf16)")
-    parser.add_argument("--no_checkpointing", action="store_true", help="keep all activations")
+    parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
     given = parser.parse_args()
     found = counted(given.batch, given.gt_size, amp=given.amp, checkpointing=not given.no_checkpointing)
     gib = 1 << 30

@@ -248,8 +248,8 @@ def _rehearsed_training(folder: Path) -> list[str]:
         "train.py",
         "-opt",
         "options/demo/stage1_tiny.yml",
-        "--auto_resume",
-        "--force_yml",
+        "--auto-resume",
+        "--force-yml",
         *changes,
     ]
 

@@ -261,7 +261,7 @@ def main() -> int:
         "--workers", type=int, default=6, help="loader processes that the verdict counts with (default 6)"
     )
     parser.add_argument("--no-lpips", action="store_true", help="without the perceptual loss")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options for ours, as --force_yml")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options for ours, as --force-yml")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each part (default 5)")
     parser.add_argument("--json", type=Path, help="also write the results here")
     given = parser.parse_args()

@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (0 1 2)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="of them (all)")
     add_datasets_root(parser)
-    parser.add_argument("--max_images", type=int, default=8, help="of each set (8)")
+    parser.add_argument("--max-images", type=int, default=8, help="of each set (8)")
     given = parser.parse_args()
     if "train" in given.action:
         train_all(given.variants, given.seeds)
@@ -194,9 +194,9 @@ def train_all(variants: Sequence[str], seeds: Sequence[int]) -> None:
     for options, seed in wanted:
         if options is None or weights(options, seed).is_file():
             continue
-        command = [sys.executable, "train.py", "-opt", str(OPTIONS / f"{options}.yml"), "--auto_resume"]
+        command = [sys.executable, "train.py", "-opt", str(OPTIONS / f"{options}.yml"), "--auto-resume"]
         changes = [f"name={run_name(options, seed)}", f"manual_seed={seed}"]
-        if subprocess.run([*command, "--force_yml", *changes], check=False).returncode:
+        if subprocess.run([*command, "--force-yml", *changes], check=False).returncode:
             raise UpsrError(f"the training of {options} with seed {seed} did not end well; its messages are above")
 
 

@@ -31,7 +31,7 @@ from upsr.errors import exiting
 from upsr.methods import Method, Seen, build_method
 from upsr.methods.bicubic.method import Bicubic
 from upsr.methods.sr.method import SR
-from upsr.metrics import PSNR, SSIM, Metric, MetricUnavailableError
+from upsr.metrics import LPIPS, PSNR, SSIM, Metric, MetricUnavailableError
 from upsr.metrics.iqa import NIQE
 from upsr.restoring import ModelRestorer, restore
 
@@ -44,6 +44,7 @@ UNSEEN_PHOTOS = {
     "motorcycle": ("motorcycle_left.png", (200, 200)),
 }
 """Name: file and top left corner of the crop. UPSR-tiny was trained on none of them."""
+BACKBONE = Path("experiments/pretrained_models/squeezenet1_1-b8a52dc0.pth")
 PICTURES = Path("experiments/demo_upsr_tiny/pictures")
 CROP = 256
 SEED = 0
@@ -53,19 +54,24 @@ SEED = 0
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("datasets/demo"), help="folder for the photos")
+    parser.add_argument(
+        "--backbone", type=Path, default=BACKBONE, metavar="FILE",
+        help=f"SqueezeNet's weights, for LPIPS: upsr weights fetch LPIPS-SqueezeNet ({BACKBONE}, if it is there)",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a few iterations only, to see that it runs")
     arguments = parser.parse_args()
-    demo(arguments.data, quick=arguments.quick)
+    demo(arguments.data, quick=arguments.quick, backbone=arguments.backbone)
 
 
-def demo(data: Path, *, quick: bool) -> None:
+def demo(data: Path, *, quick: bool, backbone: Path = BACKBONE) -> None:
     """Run all steps; pictures go to experiments/demo_upsr_tiny/ and experiments/demo_stage2_tiny/."""
     run = Runtime(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     shorter = ["train.total_iter=4"] if quick else []
     here = [f"datasets.train.dataroot_gt={data / 'train'}", *shorter]
 
     say("1. UPSR-tiny, which comes with the package, upscales degraded photos that it has not seen")
-    table = upscale(data / "unseen", run)
+    metrics = measures(backbone)
+    table = upscale(data / "unseen", run, metrics)
 
     say("2. Photos to train on: from scikit-image, two of them held out and degraded with a fixed seed")
     copy_training_photos(data / "train")
@@ -88,18 +94,21 @@ def demo(data: Path, *, quick: bool) -> None:
         "g (stage one)": tested("options/demo/stage1_tiny.yml", g_folder),
         "UPSR (5 steps)": tested("options/demo/stage2_tiny.yml", folder),
     }
-    compare(models, data / "test", folder / "pictures", run)
+    compare(models, data / "test", folder / "pictures", run, metrics)
 
-    say("What UPSR-tiny of part 1 does (PSNR and SSIM: more is closer to the original; NIQE: less looks more natural)")
+    say(
+        "What UPSR-tiny of part 1 does (PSNR and SSIM: more is closer to the original; LPIPS: less is closer to it for the eye;"
+    )
+    print("   NIQE: less looks more natural)")
     print(table)
     print(f"\nLook at its pictures in {PICTURES}/, or try it on a photo of yours: upsr upscale photo.jpg -o large/")
 
 
-def upscale(data: Path, run: Runtime) -> str:
+def upscale(data: Path, run: Runtime, metrics: dict[str, Metric]) -> str:
     """The shipped weights on degraded photos; the table."""
     opt = checked_model_options("options/tiny/test.yml")
     degrade_photos(UNSEEN_PHOTOS, data, opt)
-    return compare(shipped_models(opt), data, PICTURES, run)
+    return compare(shipped_models(opt), data, PICTURES, run, metrics)
 
 
 def shipped_models(opt: CommonOptions) -> dict[str, Method]:
@@ -108,10 +117,9 @@ def shipped_models(opt: CommonOptions) -> dict[str, Method]:
     return {"bicubic": Bicubic(opt.scale), "g alone": SR(upsr.parts()["g"]), "UPSR-tiny (5 steps)": upsr}
 
 
-def compare(models: dict[str, Method], data: Path, pictures: Path, run: Runtime) -> str:
+def compare(models: dict[str, Method], data: Path, pictures: Path, run: Runtime, metrics: dict[str, Metric]) -> str:
     """Print a table and write pictures of models on the pairs in ``data``; the table."""
     held_out = ValidationSet("photos", PairedFolderDataset(str(data / "gt"), str(data / "lq")), 1, 0)
-    metrics = measures()
     shutil.rmtree(pictures, ignore_errors=True)
     rows = []
     for name, model in models.items():
@@ -127,9 +135,13 @@ def compare(models: dict[str, Method], data: Path, pictures: Path, run: Runtime)
     return table
 
 
-def measures() -> dict[str, Metric]:
-    """Metrics of the tables; NIQE only where pyiqa is installed."""
+def measures(backbone: Path = BACKBONE) -> dict[str, Metric]:
+    """Metrics of the tables; LPIPS only where its backbone is, NIQE only where pyiqa is installed. Nothing is downloaded."""
     metrics: dict[str, Metric] = {"PSNR-Y": PSNR(), "SSIM-Y": SSIM()}
+    if backbone.is_file():
+        metrics["LPIPS"] = LPIPS("squeeze", str(backbone))
+    else:
+        print(f"LPIPS is not measured: {backbone} is not here; upsr weights fetch LPIPS-SqueezeNet")
     try:
         metrics["NIQE"] = NIQE()
     except MetricUnavailableError as error:

@@ -40,9 +40,9 @@ from upsr.report.numbers import digits_of, head
 from upsr.report.photos import differing_places
 
 EXAMPLES = """examples:
-  python -m scripts.quality --metric_weights FOLDER                     bicubic, UPSR-tiny and RealESRGAN
-  python -m scripts.quality --metric_weights FOLDER --methods bicubic UPSR-tiny RealESRGAN my.yml --sheet 12
-  python -m scripts.quality --metric_weights FOLDER --docs docs         docs/quality.md too
+  python -m scripts.quality --metric-weights FOLDER                     bicubic, UPSR-tiny and RealESRGAN
+  python -m scripts.quality --metric-weights FOLDER --methods bicubic UPSR-tiny RealESRGAN my.yml --sheet 12
+  python -m scripts.quality --metric-weights FOLDER --docs docs         docs/quality.md too
 FOLDER holds SqueezeNet's weights, see docs/evaluation.md. Finished images are not restored again."""
 
 METHODS = ("bicubic", "UPSR-tiny", "RealESRGAN")
@@ -290,7 +290,7 @@ def _refuse_gaps(summary: Mapping[str, Any]) -> None:
     gaps += [f"{measure}: {why}" for measure, why in summary["missing_measures"].items() if measure in MEASURES]
     gaps += [f"{name}: unreadable {', '.join(keys)}" for name, keys in summary["unreadable"].items()]
     if summary["max_images"] is not None:
-        gaps.append("--max_images is set")
+        gaps.append("--max-images is set")
     if gaps:
         raise UpsrError(f"--docs: not written, for not everything was measured: {'; '.join(gaps)}")
 
@@ -307,11 +307,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), metavar="DATASET",
                         help=f"the sheet shows the last ({' '.join(DATASETS)})")  # fmt: skip
     add_datasets_root(parser)
-    parser.add_argument("--metric_weights", type=Path, metavar="FOLDER", help="as for upsr evaluate")
+    parser.add_argument("--metric-weights", type=Path, metavar="FOLDER", help="as for upsr evaluate")
     parser.add_argument("--out", type=Path, default=Path("results/quality"), help="folder (results/quality)")
     parser.add_argument("--docs", type=Path, help="folder with quality.md, to write it too")
     parser.add_argument("--sheet", type=int, default=12, metavar="N", help="photos on the sheet, 0 for none (12)")
-    parser.add_argument("--max_images", type=int, metavar="N", help="only the first images of each set, to try it out")
+    parser.add_argument("--max-images", type=int, metavar="N", help="only the first images of each set, to try it out")
     add_launcher(parser)
     return parser
 

@@ -199,7 +199,7 @@ def train(name: str, backbone: str | None) -> None:
         changes.append(f"path.pretrain_network_aux={weights(variant.g)}")
     if variant.options.parent == NEW and backbone:
         changes.append(f"train.perceptual_opt.backbone_path={backbone}")
-    command = [sys.executable, "train.py", "-opt", str(variant.options), "--auto_resume", "--force_yml", *changes]
+    command = [sys.executable, "train.py", "-opt", str(variant.options), "--auto-resume", "--force-yml", *changes]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     if subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
         raise UpsrError(f"the training of {name} did not end well; its messages are above")

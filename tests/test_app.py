@@ -595,8 +595,8 @@ def test_mistakes_of_the_command_are_one_line(monkeypatch, capsys):
     assert error.startswith(f"error: --host, --port: 127.0.0.1:{port} cannot be used")
     assert error.count("\n") == 1
     assert main(["serve", "--port", "70000"]) == 2
-    assert main(["serve", "--max_output_megapixels", "0"]) == 2
-    assert "--max_output_megapixels" in capsys.readouterr().err
+    assert main(["serve", "--max-output-megapixels", "0"]) == 2
+    assert "--max-output-megapixels" in capsys.readouterr().err
 
 
 def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):

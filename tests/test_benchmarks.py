@@ -70,9 +70,9 @@ def test_imagenet_test_is_byte_identical_whatever_the_machine(place):
     plain = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX2 FMA3",
              "OMP_NUM_THREADS": "1"}  # fmt: skip
     for name, seed in (("one", "7"), ("other", "8")):
-        assert main([*PREPARE, "--seed", seed, "--datasets_root", name]) == 0
+        assert main([*PREPARE, "--seed", seed, "--datasets-root", name]) == 0
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "upsr", *PREPARE, "--seed", "7", "--datasets_root", "two"],
+        [sys.executable, "-W", "ignore", "-m", "upsr", *PREPARE, "--seed", "7", "--datasets-root", "two"],
         cwd=place, env={**os.environ, "PYTHONPATH": str(REPOSITORY), **plain}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -223,7 +223,7 @@ def test_a_missing_pair_is_named(place, capsys):
     save_pairs(place / "datasets/Pairs", 3)
     pairs_of(place, 3)
     (place / "datasets/Pairs/lq/001.png").unlink()
-    assert main(["evaluate", "--methods", "bicubic", "--datasets", "Pairs", "--num_gpu", "0"]) == 2
+    assert main(["evaluate", "--methods", "bicubic", "--datasets", "Pairs", "--num-gpu", "0"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert [e for e in errors if "error" in e] == [
         "error: datasets/Pairs/lq: no '001' for '001' of datasets/Pairs/gt; set filename_tmpl where names differ"
@@ -242,7 +242,7 @@ def test_a_size_mismatch_is_named(place, capsys):
     save_pairs(place / "datasets/Pairs", 3)
     pairs_of(place, 3)
     Image.fromarray(tiny.picture(20, 16)).save(place / "datasets/Pairs/lq/001.png")
-    assert main(["evaluate", "--methods", "bicubic", "--datasets", "Pairs", "--num_gpu", "0"]) == 2
+    assert main(["evaluate", "--methods", "bicubic", "--datasets", "Pairs", "--num-gpu", "0"]) == 2
     message = capsys.readouterr().err
     assert "1 HR image(s) are not 4 times as large as their LR image ('001': LR 16x20, HR 64x64)" in message
     assert len([line for line in message.splitlines() if line.startswith("error: ")]) == 1

@@ -110,17 +110,17 @@ def test_testing_writes_images_metrics_and_options(setting):
 
 
 def test_misspelt_key(setting):
-    line = error_line(command("train.py", "-opt", str(setting[1]), "--force_yml", "train.totl_iter=5"))
+    line = error_line(command("train.py", "-opt", str(setting[1]), "--force-yml", "train.totl_iter=5"))
     assert "train.totl_iter: unknown key; did you mean 'total_iter'?" in line
 
 
 def test_missing_folder(setting):
-    line = error_line(command("train.py", "-opt", str(setting[1]), "--force_yml", "datasets.train.dataroot_gt=nowhere"))
+    line = error_line(command("train.py", "-opt", str(setting[1]), "--force-yml", "datasets.train.dataroot_gt=nowhere"))
     assert "datasets.train.dataroot_gt: no such folder: nowhere" in line
 
 
 def test_gpu_without_cuda(setting):
-    line = error_line(command("train.py", "-opt", str(setting[1]), "--force_yml", "num_gpu=1"))
+    line = error_line(command("train.py", "-opt", str(setting[1]), "--force-yml", "num_gpu=1"))
     assert "num_gpu: 1 was asked for, but CUDA is not available here; set num_gpu: auto or 0" in line
 
 
@@ -132,7 +132,7 @@ def test_checkpoint_of_another_architecture(setting):
 
 
 def test_missing_weights(setting):
-    line = error_line(command("test.py", "-opt", str(setting[1]), "--force_yml", "path.pretrain_network_aux=null"))
+    line = error_line(command("test.py", "-opt", str(setting[1]), "--force-yml", "path.pretrain_network_aux=null"))
     assert "path.pretrain_network_aux: weights are needed here" in line
 
 
@@ -152,7 +152,7 @@ def test_folder_that_cannot_be_written_to(setting, script):
     folder, path = setting
     (folder / "file").touch()
     roots = [f"path.{name}_root={folder / 'file'}" for name in ("experiments", "results")]
-    assert "the folder cannot be written to" in error_line(command(script, "-opt", str(path), "--force_yml", *roots))
+    assert "the folder cannot be written to" in error_line(command(script, "-opt", str(path), "--force-yml", *roots))
 
 
 def test_launcher_without_its_environment(setting):

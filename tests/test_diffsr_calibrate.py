@@ -226,7 +226,7 @@ def calibrated(out, *arguments):
 
 
 def test_the_command_writes_levels_that_grow_with_the_scale(place, capsys):
-    found = calibrated("out", "--scales", "2", "2.6", "4", "8", "--hf_ratio", "0.5")
+    found = calibrated("out", "--scales", "2", "2.6", "4", "8", "--hf-ratio", "0.5")
     printed = capsys.readouterr().out
     assert "without LPIPS" in printed
     assert set(found) == {"model", "schedule", "seed", "images", "hf_ratio", "scales", "formula"}

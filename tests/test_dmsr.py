@@ -312,7 +312,7 @@ def test_two_processes_train_what_one_does(root):
 
 def test_memory_and_arithmetic_of_a_step_of_full_size_are_counted():
     # In a process of its own: torch keeps what it knows of fake tensors, and other tests have theirs.
-    result = run_fork("-m", "benchmarks.dmsr_memory", "--gt_size", "64")
+    result = run_fork("-m", "benchmarks.dmsr_memory", "--gt-size", "64")
     assert result.returncode == 0, result.stderr.decode()[-2000:]
     lasting, peak, flops = (float(number) for number in re.findall(r"([0-9.]+) (?:GiB|TFLOP)", result.stdout.decode()))
     # U-Net and autoencoder of Stable Diffusion 2.1 in float32, and four copies of what is trained.

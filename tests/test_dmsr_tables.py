@@ -108,7 +108,7 @@ def options_of(name: str) -> Any:
 
 def trainings_of(name: str) -> list[Any]:
     """The option files, with their changes, of the trainings that an entry's weights come from."""
-    command = r"python train\.py -opt (\S+\.yml)(?: --force_yml((?: [\w.]+=[^\s,]+)+))?"
+    command = r"python train\.py -opt (\S+\.yml)(?: --force-yml((?: [\w.]+=[^\s,]+)+))?"
     found = re.findall(command, " ".join(ENTRIES.read(name).get))
     return [load_options(OPTIONS.parent / file, changes.split()) for file, changes in found]
 
@@ -183,7 +183,7 @@ def cells(place: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
 def test_with_nothing_here_every_cell_is_explained(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
     monkeypatch.chdir(tmp_path)
-    assert main(["tables", "--paper", "dmsr", "--no_cost", "--figure", "4b", "6d"]) == 0
+    assert main(["tables", "--paper", "dmsr", "--no-cost", "--figure", "4b", "6d"]) == 0
     out = capsys.readouterr().out
     sizes = [len(cells(tmp_path, number)) for number in "123456789"]
     assert sizes == [6 * 28, 6 * 7, 6 * 5, 5 * 5, 4 * 5, 5 * 5, 2 * 5, 11, 2 * 8]
@@ -253,7 +253,7 @@ def test_every_entry_restores_in_a_way_of_its_own(live):
 
 def test_rows_are_measured_with_a_dmsr_here(live):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
-    arguments = ["--paper", "dmsr", "--max_images", "1", "--no_cost"]
+    arguments = ["--paper", "dmsr", "--max-images", "1", "--no-cost"]
     assert main(["tables", *arguments, "--table", "2", "9"]) == 0
     second, ninth = (cells(live, number) for number in "29")
     ours = [ninth[row, "RealSR psnr"]["ours"] for row in ("without dm", "with dm")]
@@ -320,7 +320,7 @@ def test_noise_that_is_the_same_for_every_image_is_gaussian_but_does_not_vary():
 
 def test_figures_are_drawn_with_their_numbers_or_say_what_is_missing(live, capsys):
     pytest.importorskip("matplotlib")
-    command = ["tables", "--paper", "dmsr", "--table", "--no_cost", "--figure", "4b", "6d", "--max_images"]
+    command = ["tables", "--paper", "dmsr", "--table", "--no-cost", "--figure", "4b", "6d", "--max-images"]
     assert main([*command, "3"]) == 0
     folder = live / "results/tables/dmsr"
     with Image.open(folder / "figure_4b.png") as picture:

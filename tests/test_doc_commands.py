@@ -140,7 +140,7 @@ def test_option_files_are_there_and_take_the_changes(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     own = words(command)
     file = next(word for word in own if word.endswith(".yml"))
-    changes = own[own.index("--force_yml") + 1 :] if "--force_yml" in own else []
+    changes = own[own.index("--force-yml") + 1 :] if "--force-yml" in own else []
     assert load_options(file, changes).name
 
 

@@ -59,7 +59,7 @@ def command(root: Path, *arguments: str, launcher: tuple[str, ...] = ("-m", "ups
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [sys.executable, *launcher, "evaluate", "--methods", "bicubic", "RRDB", "TinyUPSR", "--datasets", "Tiny", "Wild",
-         "--metrics", "psnr", "ssim", "niqe", "--no_report", *arguments],
+         "--metrics", "psnr", "ssim", "niqe", "--no-report", *arguments],
         cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -169,7 +169,7 @@ def assert_nearly_equal(some: dict[tuple[str, ...], float], all_of_them: dict[tu
 
 def test_two_processes_give_the_numbers_of_one(finished):
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29643", "-m", "upsr")
-    process = command(finished, "--out", "two", "--batch_size", "2", launcher=launcher)
+    process = command(finished, "--out", "two", "--batch-size", "2", launcher=launcher)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert_nearly_equal(values_of(finished / "two"), values_of(finished / "results"))
@@ -335,7 +335,7 @@ def test_set_metrics_take_the_folders_and_need_the_images(place, monkeypatch):
     assert means(again)["bicubic", "Tiny", "strict", "fid"] == 505
     plan = {"protocols": ("strict",), "metrics": ("psnr", "fid"), "folder": place / "without images"}
     summary = run(place, methods=("bicubic",), save_images=False, **plan)
-    assert "--no_images" in summary["missing_measures"]["strict/fid"]
+    assert "--no-images" in summary["missing_measures"]["strict/fid"]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS.names())
@@ -475,14 +475,14 @@ def test_a_journal_survives_whatever_is_in_it(tmp_path):
         (["--methods", "bicubic", "bicubic", "--datasets", "Tiny"], "the method 'bicubic' is given twice"),
         (["--methods", "bicubic", "--datasets", "Set5"], "Set5: no folder datasets/Set5; get it from"),
         (["--methods", "none.pth", "--datasets", "Tiny"], "none.pth: no such checkpoint"),
-        (["--methods", "bicubic", "--datasets", "Tiny", "--batch_size", "0"], "--batch_size: a whole number"),
+        (["--methods", "bicubic", "--datasets", "Tiny", "--batch-size", "0"], "--batch-size: a whole number"),
         (["--methods", "bicubic", "--datasets", "Tiny", "--tile", "4"], "--tile: at least 8"),
-        (["--methods", "bicubic", "--datasets", "Tiny", "--metric_weights", "nowhere"], "nowhere: no such folder"),
+        (["--methods", "bicubic", "--datasets", "Tiny", "--metric-weights", "nowhere"], "nowhere: no such folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_mistakes_get_one_line(place, capsys, arguments, message):
-    assert main(["evaluate", "--num_gpu", "0", *arguments]) == 2
+    assert main(["evaluate", "--num-gpu", "0", *arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]

@@ -274,7 +274,7 @@ def test_a_method_that_does_not_fit_a_dataset_costs_one_line(place, capsys):
     for name in ("Grey", "Two"):
         (place / "datasets" / name).mkdir()
         assert (
-            main(["evaluate", "--num_gpu", "0", "--methods", "TinyUPSR", "--datasets", name, "--protocols", "p"]) == 2
+            main(["evaluate", "--num-gpu", "0", "--methods", "TinyUPSR", "--datasets", name, "--protocols", "p"]) == 2
         )
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 2
@@ -345,11 +345,11 @@ def test_small_tiles_overlap_by_half():
     assert tile("--tile", "64") == TileOptions(size=64, overlap=32)
     assert tile("--tile", "9") == TileOptions(size=9, overlap=4)
     assert tile("--tile", "512") == TileOptions(size=512, overlap=64)
-    assert tile("--tile", "64", "--tile_overlap", "0") == TileOptions(size=64, overlap=0)
-    with pytest.raises(UpsrError, match="more than --tile_overlap"):
-        tile("--tile", "64", "--tile_overlap", "64")
+    assert tile("--tile", "64", "--tile-overlap", "0") == TileOptions(size=64, overlap=0)
+    with pytest.raises(UpsrError, match="more than --tile-overlap"):
+        tile("--tile", "64", "--tile-overlap", "64")
     with pytest.raises(UpsrError, match="it needs --tile"):
-        tile("--tile_overlap", "8")
+        tile("--tile-overlap", "8")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])

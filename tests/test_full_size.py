@@ -27,7 +27,7 @@ def test_dry_run_restores_a_photo_of_each_kind_of_benchmark(shared_dir, tmp_path
     shorter += [f"datasets.val_{i}=null" for i in (2, 3, 5, 6, 7)]
     overrides = [*(f"{key}={value}" for key, value in folders.items()), *shorter]
     result = subprocess.run(
-        [sys.executable, "test.py", "-opt", "options/004_dry_run_x4.yml", "--force_yml", *overrides],
+        [sys.executable, "test.py", "-opt", "options/004_dry_run_x4.yml", "--force-yml", *overrides],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -41,7 +41,7 @@ def place(tmp_path, monkeypatch):
 
 def run(*arguments):
     return quality.main(
-        ["--methods", "bicubic", "RRDB", "--datasets", "Tiny", "Wild", "--metric_weights", "weights_of_metrics",
+        ["--methods", "bicubic", "RRDB", "--datasets", "Tiny", "Wild", "--metric-weights", "weights_of_metrics",
          "--out", "out", "--sheet", "2", *arguments]
     )  # fmt: skip
 
@@ -88,8 +88,8 @@ def test_a_crop_is_cut_from_the_restored_image_at_full_resolution(place):
 
 def test_the_documentation_is_not_written_with_gaps(place, capsys):
     page = (place / "docs/quality.md").read_text()
-    assert run("--docs", "docs", "--max_images", "1") == 2
-    assert "--max_images is set" in capsys.readouterr().err
+    assert run("--docs", "docs", "--max-images", "1") == 2
+    assert "--max-images is set" in capsys.readouterr().err
     (place / "weights/rrdb.pth").unlink()
     assert run("--docs", "docs") == 2
     assert "RRDB: weights are not here" in capsys.readouterr().err

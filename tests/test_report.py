@@ -51,7 +51,7 @@ def cells(folder: Path, number: str) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def test_with_nothing_here_every_cell_is_explained(place, capsys):
-    out = reproduce(capsys, "--no_cost", "--figure", *FIGURES)
+    out = reproduce(capsys, "--no-cost", "--figure", *FIGURES)
     publication = read_publication("upsr")
     for number, table in publication.tables.items():
         assert (
@@ -80,7 +80,7 @@ def test_with_nothing_here_every_cell_is_explained(place, capsys):
 
 
 def test_another_paper_has_tables_and_figures_of_its_own(place, capsys):
-    out = reproduce(capsys, "--paper", "diffsr", "--no_cost", "--figure", "6", "7")
+    out = reproduce(capsys, "--paper", "diffsr", "--no-cost", "--figure", "6", "7")
     folder = place / "results/tables/diffsr"
     assert {path.stem for path in folder.glob("*.md")} == {"table_1-x4", "table_1-x2"}
     found = cells(folder, "1-x2")
@@ -188,7 +188,7 @@ def _resshift(place: Path) -> dict[str, Any]:
 
 def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, capsys):
     pytest.importorskip("matplotlib")
-    out = reproduce(capsys, "--table", "1", "4", "--no_cost", "--max_images", "3", "--figure", "2", "3", "5", "7")
+    out = reproduce(capsys, "--table", "1", "4", "--no-cost", "--max-images", "3", "--figure", "2", "3", "5", "7")
     found = cells(fixtures / "results/tables", "4")
     for row in ("RealESRGAN", "UPSR-5"):
         for column in ("RealSR psnr", "RealSR ssim", "RealSR niqe", "ImageNet-Test psnr", "RealSet65 niqe"):
@@ -216,12 +216,12 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
         with Image.open(fixtures / "results/tables" / f"figure_{number}.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 10
     before = (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text()
-    reproduce(capsys, "--table", "4", "--no_cost", "--max_images", "3")
+    reproduce(capsys, "--table", "4", "--no-cost", "--max-images", "3")
     assert (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text() == before
 
 
 def test_costs_are_measured_on_this_machine(fixtures, capsys):
-    out = reproduce(capsys, "--table", "2", "3", "--repeats", "2", "--max_images", "1")
+    out = reproduce(capsys, "--table", "2", "3", "--repeats", "2", "--max-images", "1")
     table = cells(fixtures / "results/tables", "2")
     assert float(table["UPSR-5", "runtime (s)"]["ours"]) > 0
     parameters = sum(p.numel() for p in UNetModelSwin(**tiny.UNET).parameters())

@@ -159,7 +159,7 @@ def test_the_model_of_768_is_set_up_as_its_authors_demonstrate_it(shared_dir):
 def test_with_nothing_here_every_cell_is_explained(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
     monkeypatch.chdir(tmp_path)
-    assert main(["tables", "--paper", "stablesr", "--no_cost", "--figure", "3a"]) == 0
+    assert main(["tables", "--paper", "stablesr", "--no-cost", "--figure", "3a"]) == 0
     out = capsys.readouterr().out
     found = cells(tmp_path, "1")
     assert len(found) == 9 * 18
@@ -207,7 +207,7 @@ def live(tmp_path, monkeypatch) -> Path:
 
 def test_rows_are_measured_with_a_stablesr_here(live, capsys):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
-    arguments = ["--paper", "stablesr", "--max_images", "1", "--no_cost"]
+    arguments = ["--paper", "stablesr", "--max-images", "1", "--no-cost"]
     assert main(["tables", *arguments, "--table", "3", "4", "6"]) == 0
     ours = {
         row: cell["ours"]
@@ -267,7 +267,7 @@ def test_strength_is_the_similarity_of_what_enters_and_leaves_each_layer(tmp_pat
 
 def test_the_figure_is_drawn_or_says_what_is_missing(live, capsys):
     pytest.importorskip("matplotlib")
-    command = ["tables", "--paper", "stablesr", "--table", "--figure", "3a", "--max_images", "2", "--no_cost"]
+    command = ["tables", "--paper", "stablesr", "--table", "--figure", "3a", "--max-images", "2", "--no-cost"]
     assert main(command) == 0
     assert "Figure 3a: results/tables/stablesr/figure_3a.png" in capsys.readouterr().out
     with Image.open(live / "results/tables/stablesr/figure_3a.png") as picture:

@@ -127,7 +127,7 @@ def verify(place: Path, claims: dict[str, str], *more: str) -> tuple[int, list[d
     found.unlink(missing_ok=True)
     code = main(
         ["verify", str(place / "sr"), "--gt", str(place / "gt"), "--claims", str(place / "claims.yml"),
-         "--filename_tmpl", "{}_ours", "--json", str(found), *more]
+         "--filename-tmpl", "{}_ours", "--json", str(found), *more]
     )  # fmt: skip
     return code, json.loads(found.read_text()) if found.exists() else []
 
@@ -197,7 +197,7 @@ def test_digits_say_how_exact_a_claim_is(text, value, holds):
 def test_claims_that_are_none_cost_one_line(place, content, message, capsys):
     (place / "bad.yml").write_text(content)
     arguments = ["verify", str(place / "sr"), "--gt", str(place / "gt"), "--claims", str(place / "bad.yml")]
-    assert main([*arguments, "--filename_tmpl", "{}_ours"]) == 2
+    assert main([*arguments, "--filename-tmpl", "{}_ours"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line
 

@@ -50,7 +50,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-opt", "--opt", required=True, metavar="FILE.yml", help="option file, see options/")
     add_launcher(parser)
     parser.add_argument(
-        "--force_yml",
+        "--force-yml",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
@@ -70,9 +70,9 @@ def path(text: str) -> Path:
 
 
 def add_datasets_root(parser: argparse.ArgumentParser) -> None:
-    """Add ``--datasets_root``."""
+    """Add ``--datasets-root``."""
     parser.add_argument(
-        "--datasets_root", type=path, default=Path(DATASETS_ROOT), help=f"folder of the datasets ({DATASETS_ROOT})"
+        "--datasets-root", type=path, default=Path(DATASETS_ROOT), help=f"folder of the datasets ({DATASETS_ROOT})"
     )
 
 

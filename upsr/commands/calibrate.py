@@ -33,7 +33,7 @@ from upsr.report.panels import FigureUnavailableError
 EXAMPLES = """examples:
   upsr METHOD calibrate weights/ --images photos/ -o results/calibration
   upsr METHOD calibrate experiments/mine --images photos/ --scales 2 3 --last 0.6 --steps 20 --device cuda
-  upsr METHOD calibrate weights/ --images photos/ --metric_weights metrics/ --lpips squeeze
+  upsr METHOD calibrate weights/ --images photos/ --metric-weights metrics/ --lpips squeeze
 
 Writes OUT/calibration.json with each scale's t_lo, t_star, t_hi and curves; where matplotlib is installed OUT/curves.png and
 OUT/formula.png; and OUT/journal/, by which an interrupted run goes on and a second one with more scales or photos measures
@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[2, 2.6, 4, 8], metavar="S", help="(2 2.6 4 8)")
     parser.add_argument("--last", type=float, default=0.9, metavar="LEVEL", help="greatest noise level t/T (0.9)")
     parser.add_argument("--step", type=float, default=0.05, metavar="LEVEL", help="between two levels (0.05)")
-    parser.add_argument("--max_images", type=int, default=50, metavar="N", help="only the first photos (50)")
+    parser.add_argument("--max-images", type=int, default=50, metavar="N", help="only the first photos (50)")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the photos' centres (256)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     parser.add_argument("--steps", type=int, metavar="N", help="network calls of a restoration (the method's)")
     parser.add_argument(
-        "--hf_ratio",
+        "--hf-ratio",
         type=float,
         default=0.6,
         metavar="SHARE",
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also FID; keeps the restored photos, and chooses t_star with 1000 photos or more",
     )
-    parser.add_argument("--metric_weights", type=path, help="weights of metrics, as in torch's hub folder")
+    parser.add_argument("--metric-weights", type=path, help="weights of metrics, as in torch's hub folder")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="photos at once on a GPU (1)")
     parser.add_argument("--device", default="auto", help="(auto)")
 

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   upsr evaluate --methods bicubic UPSR-5 --datasets RealSR RealSet65
   upsr evaluate --methods bicubic my_network.pth results/their_images --datasets Set14 --protocols upsr strict classic
   upsr evaluate --methods UPSR-5 --datasets RealSR --seeds 0 1 2 --out results/three_seeds
-  torchrun --nproc_per_node=4 -m upsr evaluate --methods UPSR-5 --datasets ImageNet-Test --batch_size 32
+  torchrun --nproc_per_node=4 -m upsr evaluate --methods UPSR-5 --datasets ImageNet-Test --batch-size 32
 
 A method is a name in options/methods/, an option file, the folder or name of a training run, a checkpoint that spandrel
 recognises, or a folder of finished images. Datasets are described in datasets/*.yml, protocols in options/protocols/*.yml;
@@ -47,22 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=path, default=Path("results/evaluation"), help="folder (results/evaluation)")
     add_datasets_root(parser)
-    parser.add_argument("--max_images", type=int, metavar="N", help="only the first N images of each set")
-    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="equally large images at once (1)")
-    parser.add_argument("--num_workers", type=int, default=0, metavar="N", help="loader processes of each process (0)")
+    parser.add_argument("--max-images", type=int, metavar="N", help="only the first N images of each set")
+    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="equally large images at once (1)")
+    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="loader processes of each process (0)")
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="side of LR tiles of large images; by default the method's"
     )
     parser.add_argument(
-        "--tile_overlap", type=int, metavar="PIXELS", help="overlap of tiles (64, of small tiles half their side)"
+        "--tile-overlap", type=int, metavar="PIXELS", help="overlap of tiles (64, of small tiles half their side)"
     )
-    parser.add_argument("--no_images", action="store_true", help="do not write the restored images")
-    parser.add_argument("--no_report", action="store_true", help="do not write the HTML report")
+    parser.add_argument("--no-images", action="store_true", help="do not write the restored images")
+    parser.add_argument("--no-report", action="store_true", help="do not write the HTML report")
     parser.add_argument("--format", choices=TABLE_FORMATS, default="csv", help="of the table by image (csv)")
     parser.add_argument(
-        "--metric_weights", type=path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
+        "--metric-weights", type=path, metavar="FOLDER", help="pyiqa's weights, as in torch's hub folder"
     )
-    parser.add_argument("--num_gpu", default="auto", help="auto, 0 for the CPU, or the number of GPUs (auto)")
+    parser.add_argument("--num-gpu", default="auto", help="auto, 0 for the CPU, or the number of GPUs (auto)")
     add_launcher(parser)
     parser.add_argument("--list", action="store_true", help="name all methods, datasets and protocols, and end")
 
@@ -77,7 +77,7 @@ def main(given: argparse.Namespace) -> int:
         return 0
     plan = plan_of(given)
     num_gpu: int | Literal["auto"] = (
-        "auto" if given.num_gpu == "auto" else _count("--num_gpu", given.num_gpu, smallest=0)
+        "auto" if given.num_gpu == "auto" else _count("--num-gpu", given.num_gpu, smallest=0)
     )
     with runtime(given.launcher, num_gpu) as run:
         summary = run_evaluation(plan, run)
@@ -99,9 +99,9 @@ def plan_of(given: argparse.Namespace) -> Plan:
     for name in ("methods", "datasets"):
         if not getattr(given, name):
             raise UpsrError(f"--{name}: name at least one (`upsr evaluate --list` names all)")
-    _count("--batch_size", given.batch_size)
+    _count("--batch-size", given.batch_size)
     if given.max_images is not None:
-        _count("--max_images", given.max_images)
+        _count("--max-images", given.max_images)
     return Plan(
         datasets=tuple(given.datasets),
         methods=tuple(given.methods),
@@ -124,12 +124,12 @@ def _tile(size: int | None, overlap: int | None) -> TileOptions | None:
     """Tiles of the given size; small ones overlap by half, as the pipeline's do."""
     if size is None:
         if overlap is not None:
-            raise UpsrError("--tile_overlap: it needs --tile, the side of the tiles")
+            raise UpsrError("--tile-overlap: it needs --tile, the side of the tiles")
         return None
     if overlap is None:
         overlap = min(TileOptions().overlap, size // 2)
     if size < 8 or not 0 <= overlap < size:
-        raise UpsrError("--tile: at least 8 pixels, and more than --tile_overlap")
+        raise UpsrError("--tile: at least 8 pixels, and more than --tile-overlap")
     return TileOptions(size=size, overlap=overlap)
 
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="LR height and width; without it any size, in multiples"
     )
-    parser.add_argument("--no_check", action="store_true", help="do not run the files and compare them with torch")
+    parser.add_argument("--no-check", action="store_true", help="do not run the files and compare them with torch")
 
 
 def main(given: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   upsr serve --weights RealESRGAN_x4plus.pth      a network that spandrel knows: the page has the settings of its method
   upsr serve --weights ldm-sr/ --method ldm       a folder of diffusers, or another method's published weights
   upsr serve --host 0.0.0.0 --port 8080           for other machines too; nothing asks who they are
-  upsr serve --max_output_megapixels 4 --requests_per_minute 5 --queue 4      for many visitors
+  upsr serve --max-output-megapixels 4 --requests-per-minute 5 --queue 4      for many visitors
 
 The page needs gradio: pip install 'upsr[app]'. Without --host only this machine can open it. It asks for nothing from other
 machines, sends no telemetry, and serves no files but its own; uploads and results lie in a temporary folder that is removed
@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"port to listen at ({PORT})")
     limits = parser.add_argument_group("limits, for each visitor")
     numbers: tuple[tuple[str, float, str, str], ...] = (
-        ("--max_upload_mb", _DEFAULTS.upload_bytes / 1e6, "MB", "largest file"),
-        ("--max_upload_megapixels", _DEFAULTS.upload_pixels / 1e6, "MP", "largest photo, known before it is decoded"),
-        ("--max_output_megapixels", _DEFAULTS.output_pixels / 1e6, "MP", "largest result"),
+        ("--max-upload-mb", _DEFAULTS.upload_bytes / 1e6, "MB", "largest file"),
+        ("--max-upload-megapixels", _DEFAULTS.upload_pixels / 1e6, "MP", "largest photo, known before it is decoded"),
+        ("--max-output-megapixels", _DEFAULTS.output_pixels / 1e6, "MP", "largest result"),
     )
     for name, default, unit, about in numbers:
         limits.add_argument(name, type=float, default=default, metavar=unit, help=f"{about} ({default:g})")
     limits.add_argument(
-        "--requests_per_minute", type=int, default=_DEFAULTS.requests_per_minute, metavar="N",
+        "--requests-per-minute", type=int, default=_DEFAULTS.requests_per_minute, metavar="N",
         help=f"uploads, and upscalings, of one address ({_DEFAULTS.requests_per_minute})",
     )  # fmt: skip
     limits.add_argument(

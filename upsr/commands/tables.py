@@ -41,11 +41,11 @@ from upsr.report.tables import (
 
 EXAMPLES = """examples:
   upsr tables                                    everything that can be had here
-  upsr tables --table 4 --datasets_root /data/benchmarks
+  upsr tables --table 4 --datasets-root /data/benchmarks
   upsr tables --paper NAME                       another paper's
   upsr tables --table 2 3 6 7 --repeats 20       parameters, seconds and memory on this machine
-  upsr tables --table --figure 2 5 7 --max_images 20
-  torchrun --nproc_per_node=4 -m upsr tables --table 4 --batch_size 32
+  upsr tables --table --figure 2 5 7 --max-images 20
+  torchrun --nproc_per_node=4 -m upsr tables --table 4 --batch-size 32
 
 Methods are described in options/methods/ (`upsr evaluate --list`), datasets in datasets/ (`upsr data list`); both say where
 to get what. Weights of a method that are not what its description says are flagged, and their numbers not shown."""
@@ -66,12 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path, help="folder (results/tables, of another paper results/tables/PAPER)")
     add_datasets_root(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of methods that draw noise (0)")
-    parser.add_argument("--max_images", type=int, help="only the first images of each set, to try it out")
-    parser.add_argument("--batch_size", type=int, default=1, help="equally large images restored at once (1)")
-    parser.add_argument("--metric_weights", type=path, help="pyiqa's weights, as in torch's hub folder")
-    parser.add_argument("--no_cost", action="store_true", help="do not time anything")
+    parser.add_argument("--max-images", type=int, help="only the first images of each set, to try it out")
+    parser.add_argument("--batch-size", type=int, default=1, help="equally large images restored at once (1)")
+    parser.add_argument("--metric-weights", type=path, help="pyiqa's weights, as in torch's hub folder")
+    parser.add_argument("--no-cost", action="store_true", help="do not time anything")
     parser.add_argument("--repeats", type=int, help=f"timed runs ({_GPU_REPEATS} on a GPU, {_CPU_REPEATS} on a CPU)")
-    parser.add_argument("--cost_batch", type=int, help="images at once when timing (the paper's on a GPU, 1 on a CPU)")
+    parser.add_argument("--cost-batch", type=int, help="images at once when timing (the paper's on a GPU, 1 on a CPU)")
     add_launcher(parser)
 
 

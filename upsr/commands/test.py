@@ -8,7 +8,7 @@ from upsr.arguments import add_run
 
 EXAMPLES = """examples:
   upsr test -opt options/001_UPSR_RealSR_x4.yml                    the same as python test.py -opt ...
-  python test.py -opt options/001_UPSR_RealSR_x4.yml --force_yml diffusion.sampler.type=posterior val.max_images=5
+  python test.py -opt options/001_UPSR_RealSR_x4.yml --force-yml diffusion.sampler.type=posterior val.max_images=5
   torchrun --nproc_per_node=2 test.py -opt options/001_UPSR_RealSR_x4.yml --launcher pytorch
 
 Exit codes: 0 finished, 2 a mistake in the options, files or devices (one message says which), 130 interrupted."""

@@ -8,8 +8,8 @@ from upsr.arguments import add_run
 
 EXAMPLES = """examples:
   upsr train -opt options/demo/stage2_tiny.yml                     the same as python train.py -opt ...
-  python train.py -opt options/000_UPSR_RealSR_x4.yml --force_yml train.total_iter=1000 logger.print_freq=10
-  torchrun --nproc_per_node=2 --max-restarts=3 train.py -opt options/000_UPSR_RealSR_x4.yml --auto_resume
+  python train.py -opt options/000_UPSR_RealSR_x4.yml --force-yml train.total_iter=1000 logger.print_freq=10
+  torchrun --nproc_per_node=2 --max-restarts=3 train.py -opt options/000_UPSR_RealSR_x4.yml --auto-resume
   sbatch scripts/slurm/train.sbatch options/000_UPSR_RealSR_x4.yml
 
 The first SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 saves at the next iteration boundary; a second one ends at once.
@@ -19,7 +19,7 @@ Exit codes:
   2   a mistake in the options, files or devices, a full disk, vanished data (one message says which)
   3   too many steps in a row with a loss or gradient that is not finite
   4   another process of the run ended or does not answer
-  75  stopped by a signal, state saved: start again with --auto_resume
+  75  stopped by a signal, state saved: start again with --auto-resume
   128 + n  ended at once by a second signal n"""
 
 
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr train`` and ``train.py``."""
     add_run(parser)
     parser.add_argument(
-        "--auto_resume",
+        "--auto-resume",
         action="store_true",
-        help="continue from the newest valid checkpoint of this run, if any; the same as --force_yml auto_resume=true",
+        help="continue from the newest valid checkpoint of this run, if any; the same as --force-yml auto_resume=true",
     )
     parser.add_argument(
         "--profile",

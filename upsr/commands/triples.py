@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the crops (what the U-Net was trained on)")
     parser.add_argument("--steps", type=int, default=200, metavar="N", help="network calls for each latent (200)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other crops, degradations and noise (0)")
-    parser.add_argument("--per_shard", type=int, default=32, metavar="N", help="triples in a shard (32)")
+    parser.add_argument("--per-shard", type=int, default=32, metavar="N", help="triples in a shard (32)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="latents that are sampled at once (1)")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto", help="of the networks (auto)")
     add_launcher(parser)

@@ -20,7 +20,7 @@ from upsr.evaluation.claims import Finding, Pairs, explain, read_claims, togethe
 
 EXAMPLES = """examples:
   upsr verify downloads/Set14_results --gt datasets/Set14/HR --claims claims.yml
-  upsr verify downloads/Set14_results --gt datasets/Set14/HR --claims claims.yml --filename_tmpl '{}_SwinIR'
+  upsr verify downloads/Set14_results --gt datasets/Set14/HR --claims claims.yml --filename-tmpl '{}_SwinIR'
 
 claims.yml has the printed numbers with all their digits, which say how exact they are:
   psnr: 28.42
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--claims", type=path, required=True, metavar="FILE.yml", help="numbers by metric")
     parser.add_argument("--scale", type=int, default=4, metavar="N", help="of the restoration, for borders (4)")
     about = "name of a restored image for the name {} of its ground truth, both without suffix ({})"
-    parser.add_argument("--filename_tmpl", default="{}", metavar="TEXT", help=about)
+    parser.add_argument("--filename-tmpl", default="{}", metavar="TEXT", help=about)
     about = "weights of a backbone of LPIPS: alex, vgg or squeeze"
     parser.add_argument("--backbone", action="append", default=[], metavar="NAME=FILE", help=about)
     parser.add_argument("--json", type=path, metavar="FILE", help="write all values too")

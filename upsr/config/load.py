@@ -146,11 +146,11 @@ def _override(text: str) -> tuple[list[str], Any]:
     name, equals, written = text.partition("=")
     keys = re.split(r"[.:]", name.strip())
     if not equals or not all(keys) or len(keys) > _DEEPEST_KEY:
-        raise UpsrError(f"--force_yml {text}: write key=value, nested keys as train.optim_g.lr=5e-5")
+        raise UpsrError(f"--force-yml {text}: write key=value, nested keys as train.optim_g.lr=5e-5")
     try:
         return keys, load_yaml(written)
     except ValueError as error:
-        raise UpsrError(f"--force_yml {text}: the value is not valid YAML ({error})") from None
+        raise UpsrError(f"--force-yml {text}: the value is not valid YAML ({error})") from None
 
 
 def _overridden(data: dict[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ A component (a network, a dataset, a loss, a metric) is a `type` and the argumen
 whole section of the base file. `null` for a data set or metric leaves out the one of the base file.
 
 A file that names another method than its base file inherits the sections that its own method has. A section of another method is
-refused, unless it is `null`. `--force_yml train.total_iter=1000` changes single keys from the command line.
+refused, unless it is `null`. `--force-yml train.total_iter=1000` changes single keys from the command line.
 """
 
 

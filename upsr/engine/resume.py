@@ -39,7 +39,7 @@ def set_aside(folder: Path, opt: CommonOptions) -> None:
         if folder.resolve() in path.resolve().parents:
             raise UpsrError(
                 f"{key}: {path} lies in the folder that a new run named '{opt.name}' sets aside; give the run another name, or "
-                "continue the earlier one with --auto_resume"
+                "continue the earlier one with --auto-resume"
             )
     folder.rename(folder.with_name(f"{folder.name}_archived_{datetime.datetime.now():%Y%m%d_%H%M%S_%f}"))
 

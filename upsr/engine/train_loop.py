@@ -246,8 +246,8 @@ class Trainer:
         )
         if decision == _NO_DATA:
             reason = self._data_error or "another process cannot read its data"
-            raise UpsrError(f"{reason} ({where}; repair the data and resume with --auto_resume)")
-        raise PreemptedError(f"{stop.received or 'a signal to another process'} {where}; --auto_resume continues")
+            raise UpsrError(f"{reason} ({where}; repair the data and resume with --auto-resume)")
+        raise PreemptedError(f"{stop.received or 'a signal to another process'} {where}; --auto-resume continues")
 
     def save(self) -> None:
         """Write a checkpoint; processes other than the main one hand in their pool.
@@ -274,7 +274,7 @@ class Trainer:
         if problem is None:
             self.saved_at = self.iteration
         elif self.iteration == self.settings.total_iter:
-            raise UpsrError(f"{problem}; make room and resume with --auto_resume")
+            raise UpsrError(f"{problem}; make room and resume with --auto-resume")
 
     def _checkpoint(self, pool: dict[int, dict[str, Any]]) -> Checkpoint:
         return Checkpoint(

@@ -114,7 +114,7 @@ class Pairs(Sequence[Pair]):
         if absent:
             raise UpsrError(
                 f"{folder}: {len(absent)} of {len(self.names)} images have no ground truth in {gt}, {absent[0]} for one; "
-                "--filename_tmpl says how names differ: '{}_x4'"
+                "--filename-tmpl says how names differ: '{}_x4'"
             )
 
     def __len__(self) -> int:

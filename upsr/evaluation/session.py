@@ -236,7 +236,7 @@ class _Worker:
     def _value_of_set(self, metric: SetMetric, data: OpenSet, pictures: Path, keys: Sequence[str]) -> float:
         """Value of the pictures of these images alone: others may lie beside them."""
         if not self.plan.save_images:
-            raise MetricUnavailableError("it needs the restored images; leave out --no_images")
+            raise MetricUnavailableError("it needs the restored images; leave out --no-images")
         reference = Path(data.data.dataset.sides()["gt"][0].root)
         with tempfile.TemporaryDirectory() as folder:
             for key in keys:

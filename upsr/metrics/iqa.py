@@ -60,7 +60,7 @@ def create_pyiqa(metric: str, **arguments: Any) -> Any:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise MetricUnavailableError(
             f"the metric {metric} could not be set up ({reason}); where its weights cannot be fetched, "
-            "give them by weights_path or --metric_weights"
+            "give them by weights_path or --metric-weights"
         ) from None
 
 

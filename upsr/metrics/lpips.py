@@ -24,7 +24,7 @@ class LPIPS:
     Args:
         net: backbone. Papers report ``alex``.
         backbone_path: torchvision's state dict of the backbone; by default it is looked for in torch's hub folder (which
-            ``upsr evaluate --metric_weights`` names) and else fetched, see :func:`upsr.archs.lpips_network.lpips_network`.
+            ``upsr evaluate --metric-weights`` names) and else fetched, see :func:`upsr.archs.lpips_network.lpips_network`.
 
     Raises:
         MetricUnavailableError: the backbone's weights are not available.

@@ -125,7 +125,7 @@ class Publication(Section):
     figures: dict[str, FigureDescription] = Field(default_factory=dict, description="By their number in the paper.")
 
 
-_NO_COST = "costs were not asked for (--no_cost)"
+_NO_COST = "costs were not asked for (--no-cost)"
 _ALONE = "published values alone"
 _NO_ENTRY = "options/methods/ has no such entry"
 

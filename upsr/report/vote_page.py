@@ -102,7 +102,7 @@ def write_vote_page(
     every = draw_pairs(rows, chosen, seed)
     if not every:
         raise UpsrError(
-            f"{folder}: no photo has restored images of two methods; evaluate two or more, without --no_images"
+            f"{folder}: no photo has restored images of two methods; evaluate two or more, without --no-images"
         )
     drawn = every[:pairs]
     page = writable_folder(folder / FOLDER)
