@@ -51,7 +51,7 @@ def unpack(out: Path, runs: Path) -> None:
             with tarfile.open(fileobj=whole) as archive:
                 archive.extractall(runs, filter="data")
         except tarfile.TarError as error:
-            raise UpsrError(f"{out}: state.tar.* is not whole ({error}); remove it to start anew") from None
+            raise UpsrError(f"{out}: state.tar.* is not whole ({error}); remove it to start again") from None
 
 
 def carried(runs: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""One way to measure: ours and plain by turns in one process, medians, the ratio of each turn, the machine's limits."""
+"""One way to measure: ours and plain, alternating in one process, medians, the ratio of each turn, the machine's limits."""
 
 from __future__ import annotations
 

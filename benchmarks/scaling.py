@@ -5,7 +5,7 @@ examples:
   python benchmarks/scaling.py --weights run_folder --steps 1 --plot scaling.png
   python benchmarks/scaling.py --device cuda --batches 1 2 4 8 16 32
 
-Photos are random; tiles are what `upsr upscale` would choose. Each size is timed `--rounds` times, sizes by turns, and the median
+Photos are random; tiles are what `upsr upscale` would choose. Each size is timed `--rounds` times, alternating, and the median
 counts. "Relative" is the time of a pixel over the mean of all rows: 1 everywhere would be a straight line through zero.
 """
 
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def seconds(runs: dict[int, Callable[[], Any]], device: torch.device, rounds: int) -> dict[int, float]:
-    """Median of each, by turns."""
+    """Median of each, alternating."""
     found: dict[int, list[float]] = {amount: [] for amount in runs}
     for amount, run in runs.items():
         timed(run, device, 1, warmup=0)

@@ -299,6 +299,7 @@ def test_the_loss_falls_and_only_the_denoiser_learns(root, prediction):
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_one_that_was_not(root):
     settings = options(
         root, train={"total_iter": 40, "warmup_iter": 2}, logger={"save_checkpoint_freq": 2}, auto_resume=True

@@ -281,6 +281,7 @@ def test_with_the_adversarial_loss_on_the_players_stay_finite_for_300_iterations
     assert real - fake > 0.5
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(root):
     changes = {
         "auto_resume": True,
@@ -295,6 +296,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(root):
         assert equal_states(state, other[player]), player
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(root):
     rate = {"lr": 1e-3, "eps": 1e-2}
     settings = tiny_options(

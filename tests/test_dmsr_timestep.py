@@ -303,12 +303,14 @@ class TestTraining:
         own, of_mean = np.mean(errors[-20:], axis=0)
         assert own < 0.8 * of_mean
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on_to_the_same_bits(self, root):
         changes = {"train": {"total_iter": 40}, "logger": {"save_checkpoint_freq": 2}, "auto_resume": True}
         whole, killed = whole_and_killed(settings(root, "resumed", **changes), CPU)
         assert whole["t"]["params"].keys() == whole["t"]["params_ema"].keys() == small().state_dict().keys()
         assert equal_states(whole, killed)
 
+    @pytest.mark.slow
     def test_two_processes_train_what_one_does(self, root):
         def of(name: str, batch: int) -> dict[str, Any]:
             data = {"train": {"batch_size_per_gpu": batch}}

@@ -130,6 +130,7 @@ def test_perceptual_loss_is_of_the_decoded_image(root, photos, autoencoder):
     assert all(p.grad is None for p in training.method.codec.parameters())
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(root, photos):
     settings = tiny_options(
         root, photos, train={"total_iter": 40, "warmup_iter": 2}, logger={"save_checkpoint_freq": 2}, auto_resume=True
@@ -140,6 +141,7 @@ def test_a_killed_run_ends_as_one_that_was_not(root, photos):
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["supervised", "distillation"])
 def test_two_processes_train_what_one_does(root, photos, phase):
     start = build_method(parse_options(tiny_options(root, photos), "test")).denoiser

@@ -235,6 +235,7 @@ FALL = 0.9
 """Of the mean loss of the first 20 iterations, 40 later."""
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(root):
     settings = tiny_options(
         root, root / "photos", train={"total_iter": 3, "warmup_iter": 0, "optim_g": {"lr": 1e-3, "eps": 1e-2}},

@@ -256,6 +256,7 @@ def test_the_loss_falls_and_the_run_restores_with_the_weights_of_both_stages(roo
         assert same(model.parts()["conditioning"].state_dict(), load_file(root / "g.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(root, triples):
     adam = {"lr": 1e-3, "eps": 1e-2}
     steps = {"total_iter": 3, "adversarial": {"start": 1}, "optim_cfw": adam, "optim_d": adam}

@@ -40,7 +40,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin to look for the peak of the allocator anew."""
+    """Reset the peak of the allocator."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

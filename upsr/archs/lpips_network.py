@@ -35,7 +35,7 @@ def lpips_network(net: Backbone, backbone_path: str | None, key: str) -> nn.Modu
         UpsrError: the file does not fit.
     """
     network = without_backbone(net)
-    path = Path(backbone_path) if backbone_path is not None else next(_in_hub_folder(net), None)
+    path = Path(backbone_path) if backbone_path is not None else local_backbone(net)
     if path is None:
         source, weights = _backbone(net).url, _fetched(net, key)
     else:
@@ -67,6 +67,11 @@ def _backbone(net: str) -> Any:
 def as_rgb(image: Tensor) -> Tensor:
     """(B, 3 or 1, H, W) as (B, 3, H, W), which the backbones take."""
     return image if image.shape[1] == 3 else image.expand(-1, 3, -1, -1)
+
+
+def local_backbone(net: Backbone) -> Path | None:
+    """The file of a backbone in torch's hub folder, if it is there."""
+    return next(_in_hub_folder(net), None)
 
 
 def _in_hub_folder(net: str) -> Iterator[Path]:

@@ -26,7 +26,8 @@ claims.yml has the printed numbers with all their digits, which say how exact th
   psnr: 28.42
   ssim: 0.7822
 
-Known are psnr, ssim, lpips and every metric of pyiqa. LPIPS needs its backbones: --backbone alex=alexnet-owt-7be5be79.pth.
+Known are psnr, ssim, lpips and every metric of pyiqa. Backbones of LPIPS are those in the hub folder of torch and those given:
+--backbone alex=experiments/pretrained_models/alexnet-owt-7be5be79.pth (upsr weights fetch LPIPS-AlexNet). None is downloaded.
 
 Exit codes: 0 every number is explained; 1 one is not; 2 a mistake in arguments or files."""
 

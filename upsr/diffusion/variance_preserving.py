@@ -88,7 +88,7 @@ class VariancePreserving:
     def ddim_step(
         self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor], *, eta: float = 0.0
     ) -> Tensor:
-        """x_{t_prev} from x_0 and the noise that it implies, a share of which is drawn anew.
+        """x_{t_prev} from x_0 and the noise that it implies, a share of which is replaced by new noise.
 
         The drawn noise has the deviation eta sqrt((1 - p) / (1 - a)) sqrt(1 - a / p), p = alpha-bar at t_prev; with eta = 1
         the step has the distribution of :meth:`posterior_step`, with eta = 0 no noise is drawn.

@@ -35,7 +35,7 @@ class Heartbeat:
 
     The main process keeps ``status.json`` up to date: state (running, finished, preempted, failed), iteration, activity,
     time; where it has reported nothing for ``interval`` seconds it logs that it is alive. Any process that makes no progress
-    for so long says where it stands, so that of many ranks the stuck one can be told.
+    for so long says where it stands, so that of many ranks the stuck one can be recognised.
 
     Args:
         folder: the run's.
@@ -80,15 +80,15 @@ class Heartbeat:
             self._write("failed", message=str(error) or type(error).__name__)
 
     def _watch(self) -> None:
-        told = 0.0
+        warned = 0.0
         while not self._ended.wait(self.interval):
             self._write("running")
             now = time.monotonic()
             still = now - self._since
             if self.run.is_main and still < self.interval <= now - self._reported:
                 logger.info("alive: %s after iteration %d of %d", self._activity, self._iteration, self.total)
-            if still >= self.interval and self._since != told:
-                told = self._since
+            if still >= self.interval and self._since != warned:
+                warned = self._since
                 logger.warning(
                     "rank %d: no progress for %.0f s, in '%s' after iteration %d",
                     self.run.rank, still, self._activity, self._iteration,

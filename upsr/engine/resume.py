@@ -65,7 +65,7 @@ def newest_own(store: CheckpointStore) -> Path | None:
     state = store.newest_valid()
     if state is None and store.iterations():
         raise UpsrError(
-            f"{store.states}: none of the {len(store.iterations())} checkpoints is whole; remove them to start anew"
+            f"{store.states}: none of the {len(store.iterations())} checkpoints is whole; remove them to start again"
         )
     return state
 

@@ -81,7 +81,7 @@ def _problems_of_use(phase: str, raw: Any) -> Iterator[Problem]:
     try:
         gives_crops = issubclass(resolve(DATASET_REGISTRY, raw["type"]), TrainingSet)
     except UnknownTypeError:
-        return  # is told already
+        return  # is reported already
     if phase == "train" and not gives_crops:
         yield Problem(
             "datasets.train.type",

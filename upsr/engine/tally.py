@@ -24,7 +24,7 @@ def added(name: str, so_far: Tensor | None, more: Tensor) -> Tensor:
 
 
 class Tally:
-    """Sums losses, norms and times until :meth:`report` is asked for, then starts anew."""
+    """Sums losses, norms and times until :meth:`report` is asked for, then begins at zero."""
 
     def __init__(self, run: Runtime) -> None:
         self.run = run

@@ -106,7 +106,7 @@ class Trainer:
         self._data_error: str | None = None
 
     def resume(self, *, own: bool) -> None:
-        """Continue from a training state, or start anew; what a dead attempt validated since is forgotten.
+        """Continue from a training state, or begin; validations of a dead attempt after that state are dropped.
 
         Args:
             own: look for the newest valid checkpoint of this run first; ``path.resume_state`` is for the first start.
@@ -141,7 +141,7 @@ class Trainer:
         logger.info("resumed from %s at iteration %d, sample %d of the stream", state, self.iteration, self.position)
         if left_out:
             logger.warning(
-                "left out %d pairs of the pool, of another size or more than it holds now; it fills anew", left_out
+                "left out %d pairs of the pool, of another size or more than it holds now; it fills again", left_out
             )
         for change in changes_since(checkpoint, self._made_by(), self.opt):
             logger.warning("changed since that state: %s", change)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from upsr.archs.lpips_network import local_backbone
 from upsr.errors import UpsrError
-from upsr.metrics import LPIPS, MetricUnavailableError, PyIQA
+from upsr.metrics import LPIPS, NIQE, MetricUnavailableError, PyIQA
 from upsr.metrics.base import Metric
 
 Image = NDArray[np.float64]
@@ -150,11 +151,11 @@ def _lpips(backbones: Mapping[str, str]) -> tuple[dict[Facts, Callable[[Any, Any
     ways: dict[Facts, Callable[[Any, Any], float]] = {}
     missing = []
     for net in ("alex", "vgg", "squeeze"):
-        try:
-            metric = LPIPS(net, backbones.get(net))
-        except MetricUnavailableError as error:
-            missing.append(f"{net}: {error}")
+        file = backbones.get(net) or local_backbone(net)
+        if file is None:  # hundreds of megabytes are not downloaded unasked
+            missing.append(f"{net}: its backbone is not in torch's hub folder; --backbone {net}=FILE")
             continue
+        metric = LPIPS(net, str(file))
         ways[(("network", net), ("images in", "[-1, 1]"))] = metric
         ways[(("network", net), ("images in", "[0, 1]"))] = partial(_brought_to_half, metric)
     if not ways:
@@ -168,11 +169,13 @@ def _brought_to_half(metric: LPIPS, sr: torch.Tensor, gt: torch.Tensor) -> float
 
 
 def _by_pyiqa(metric: str) -> dict[Facts, Callable[[Any, Any], float]]:
-    ways: dict[Facts, Callable[[Any, Any], float]] = {(("by", "pyiqa"),): _metric_of(metric)}
+    ways: dict[Facts, Callable[[Any, Any], float]] = {}
     if metric == "niqe":
-        ways = {(("by", "pyiqa, luma of YIQ"),): _metric_of(metric)}
+        ways = {(("by", "pyiqa"), ("colour", "luma of YIQ")): NIQE()}
         for colour in ("luma, studio range", "luma, full range"):
             ways[(("by", "basicsr"), ("colour", colour))] = _niqe_of_basicsr(colour)
+    else:
+        ways[(("by", "pyiqa"),)] = _metric_of(metric)
     return ways
 
 

@@ -96,7 +96,7 @@ def read(data: bytes, name: str, max_pixels: int) -> Photo:
     if page.photometric != _PALETTE and page.channels == image.bands > page.colours:
         image = _meaningful(image, page, name, notes)
     if page.has_colour_tags and profile(image) is None:
-        notes.append("colours are told by tags of their own, which were left out")
+        notes.append("colours are described by tags of their own, which were left out")
     return upright_photo(
         frames(pixels(image, name), image), "TIFF", page.orientation, icc=profile(image), exif=page.exif,
         xmp=field(image, "xmp-data"), iptc=page.iptc, resolution=page.resolution, notes=tuple(notes),

@@ -23,7 +23,7 @@ class LossUnavailableError(UpsrError):
 class FirstAvailableLoss(nn.Module):
     """The first of several losses whose weights can be had; the log says which and why.
 
-    With it one option file trains with LPIPS where its backbone is at hand or can be fetched, and without where it is not.
+    With it one option file trains with LPIPS where its backbone is here or can be fetched, and without where it is not.
 
     Args:
         losses: components of registered losses, the preferred one first.

@@ -120,7 +120,7 @@ class UPSRPipeline:
             UpsrError: there is no such model, its files do not fit, or the device is not there.
         """
         device = usable_device(device)
-        dtype_for(dtype, device)  # a wrong one is told before the weights are read
+        dtype_for(dtype, device)  # a wrong one is refused before the weights are read
         if g is not None and "g" in (parts or {}):
             raise UpsrError("g= and parts= both name weights of g; give one of them")
         beside = {**(parts or {}), **({} if g is None else {"g": g})}

@@ -243,4 +243,4 @@ LOGGING: dict[str, Rule] = under(
 )
 
 COMMON: dict[str, Rule] = {**RUN, **DATASETS, **PATHS, **TRAIN, **VALIDATION, **LOGGING}
-"""What all projects of this layout have."""
+"""The keys that all projects of this layout have."""

@@ -107,7 +107,7 @@ def folder(key: str) -> Rule:
 
 
 def makes_pairs(place: Place) -> bool:
-    """Whether LR images are made while training, and not read."""
+    """True where LR images are made while training, and not read."""
     section = place.get("datasets.train", {})
     return _kind(section.get("type"), section, training=True) != PAIRS
 
@@ -157,7 +157,7 @@ def colour(value: Any, place: Place) -> Iterator[Outcome]:
 
 
 _LOADING: dict[str, Rule] = {
-    "io_backend": no_effect("folders, lmdb and shards are told by their path"),
+    "io_backend": no_effect("folders, lmdb and shards are recognised by their path"),
     "use_shuffle": only(True, "samples are in random order"),
     "dataset_enlarge_ratio": no_effect("samples come from one endless stream"),
     "phase": no_effect("follows from the name of the set"),

@@ -16,7 +16,7 @@ _UNTRAINED = "no discriminator is trained"
 
 
 def adversarial(place: Place) -> bool:
-    """Whether the file trains a discriminator that is here: neither it nor its loss is of use alone."""
+    """True for a file that trains a discriminator that is here: neither it nor its loss is of use alone."""
     losses = place.get("train.losses", [])
     listed = any(isinstance(loss, Mapping) and str(loss.get("type")).lower() == "ganloss" for loss in losses)
     return str(place.get("network_d.type", "")).lower() in _DISCRIMINATORS and (

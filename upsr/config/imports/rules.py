@@ -47,7 +47,7 @@ Outcome = Put | Left
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rule is applied.
+    """The place that a rule is applied at.
 
     Attributes:
         source: the whole file.
@@ -79,7 +79,7 @@ class Format:
 
     Attributes:
         name: for messages.
-        known: tells such a file from others, ours among them.
+        known: true for such a file, false for others, ours among them.
         rules: by patterns.
         preset: target keys that such files leave unsaid, with nested keys joined by a dot; those of ``train`` and ``val`` go into
             files that have this section.
@@ -151,13 +151,13 @@ def _parts(pattern: str) -> Path:
 
 
 def is_section(rules: Rules, path: Path) -> bool:
-    """Whether there are rules for keys inside ``path``."""
+    """True where there are rules for keys inside ``path``."""
     patterns = map(_parts, rules)
     return any(len(pattern) > len(path) and fits(pattern[: len(path)], path) for pattern in patterns)
 
 
 def fits(pattern: Path, path: Path) -> bool:
-    """Whether a path is of a pattern."""
+    """True for a path of the pattern."""
     if not pattern:
         return not path
     if pattern[0] == "**":

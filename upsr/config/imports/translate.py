@@ -15,12 +15,12 @@ _LAST = ("path", "train", "val", "logger")
 _NEEDED = ("scale",)
 _OPTIONAL = ("train", "val")
 _REFUSALS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
-"""What conversions raise at values that they do not expect: those of other people's files may be anything."""
+"""Errors of conversions at values that they do not expect: those of other people's files may be anything."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a source key.
+    """The account of a source key.
 
     Attributes:
         key: of the source, nested keys joined by a dot.
@@ -45,7 +45,7 @@ class Translation:
         data: the options.
         origins: source path by target key, nested keys joined by a dot.
         accounts: of all source keys, in their order.
-        added: keys and values that the format sets beside.
+        added: keys and values that the format sets besides.
     """
 
     format: Format
@@ -138,7 +138,7 @@ def _ruled(form: Format, value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def _accounts(form: Format, source: Mapping[str, Any], path: Path, value: Any) -> list[Account]:
-    """What becomes of a key, or of the keys of a section that has a rule."""
+    """The account of a key, or those of the keys of a section that has a rule."""
     rule, key = rule_for(form.rules, path), ".".join(path)
     if rule is None and not value and is_section(form.rules, path):
         return [Account(key, value, left=Left("nothing is set"))]

@@ -112,7 +112,7 @@ def _leaf(value: Any) -> Any:
 
 
 def _reads_as_text(value: str) -> bool:
-    """Whether a reader of YAML 1.1 takes the bare word for itself."""
+    """True where a reader of YAML 1.1 takes the bare word for itself."""
     try:
         return bool(load_yaml(value) == value)
     except ValueError:

@@ -16,7 +16,7 @@ _ATTENDING, _PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
 class ControlDiscriminator(nn.Module):
     """Judges a latent by the mean of the middle features of diffusers' ``ControlNetModel``; 16,944,273 parameters by default.
 
-    diffusers begins the output convolution of the middle with zeros, which would hide the features; it is initialised anew. Those
+    diffusers begins the output convolution of the middle with zeros, which would hide the features; it is drawn again. Those
     of the other levels have no part in the result and are frozen.
 
     Args:

@@ -255,7 +255,7 @@ _DATA: dict[str, Rule] = {
             **dict.fromkeys(("dir_paths", "dir_path"), _folders),
             "txt_file_path": not_here("lists of paths are not read: datasets.train.dataroot_gt names a folder"),
             "im_exts": no_effect("images of every format are read"),
-            "io_backend": no_effect("folders, lmdb and shards are told by their path"),
+            "io_backend": no_effect("folders, lmdb and shards are recognised by their path"),
             "recursive": no_effect("images at any depth are read"),
             "length": not_here("all images are used: datasets.train.meta_info lists others"),
             "need_path": no_effect("names are always known"),

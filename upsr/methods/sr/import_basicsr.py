@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upsr.config.imports.basicsr import COMMON
-from upsr.config.imports.data_sets import DEGRADATION, in_set, kernels, odd, pair_pool, when_degrading
+from upsr.config.imports.data_sets import DEGRADATION, in_set, kernels, makes_pairs, odd, pair_pool, when_degrading
 from upsr.config.imports.gan import GAN
 from upsr.config.imports.rules import (
     Format,
@@ -21,6 +21,7 @@ from upsr.config.imports.rules import (
     joined,
     no_effect,
     not_here,
+    only,
     to,
     under,
     whole,
@@ -151,7 +152,27 @@ def perceptual_loss(value: Any, place: Place) -> Iterator[Outcome]:
 
 def sharpened(value: Any, place: Place) -> Iterator[Outcome]:
     """An unsharp mask of the ground truth: here of what is degraded and of the targets of both losses, or of none."""
-    yield Put("degradation.usm_gt", flag(value), "of the targets of pixel and perceptual loss, and of what is degraded")
+    if makes_pairs(place):
+        yield Put(
+            "degradation.usm_gt", flag(value), "of the targets of pixel and perceptual loss, and of what is degraded"
+        )
+    else:
+        yield Left("targets of stored pairs are as they are", matters=flag(value))
+
+
+def sharpened_alike(value: Any, place: Place) -> Iterator[Outcome]:
+    """The perceptual loss has the target of the pixel loss."""
+    yield Left("its target is as l1_gt_usm says", matters=flag(value) != flag(place.get("l1_gt_usm", value)))
+
+
+def listed(value: Any, place: Place) -> Iterator[Outcome]:
+    """A list of images; of Real-ESRGAN's pairs it names both sides in a line."""
+    if place.get("datasets.train.type") == "RealESRGANPairedDataset":
+        yield Left(
+            "a list of pairs is not read: dataroot_gt and dataroot_lq name a folder each, partners have one name", True
+        )
+    else:
+        yield from in_set("meta_info", str)(value, place)
 
 
 def _seven_to_21(stage: str) -> Rule:
@@ -188,11 +209,12 @@ _OLDER: dict[str, Rule] = {
 SR = joined(_OWN, _OLDER, GAN, COMMON, {"train.*_opt": not_here("no such loss is here")})
 
 REAL: dict[str, Rule] = {
-    "gt_usm": when_degrading(to("degradation.usm_gt", flag, "of what is degraded, too")),
-    "l1_gt_usm": when_degrading(sharpened),
-    "percep_gt_usm": no_effect("the targets of both losses are as l1_gt_usm says"),
-    "gan_gt_usm": no_effect("a discriminator sees photos as they are"),
+    "gt_usm": sharpened,
+    "l1_gt_usm": sharpened,
+    "percep_gt_usm": sharpened_alike,
+    "gan_gt_usm": only(False, "a discriminator sees photos as they are"),
     "queue_size": pair_pool,
+    "datasets.train.meta_info": listed,
     "high_order_degradation": no_effect("the type of datasets.train says whether pairs are made or read"),
     "gt_size": when_degrading(to("datasets.train.gt_size", whole, "cropped before the degradation, of 400 there")),
     **under(
@@ -200,7 +222,7 @@ REAL: dict[str, Rule] = {
     ),
     **DEGRADATION,
 }
-"""What Real-ESRGAN has beside BasicSR's keys."""
+"""The keys that Real-ESRGAN has besides BasicSR's."""
 
 
 def _is_real(data: Mapping[str, Any]) -> bool:

@@ -116,7 +116,9 @@ def _of(outcome: Outcome, index: str) -> Outcome:
 def _validated(rule: Rule) -> Rule:
     """The rule of a validation set, which counts where validation is on."""
     return lambda value, place: (
-        rule(value, place) if flag(place.get("val.val_enabled", True)) else [Left("val.val_enabled is false")]
+        rule(value, place)
+        if place.path[1] == "train" or flag(place.get("val.val_enabled", True))
+        else [Left("val.val_enabled is false")]
     )
 
 

@@ -209,7 +209,7 @@ _LAST: dict[str, Rule] = {
     "path.param_key_*": no_effect("params_ema is looked for first"),
     "path.strict_load_*": no_effect("weights of g fit key by key"),
 }
-"""What is of g, whatever its name there."""
+"""Keys of g, whatever its name there."""
 
 
 def _known(data: Mapping[str, Any]) -> bool:
