@@ -179,11 +179,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the photos that the pages name."""
     root = tmp_path_factory.mktemp("place")
     photo = Image.fromarray(tiny.picture(12, 16))
-    for name in ("photo.jpg", "photo.png", "small.png", "holiday/a.jpg", "scans/b.tif"):
+    for name in ("photo.jpg", "photo.png", "small.png", "holiday/a.jpg", "scans/b.tif", "mask.png", "masks/a.png"):
         (root / name).parent.mkdir(exist_ok=True)
         photo.save(root / name)
     for folder in ("datasets/mine", "datasets/ImageNet/train"):
         tiny.save_pictures(root / folder, 2, size=300)
+    (root / "photo.json").write_text('{"options": {"seed": 5}}')
     (root / "bicubic.yml").write_text("name: bicubic\nmethod: bicubic\ndatasets: {}\n")
     return root
 

@@ -305,7 +305,7 @@ def test_wavelet_in_bands_is_the_same_as_at_once(monkeypatch):
 
     lq, image = torch.rand(1, 3, 40, 24), torch.rand(1, 3, 160, 96)
     whole = colour.wavelet(image, lq, Scratch(lq.device, 1 << 30))
-    monkeypatch.setattr(colour, "_BAND", 24)
+    monkeypatch.setattr(colour, "BAND", 24)
     torch.testing.assert_close(colour.wavelet(image, lq, Scratch(lq.device, 1 << 30)), whole, rtol=0, atol=1e-5)
 
 

@@ -125,7 +125,7 @@ def _refuse_nonsense(given: argparse.Namespace) -> None:
         raise UpsrError("--scales: give different factors above 1")
     for name in ("max_images", "size", "batch"):
         if getattr(given, name) < 1:
-            raise UpsrError(f"--{name}: give at least 1")
+            raise UpsrError(f"--{name.replace('_', '-')}: give at least 1")
 
 
 def _sweep(given: argparse.Namespace, photos: Any, device: torch.device) -> NoiseSweep:

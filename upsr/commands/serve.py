@@ -91,5 +91,5 @@ def limits_of(given: argparse.Namespace) -> Limits:
     arguments = ("max_upload_mb", "max_upload_megapixels", "max_output_megapixels", "requests_per_minute", "queue")
     for field, name in zip(fields(limits), arguments, strict=True):
         if getattr(limits, field.name) < 1:
-            raise UpsrError(f"--{name}: a number above 0 is needed")
+            raise UpsrError(f"--{name.replace('_', '-')}: a number above 0 is needed")
     return limits

@@ -63,7 +63,7 @@ def main(given: argparse.Namespace) -> int:
     """Run it."""
     for name in ("number", "per_shard", "batch"):
         if getattr(given, name) < 1:
-            raise UpsrError(f"--{name}: give at least 1")
+            raise UpsrError(f"--{name.replace('_', '-')}: give at least 1")
     degradation = _degradation(given)
     photos = ImageFolder(str(given.images), 3)
     model, _ = load_model(**model_of(given))

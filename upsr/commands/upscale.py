@@ -17,6 +17,7 @@ from upsr.choices import QUALITY
 from upsr.commands.processes import launch
 from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
 from upsr.commands.upscale_progress import progress_for, summarise
+from upsr.commands.upscale_settings import KNOBS, check_weights, options_of, repeat
 from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
 
@@ -33,6 +34,7 @@ def main(given: argparse.Namespace) -> int:
         from upsr.engine.distributed import runtime  # here and below: --help should not wait for torch
         from upsr.pipeline.pipeline import UPSRPipeline  # noqa: F401  (the slowest import, within the message)
 
+    repeat(given)
     launcher = default_launcher()
     devices = given.devices.split(",")
     _check_options(given, shared=len(devices) > 1 or launcher != "none")
@@ -66,7 +68,7 @@ def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
 
     remarks: list[Remark] = []
     jobs = plan_jobs(
-        given.inputs, given.out, given.suffix, _format(given.format), maps=given.save_uncertainty,
+        given.inputs, given.out, given.suffix, _format(given.format), maps=given.save_uncertainty, masks=given.mask,
         results_stay=given.skip_existing or given.resume, on_remark=remarks.append,
     )  # fmt: skip
     _check_targets(given, jobs)
@@ -97,10 +99,11 @@ def _run(
         _check_model(given, pipe)
         settings = run.from_main(pipe.settled(_parsed(settings, pipe), run.world_size))
         weights = pipe.digest()
+        check_weights(given, weights)
     facts = {
         "weights": given.weights, "weights_sha256": weights, "config": pipe.config, "settings": asdict(settings),
         "quality": handling.quality, "dtype": str(pipe.dtype), "compile": pipe.compile,
-        "versions": versions(), "machine": machine(pipe.device),
+        "options": options_of(given, pipe, settings), "versions": versions(), "machine": machine(pipe.device),
     }  # fmt: skip
     journal = None
     if folder is not None:
@@ -164,7 +167,11 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
         (("skip_existing", "resume"), to_stream, "with -o -: nothing can be there yet"),
         (("resume",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
         (("resume",), given.inputs == ["-"], "of standard input, which cannot be read again"),
-        (("seed", "adaptive", "compile", "dtype"), without_noise, "where nothing is denoised: --steps 0, --fidelity 1"),
+        (
+            ("seed", "adaptive", "compile", "dtype", "mask"),
+            without_noise,
+            "where nothing is denoised: --steps 0, --fidelity 1",
+        ),
         (("fidelity",), given.steps == 0, "with --steps 0, which is g's estimate"),
         (("outscale",), given.width is not None or given.height is not None, "together with --width or --height"),
         (("share",), not shared, "on one device: name several with --devices"),
@@ -172,7 +179,9 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
     )
     for names, applies, reason in idle:
         for name in names if applies else ():
-            if (value := getattr(given, name)) is not None and value is not False:
+            if name in given.repeated:
+                setattr(given, name, None)  # options that are given go before it
+            elif (value := getattr(given, name)) is not None and value is not False:
                 raise UpsrError(f"{_option(name)}: has no effect {reason}")
 
 
@@ -184,6 +193,10 @@ def _check_model(given: argparse.Namespace, pipe: Any) -> None:
     for name in names:
         if (value := getattr(given, name)) is not None and value is not False:
             raise UpsrError(f"{_option(name)}: has no effect on {given.weights}, a method without such a setting")
+    if given.mask is not None and not pipe.takes_masks:
+        raise UpsrError(
+            f"--mask: {given.weights} is of a method without a faithful estimate, which the result would be outside of the mask"
+        )
 
 
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
@@ -193,14 +206,14 @@ def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
     from upsr.photos.upscaling import Journal
 
     files = [job.target for job in jobs if job.target != STREAM]
-    if given.quality is not None:
+    if given.quality is not None and "quality" not in given.repeated:
         results = files or [Path(f"-{_format(given.format) or ending_by_content(jobs[0].source)}")]
         if not any(takes_quality(path) for path in results):
             endings = ", ".join(sorted({path.suffix.lower() for path in results}))
             raise UpsrError(f"--quality: has no effect on {endings}; JPEG, WebP and AVIF have one")
     if given.record is not None:
-        taken = {os.path.realpath(path) for job in jobs for path in (job.source, job.target, *job.maps.values())}
-        if os.path.realpath(given.record) in taken or given.record.is_dir():
+        taken = {path for job in jobs for path in (job.source, job.target, *job.maps.values(), job.mask or job.source)}
+        if os.path.realpath(given.record) in map(os.path.realpath, taken) or given.record.is_dir():
             raise UpsrError(f"--record: {given.record} is a photo, a result or a folder; name another file")
         writable_folder(given.record.parent)
     if given.resume and any(path.is_file() for path in files) and not Journal.is_in(_place(given, jobs)):
@@ -218,12 +231,7 @@ def _settings(given: argparse.Namespace) -> Any:
     from upsr.pipeline.settings import Settings
 
     texts = _texts(given.knob)
-    for name, option in (
-        ("steps", "steps"),
-        ("fidelity", "fidelity"),
-        ("adaptive", "adaptive"),
-        ("colour", "colour_fix"),
-    ):
+    for name, option in KNOBS.items():
         if name in texts and getattr(given, option) is not None:
             raise UpsrError(f"--knob: {name}={texts[name]}; {_option(option)} is given too, leave one of them out")
 
@@ -237,6 +245,7 @@ def _settings(given: argparse.Namespace) -> Any:
         tile=_tile(given.tile),
         tiles_at_once=1 if given.batch is None else given.batch,
         colour_fix=given.colour_fix,
+        consistent=given.consistent,
         knobs={"steps": given.steps, "fidelity": given.fidelity, "adaptive": given.adaptive} | texts,
     )
 

@@ -14,6 +14,9 @@ EXAMPLES = """examples:
   upsr upscale photo.jpg -o large.png --width 3840        so wide; the height follows
   upsr upscale a.png -o out/ --fidelity 0.8               smoother and closer to the photo; 0 for more detail and grain
   upsr upscale a.png -o out/ --save-uncertainty           also where the model was unsure, and how much noise that meant
+  upsr upscale a.png -o out/ --mask here.png              invents details only where here.png is white
+  upsr upscale a.png -o out/ --consistent                 out/a.png reduced to the size of a.png is a.png
+  upsr upscale b.png -o out/ --settings a.json            with the settings of an earlier run's --record a.json
   upsr upscale - -o - < small.png > large.png             in a pipe
   upsr upscale shots/ -o large/ --weights upsr.pth --part g=atd_real.pth --devices cuda:0,cuda:1
   upsr upscale a.png -o out/ --weights ldm-sr/ --method ldm --knob eta=0.5     a folder of diffusers, a knob of its method
@@ -23,6 +26,12 @@ The noise of a photo is a function of --seed and its pixels: names, order, batch
 No two results have one name: of a.png and a.tga the second becomes a_tga.png. What is passed over is counted and said.
 Profile, EXIF, XMP, texts, dpi, alpha, 16 bit, frames and pages are kept where the format can; what is left out is said.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
+
+--mask takes grey pictures of the photo's proportions: white for the result, black for the method's faithful estimate (UPSR:
+g's), grey for a mean of both. What a black pixel touches is, to the byte, the result with --fidelity 1. For several photos
+name a folder with masks of the photos' names; a mask of a.jpg may be a.png.
+--consistent changes the result until its bicubic reduction to the photo's size is within a grey level of 99.9 % of the
+photo's values, and says where that is not possible. Noise and compression of the photo come back with it.
 
 Settings that the method has not are refused by name; --knob sets those that have no option here (docs/methods/README.md).
 --fidelity, of UPSR: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the
@@ -62,6 +71,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="UPSR: 0 more detail and grain, 0.5 the model's own, 1 g's estimate",
     )
     look.add_argument("--colour-fix", choices=COLOUR_FIXES, help="(the method's own: none, StableSR adain)")
+    look.add_argument(
+        "--mask",
+        type=path,
+        metavar="FILE",
+        help="grey picture: only where it is not black may the model invent; a folder of them for several photos",
+    )
+    look.add_argument(
+        "--consistent",
+        action="store_true",
+        help="the result reduced is the photo, within a grey level for 99.9 %% of values",
+    )
+    look.add_argument(
+        "--settings",
+        type=path,
+        metavar="FILE",
+        help="of an earlier run, from its --record; options that are given go before them",
+    )
+    parser.set_defaults(weights=None)  # those of --settings, or else the default
     files = parser.add_argument_group("files")
     files.add_argument("--suffix", default="", metavar="TEXT", help="appended to names: _x4")
     files.add_argument(

@@ -148,7 +148,7 @@ def _seconds_per_pixel(pipe: Any, photo: Photo, settings: Any) -> float:
     seconds = 0.0
     for _ in range(2):
         began = time.monotonic()
-        pipe.upscale(corner, replace(settings, size=None, outscale=None))
+        pipe.upscale(corner, replace(settings, size=None, outscale=None, consistent=False))
         seconds = time.monotonic() - began
     return seconds / _PROBE**2
 

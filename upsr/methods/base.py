@@ -214,6 +214,13 @@ class Method(nn.Module, ABC):
         given = {name: value for name, value in knobs.items() if value is not None}
         return self._adjusted(**given) if given else self
 
+    def faithful(self) -> Self | None:
+        """The same networks under settings with which nothing is invented, for what is outside of a mask.
+
+        ``None`` for a method without such settings, or one that invents nothing anyway.
+        """
+        return None
+
     def _adjusted(self, **knobs: Any) -> Self:
         """:meth:`adjusted`, for values that are in their ranges."""
         raise NotImplementedError(f"{type(self).__name__} states knobs and does not take them")

@@ -8,12 +8,13 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from upsr.errors import UpsrError, one_line
 from upsr.images.kinds import HEAD, PHOTO_SUFFIXES, kind_of
 from upsr.images.writing import WRITABLE_SUFFIXES
+from upsr.photos.masks import mask_for, without_masks
 from upsr.photos.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
 
 MAPS = ("uncertainty", "weight")
@@ -29,11 +30,13 @@ class Job:
         source: the file; :data:`STREAM` is standard input.
         target: where the result goes; :data:`STREAM` is standard output.
         maps: where each of :data:`MAPS` goes.
+        mask: file of the mask, if there are masks.
     """
 
     source: Path
     target: Path
     maps: dict[str, Path] = field(default_factory=dict)
+    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def plan_jobs(
     form: str | None,
     *,
     maps: bool = False,
+    masks: Path | None = None,
     results_stay: bool = False,
     on_remark: OnRemark = lambda _: None,
 ) -> list[Job]:
@@ -66,6 +70,7 @@ def plan_jobs(
         suffix: appended to names.
         form: suffix of the format of all results, ``None`` to keep each photo's.
         maps: write the maps too.
+        masks: the mask of the one photo, or a folder with the masks, see :mod:`upsr.photos.masks`.
         results_stay: existing results are kept, so they may lie among the photos.
         on_remark: receives the files that are passed over, and the results that have other names than their photos.
 
@@ -84,6 +89,8 @@ def plan_jobs(
             on_remark(remark)
 
     found = find_sources(inputs, Path(out), once)
+    if masks is not None:
+        found = without_masks(found, masks, once)
     if not found:
         reasons = ", ".join(f"{number} x {text}" for text, number in sorted(Counter(passed.values()).items()))
         raise UpsrError(f"{' '.join(map(one_line, inputs))}: no photos found" + (f" ({reasons})" if reasons else ""))
@@ -92,6 +99,9 @@ def plan_jobs(
         jobs = [_job_of_one(found[0], target, naming)]
     else:
         jobs = _jobs_in_folder(found, naming, results_stay, on_remark)
+    if masks is not None:
+        by_path = {source.path: source for source in found}
+        jobs = [replace(job, mask=mask_for(by_path[job.source], masks)) for job in jobs]
     _check_places(jobs)
     return jobs
 
@@ -291,12 +301,13 @@ def folded(path: str) -> str:
 
 
 def _check_places(jobs: Sequence[Job]) -> None:
-    """Refuses results in the place of a photo or of a link to one."""
+    """Refuses results in the place of a photo, a mask, or a link to one."""
     places = _Places()
     photos: dict[str, Path] = {}
     for job in jobs:
-        if job.source != STREAM:
-            photos |= dict.fromkeys((places.key(job.source), folded(os.path.realpath(job.source))), job.source)
+        for path in (job.source, job.mask):
+            if path not in (STREAM, None):
+                photos |= dict.fromkeys((places.key(path), folded(os.path.realpath(path))), path)
     for job in jobs:
         for path in (job.target, *job.maps.values()) if job.target != STREAM else ():
             if (photo := photos.get(places.key(path))) is None:

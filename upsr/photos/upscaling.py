@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from upsr.atomic import atomic_write
 from upsr.choices import MAX_MEGAPIXELS, QUALITY
@@ -22,6 +23,7 @@ from upsr.images.reading import read_photo
 from upsr.images.writing import check_writable, suffix_for, write_photo
 from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
+from upsr.photos.masks import read_mask
 from upsr.photos.sources import irregular
 from upsr.pipeline.images import shown_frame
 from upsr.pipeline.memory import free_memory
@@ -123,7 +125,7 @@ class Journal:
         """Note a finished photo."""
         entry = {
             "target": self.name(job.target),
-            "source_sha256": file_digest(job.source),
+            "source_sha256": _digest(job),
             "settings": self._settings,
         }
         with self._path.open("a", encoding="utf-8") as file:
@@ -174,10 +176,10 @@ def upscale_all(
             if reason := _left_alone(job, handling, journal, finished):
                 outcome.skipped[str(job.source)] = reason
                 continue
-            photo = _read_by(peers, lambda job=job: _read(pipe, job, settings, handling))  # type: ignore[misc]
+            photo, mask = _read_by(peers, lambda job=job: _read(pipe, job, settings, handling))  # type: ignore[misc]
             if on_read is not None:
                 on_read(job, photo)
-            large, maps = _upscale_one(pipe, job, photo, settings, handling, progress, peers)
+            large, maps = _upscale_one(pipe, job, photo, mask, settings, handling, progress, peers)
             if peers is None or peers.is_main:
                 for note in _write(job, large, maps, handling):
                     outcome.notes.setdefault(note, []).append(str(job.source))
@@ -229,6 +231,7 @@ def _upscale_one(
     pipe: UPSRPipeline,
     job: Job,
     photo: Photo,
+    mask: Tensor | None,
     settings: Settings,
     handling: Handling,
     progress: Progress | None,
@@ -241,9 +244,8 @@ def _upscale_one(
             maps[seen.name] = Photo((shown_frame(seen),), "PNG")
 
     try:
-        large = pipe.upscale(
-            photo, settings, progress=progress, watch=keep if handling.save_uncertainty else None, peers=peers
-        )
+        watch = keep if handling.save_uncertainty else None
+        large = pipe.upscale(photo, settings, mask=mask, progress=progress, watch=watch, peers=peers)
     except UnsoundResultError as error:
         raise UnsoundResultError(f"{one_line(str(job.source))}: {error}") from None
     return large, maps
@@ -261,28 +263,30 @@ def _check_room(name: str, photo: Photo, size: tuple[int, int]) -> None:
         )
 
 
-def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) -> Photo:
-    """Read a photo whose result can be written, as far as that is known before it is made."""
+def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) -> tuple[Photo, Tensor | None]:
+    """Read a photo whose result can be written, as far as that is known before it is made, and its mask."""
     check_name(job, handling)
     name = one_line(str(job.source))
     if kind := irregular(job.source) if job.source != STREAM else None:
         raise UpsrError(f"{name}: {kind}, which is not opened; a pipe can be standard input: upsr upscale - < {name}")
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
     photo = read_photo(source, name, max_pixels=handling.max_pixels)
-    size = pipe.target_size(photo.frames[0].shape[:2], settings)
+    shape = (photo.frames[0].shape[0], photo.frames[0].shape[1])
     try:
+        size = pipe.target_size(shape, settings)
         check_writable(job.target if job.target != STREAM else Path(_stream_name(photo, handling)), photo, size)
     except UpsrError as error:
         raise UpsrError(f"{name}: {error}") from None
     _check_room(name, photo, size)
-    return photo
+    mask = None if job.mask is None else read_mask(job.mask, name, shape, max_pixels=handling.max_pixels)
+    return photo, mask
 
 
-def _read_by(peers: Peers | None, read: Callable[[], Photo]) -> Photo:
-    """The photo that the main process reads, or its error, on every process, so that none waits for another."""
+def _read_by(peers: Peers | None, read: Callable[[], tuple[Photo, Tensor | None]]) -> tuple[Photo, Tensor | None]:
+    """The photo and mask that the main process reads, or its error, on every process, so that none waits for another."""
     if peers is None:
         return read()
-    found: Photo | Exception | None = None
+    found: Any = None
     if peers.is_main:
         try:
             found = read()
@@ -325,7 +329,13 @@ def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished:
         return THERE
     if journal is None or job.source == STREAM or journal.name(job.target) not in finished:
         return None
-    return FINISHED if finished[journal.name(job.target)] == file_digest(job.source) else None
+    return FINISHED if finished[journal.name(job.target)] == _digest(job) else None
+
+
+def _digest(job: Job) -> str:
+    """sha256 of a photo's file, and of its mask's."""
+    own = file_digest(job.source)
+    return own if job.mask is None else digest_of([own, file_digest(job.mask)])
 
 
 def _one_line(job: Job, error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from upsr.accelerate.compiled import Compiled
@@ -20,35 +22,30 @@ from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.methods.base import Knob, Method, Seen, TextKnob, Watch
 from upsr.pipeline.files import load_model, save_model
-from upsr.pipeline.frames import to_colour, to_frame
 from upsr.pipeline.hardware import dtype_for, usable_device
 from upsr.pipeline.images import (
     ImageLike,
     OutputType,
-    check_sound,
     items_of,
     output_of,
     photo_of,
-    resized,
-    resized_alpha,
     shown_frame,
 )
+from upsr.pipeline.masks import mask_of
 from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
+from upsr.pipeline.restoration import COLOUR, Restoration, faithful_for
 from upsr.pipeline.settings import Settings, UPSROutput
 from upsr.provenance import weights_digest
-from upsr.restoring.restore import restore_planned
 from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.peers import Peers
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import Progress, TilePlan
 
-_LEAST_TILE = 8
+_LEAST_TILE, _LARGE = 8, 1 << 16
 _COMPILED = "denoiser"
 """The part that is called once for each step."""
 _SCALE = "scale"
 """The knob of a method that restores at any scale."""
-_COLOUR = "colour"
-"""The knob of a method that corrects colours itself."""
 
 
 class UPSRPipeline:
@@ -214,6 +211,7 @@ class UPSRPipeline:
         self,
         image: ImageLike | Sequence[ImageLike],
         *,
+        mask: ImageLike | Sequence[ImageLike] | None = None,
         output_type: OutputType = "pil",
         return_intermediates: bool = False,
         progress: Progress | None = None,
@@ -224,11 +222,13 @@ class UPSRPipeline:
         Args:
             image: one or a list: a path; a PIL image; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16, or float
                 in [0, 1]; a torch (C, H, W) or (B, C, H, W) tensor in [0, 1].
+            mask: one for each image, of its proportions: white where the model may invent details, black where the result is the
+                method's faithful estimate (UPSR: g(y)), grey for a mean of both.
             output_type: "pil"; "np", (H, W, C) float32 in [0, 1]; "pt", (C, H, W) in [0, 1].
             return_intermediates: also give the maps and the pictures on the way.
             progress: called with (done, total) after each part of an image; what it raises ends the work.
-            settings: the fields of :class:`Settings` (seed, outscale, size, tile, ...), and the method's knobs (UPSR: steps,
-                fidelity, adaptive).
+            settings: the fields of :class:`Settings` (seed, outscale, size, tile, consistent, ...), and the method's knobs
+                (UPSR: steps, fidelity, adaptive).
 
         Raises:
             UpsrError: an image cannot be read, or a setting is out of its range.
@@ -236,24 +236,31 @@ class UPSRPipeline:
         chosen = Settings.of(**settings)
         convert = output_of(output_type)
         images: list[Any] = []
+        notes: list[tuple[str, ...]] = []
         shown: dict[str, list[dict[str, Any]]] = {"map": [], "image": []}
-        for item in items_of(image):
+        items = list(items_of(image))
+        masks = [None] * len(items) if mask is None else [mask_of(item) for item in items_of(mask)]
+        if len(masks) != len(items):
+            raise UpsrError(f"mask: {len(masks)} for {len(items)} images; give one for each")
+        for item, own in zip(items, masks, strict=True):
             seen: list[Seen] = []
             watch = seen.append if return_intermediates else None
-            large = self.upscale(photo_of(item), chosen, progress=progress, watch=watch)
+            large = self.upscale(photo_of(item), chosen, mask=own, progress=progress, watch=watch)
+            notes.append(large.notes)
             frames = [convert(frame) for frame in large.frames]
             images.append(frames if len(frames) > 1 else frames[0])
             for kind, found in shown.items():
                 found.append({item.name: convert(shown_frame(item)) for item in seen if item.kind == kind})
         if not return_intermediates:
-            return UPSROutput(images)
-        return UPSROutput(images, maps=shown["map"], intermediates=shown["image"])
+            return UPSROutput(images, notes=notes)
+        return UPSROutput(images, maps=shown["map"], intermediates=shown["image"], notes=notes)
 
     def upscale(
         self,
         photo: Photo,
         settings: Settings | None = None,
         *,
+        mask: Tensor | None = None,
         progress: Progress | None = None,
         watch: Watch | None = None,
         peers: Peers | None = None,
@@ -263,38 +270,37 @@ class UPSRPipeline:
         All frames of an animation have the noise of the first, so that what stands still does not flicker.
 
         Args:
+            mask: (h, w) of any size of the photo's proportions, see :mod:`upsr.pipeline.masks`; one for all frames.
             progress: as in calling the pipeline, over all frames.
             watch: sees the intermediate results of the first frame.
             peers: processes that share the tiles; all of them call this with the same photo and get the same result.
+
+        Raises:
+            UpsrError: the mask does not fit, or the method has no faithful estimate.
         """
         settings = self.settled(settings or Settings())
         first = photo.frames[0]
         size = self.target_size(first.shape[:2], settings)
         method = self._working.adjusted(**self._knobs_for(first.shape[:2], size, settings))
-        tile = self._tile(settings)
-        identity = hashlib.sha256(repr(first.shape).encode() + first.tobytes()).hexdigest()
+        faithful = None if mask is None else faithful_for(method, mask, (first.shape[0], first.shape[1]))
+        name = hashlib.sha256(repr(first.shape).encode() + first.tobytes()).hexdigest()
+        parts, count = itertools.count(), len(photo.frames) * (1 if mask is None else 2)
 
-        def frame_progress(index: int) -> Progress | None:
-            if progress is None:
-                return None
-            return lambda done, total: progress(index * total + done, len(photo.frames) * total)
-
-        frames = []
-        for index, frame in enumerate(photo.frames):
+        def plan() -> TilePlan:
+            part = next(parts)
+            counted = None if progress is None else lambda done, total: progress(part * total + done, count * total)
             scratch = Scratch(self.device, self._scratch_room())
-            plan = TilePlan(tile, scratch, self._tiles_at_once(settings), frame_progress(index), peers)
-            lq = to_colour(frame)[None].to(self.device)
-            # A network for grey images takes the three colours as a batch.
-            batch = lq.unflatten(1, (-1, method.facts.channels))[0]
-            names = [identity] * len(batch)
-            show = None if index else watch
-            image = restore_planned(method, batch, plan, seed=settings.seed, names=names, watch=show)
-            image = image.flatten(0, 1)[None]
-            if settings.colour_fix is not None and _COLOUR not in method.knobs():
-                image = COLOUR_FIXES[settings.colour_fix](image, lq, scratch).clamp_(0, 1)
-            check_sound(image, lq)
-            frames.append(to_frame(resized(image, size)[0], resized_alpha(frame, size), frame))
-        return replace(photo, frames=tuple(frames))
+            return TilePlan(self._tile(settings), scratch, self._tiles_at_once(settings), counted, peers)
+
+        restoration = Restoration(method, faithful, mask, size, name, settings, plan, self.device)
+        made = [restoration.of(frame, None if n else watch) for n, frame in enumerate(photo.frames)]
+        notes = [note for _, note in made if note is not None][:1]
+        return replace(photo, frames=tuple(frame for frame, _ in made), notes=(*photo.notes, *notes))
+
+    @property
+    def takes_masks(self) -> bool:
+        """The method has a faithful estimate, which a result is outside of a mask."""
+        return self.method.faithful() is not None
 
     def settled(self, settings: Settings, processes: int = 1) -> Settings:
         """The settings with a tile that the free memory holds in place of "auto".
@@ -308,7 +314,8 @@ class UPSRPipeline:
         self.method.adjusted(**settings.knobs)
         if settings.colour_fix not in (None, *COLOUR_FIXES):
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
-        self.target_size((1, 1), settings)
+        # Of a photo so large that rounding the sides of the result does not matter.
+        self.target_size((1, 1) if settings.size is not None else (_LARGE, _LARGE), settings)
         self._tiles_at_once(settings)
         if settings.tile == "auto":
             # The size of the result may follow from a knob.
@@ -322,7 +329,19 @@ class UPSRPipeline:
         return settings
 
     def target_size(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
-        """(height, width) of the result of a (height, width) photo."""
+        """(height, width) of the result of a (height, width) photo.
+
+        Raises:
+            UpsrError: a setting is out of its range, or the result is to be consistent with a photo that is not smaller.
+        """
+        size = self._size_of(shape, settings)
+        if settings.consistent and (size[0] <= shape[0] or size[1] <= shape[1]):
+            raise UpsrError(
+                "consistent: goes with results that are wider and higher than the photo; give a larger size"
+            )
+        return size
+
+    def _size_of(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
         height, width = shape
         if settings.size is not None:
             wide, high = settings.size
@@ -349,8 +368,8 @@ class UPSRPipeline:
             shape, size: (height, width) of the photo and of the result.
         """
         own, given = self.knobs(), settings.knobs
-        if settings.colour_fix is not None and _COLOUR in own:
-            given = {_COLOUR: settings.colour_fix, **given}
+        if settings.colour_fix is not None and COLOUR in own:
+            given = {COLOUR: settings.colour_fix, **given}
         knob: Any = own.get(_SCALE)
         asked = settings.outscale is not None or settings.size is not None
         if knob is None or given.get(_SCALE) is not None or not asked:

@@ -22,6 +22,8 @@ class Settings:
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
         colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.tiling.colour`; ``None`` for that of a method with a knob
             ``colour``, else none.
+        consistent: make results whose bicubic reduction is the photo, see :mod:`upsr.tiling.consistency`; their sides have to be
+            longer than the photo's.
         knobs: settings of the method by name, see :meth:`upsr.methods.base.Method.knobs`; ``None`` for its own value.
     """
 
@@ -31,6 +33,7 @@ class Settings:
     tile: int | Literal["auto"] | None = "auto"
     tiles_at_once: int = 1
     colour_fix: ColourFix | None = None
+    consistent: bool = False
     knobs: Mapping[str, float | str | None] = field(default_factory=dict)
 
     @classmethod
@@ -49,11 +52,13 @@ class UPSROutput:
         maps: maps over the image by name, grey, at the method's scale: UPSR's ``uncertainty`` (psi over psi_max, 1 and more is
             white) and ``weight`` of the noise. ``output.uncertainty`` is the list of one map; ``None`` where there is none.
         intermediates: the pictures on the way by name, at the method's scale: g(y), x_T and the estimate of each step.
+        notes: phrases for the user: what was repaired or left out of the photo, and promises that the result does not keep.
     """
 
     images: list[Any]
     maps: list[dict[str, Any]] | None = None
     intermediates: list[dict[str, Any]] | None = None
+    notes: list[tuple[str, ...]] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> list[Any] | None:
         if name.startswith("__"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -10,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upsr.choices import ColourFix
+from upsr.tiling.resizing import BAND, resized_rows
 from upsr.tiling.scratch import Scratch, bands
 
 _LEVELS = 5
 _REACH = 2**_LEVELS - 1
-_BAND = 256
 _EPS = 1e-5 / 4  # 1e-5 for images in [-1, 1]
 
 ColourFixer = Callable[[Tensor, Tensor, Scratch], Tensor]
@@ -42,10 +41,10 @@ def wavelet(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
     """
     height, width = image.shape[-2:]
     result = scratch.zeros(*image.shape)
-    for rows in bands(height, _BAND):
+    for rows in bands(height, BAND):
         top, bottom = max(rows.start - _REACH, 0), min(rows.stop + _REACH, height)
         part = image[..., top:bottom, :].to(lq.device)
-        low = _low_pass(_upsampled_rows(lq, height, width, top, bottom) - part)
+        low = _low_pass(resized_rows(lq, (height, width), slice(top, bottom), lq.device) - part)
         fixed = (part + low)[..., rows.start - top : rows.stop - top, :]
         result[..., rows, :] = fixed.to(result.device)
         scratch.release()
@@ -53,22 +52,6 @@ def wavelet(image: Tensor, lq: Tensor, scratch: Scratch) -> Tensor:
 
 
 COLOUR_FIXES: dict[ColourFix, ColourFixer] = {"none": unchanged, "adain": adain, "wavelet": wavelet}
-
-
-def _upsampled_rows(lq: Tensor, height: int, width: int, top: int, bottom: int) -> Tensor:
-    """Rows top to bottom of the bicubically upsampled image.
-
-    The grids of both images meet every ``period`` LR rows: 1 at a whole scale, all rows where the heights have no common
-    divisor, and the whole image is then upsampled at once.
-    """
-    rows = lq.shape[-2]
-    period = rows // math.gcd(height, rows)
-    first = max(top * rows // height - 2, 0) // period * period
-    last = min(-(-(-(-bottom * rows // height) + 2) // period) * period, rows)
-    start, stop = first * height // rows, last * height // rows
-    size = (stop - start, width)
-    enlarged = F.interpolate(lq[..., first:last, :], size=size, mode="bicubic", align_corners=False)
-    return enlarged[..., top - start : bottom - start, :]
 
 
 def _low_pass(image: Tensor) -> Tensor:

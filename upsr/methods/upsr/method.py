@@ -263,6 +263,10 @@ class UPSR(Method):
             "adaptive": Knob(about_skipping, 0, 1, own.skip_below, advanced=True),
         }
 
+    def faithful(self) -> Self:
+        """The result is g(y)."""
+        return self.adjusted(steps=0)
+
     def _adjusted(self, **knobs: Any) -> Self:
         steps, fidelity, adaptive = (knobs.get(name) for name in ("steps", "fidelity", "adaptive"))
         own = self.sampling
