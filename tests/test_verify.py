@@ -15,6 +15,7 @@ from scipy.ndimage import correlate1d, uniform_filter
 from tests import tiny
 from upsr.cli import main
 from upsr.evaluation.claims import Claim
+from upsr.evaluation.readings import reading
 
 SCALE = 4
 
@@ -173,6 +174,13 @@ def test_a_number_of_no_known_way_is_said_with_the_nearest(place, capsys):
     assert code == 1
     assert not any(way["holds"] for way in found["ways"])
     assert "psnr 12.34: no known way gives it; the nearest" in capsys.readouterr().out
+
+
+def test_an_identical_pair_leaves_the_psnr_of_the_mean_error(place):
+    own = reading("psnr", SCALE, {})
+    (restored, truth), *_ = [tuple(image.astype(np.uint8) for image in pair) for pair in pairs(place)]
+    ways = own.combine([own.measure(truth, truth), own.measure(restored, truth)])
+    assert {dict(way)["over images"] for way in ways} == {"PSNR of the mean error"}
 
 
 @pytest.mark.parametrize(

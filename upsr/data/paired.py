@@ -101,7 +101,7 @@ class PairedCropsDataset(ImageDataset):
         if any(large // self.scale != small for small, large in zip(*sizes, strict=True)):
             raise UpsrError(
                 f"{hr.root}/{hr_keys[index]}: {sizes[1][1]}x{sizes[1][0]}, and its LR image is {sizes[0][1]}x{sizes[0][0]}; "
-                f"at x{self.scale} it is a {self.scale}th; check scale and pairing"
+                f"the sides of pairs differ by {self.scale} times; check scale and pairing"
             )
         side = self.gt_size // self.scale
         top, left = (int(part * (max(length, side) - side + 1)) for part, length in zip(share, sizes[0], strict=True))

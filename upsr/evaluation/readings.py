@@ -27,6 +27,7 @@ _FULL = np.array([0.299, 0.587, 0.114])
 _OF_PILLOW = np.array([19595, 38470, 7471])
 _OVER_IMAGES: Facts = (("over images", "mean"),)
 _AT_ONCE: Facts = (("over images", "PSNR of the mean error"),)
+_NIQE_BLOCK = 96
 _SIGMA, _WINDOW, _EVEN = 1.5, 11, 7
 
 
@@ -127,8 +128,8 @@ def _psnr(found: Sequence[Values]) -> Values:
         errors = np.array([image[way] for image in found])
         if errors.all():  # equal images have no PSNR
             values[way + _OVER_IMAGES] = float(np.mean(10 * np.log10(255**2 / errors)))
-            if len(errors) > 1:
-                values[way + _AT_ONCE] = float(10 * np.log10(255**2 / errors.mean()))
+        if len(errors) > 1 and errors.any():
+            values[way + _AT_ONCE] = float(10 * np.log10(255**2 / errors.mean()))
     return values
 
 
@@ -191,6 +192,8 @@ def _niqe_of_basicsr(colour: str) -> Callable[[Any, Any], float]:
     def measure(sr: torch.Tensor, gt: Any) -> float:
         from basicsr.metrics.niqe import calculate_niqe
 
+        if min(sr.shape[-2:]) < _NIQE_BLOCK:
+            raise MetricUnavailableError(f"NIQE needs {_NIQE_BLOCK} x {_NIQE_BLOCK} pixels")
         image = sr[0].permute(1, 2, 0).double().numpy() * 255
         return float(
             calculate_niqe(np.round(COLOURS[colour](image)[..., 0]), crop_border=0, input_order="HW", convert_to=None)

@@ -123,6 +123,9 @@ def adam(section: str) -> dict[str, Rule]:
 
 def scheduler(value: Any, place: Place) -> Iterator[Outcome]:
     """Milestones, or one half cosine."""
+    if value is None:
+        yield Left("the rate is constant, as here", matters=False)
+        return
     kind, given, read = str(value.get("type")), dict(value), {"type"}
     if kind.startswith("MultiStep"):
         read |= {"milestones", "gamma"}
