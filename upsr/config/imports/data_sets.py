@@ -242,13 +242,17 @@ def odd(first: int, last: int) -> list[int]:
     return [size for size in range(first, last + 1) if size % 2]
 
 
-def support_holds_all(stage: str) -> Rule:
-    """Kernels of sides from 3 to two less than their support; those of the last filter are as the second round's."""
+def kernel_sizes(stage: str, least_support: int, sizes: Callable[[int], list[int]]) -> Rule:
+    """Support and sides of kernels, by ``blur_kernel_size``; those of the last filter are as the second round's."""
 
     def rule(value: Any, place: Place) -> Iterator[Outcome]:
-        blurs = [f"degradation.{stage}.blur", *(["degradation.final"] if stage == "second" else [])]
-        for blur in blurs:
-            yield Put(f"{blur}.support", whole(value))
-            yield Put(f"{blur}.kernel_sizes", odd(3, whole(value) - 2))
+        for blur in (f"degradation.{stage}.blur", *(["degradation.final"] if stage == "second" else [])):
+            yield Put(f"{blur}.support", max(least_support, whole(value)))
+            yield Put(f"{blur}.kernel_sizes", sizes(whole(value)))
 
     return rule
+
+
+def support_holds_all(stage: str) -> Rule:
+    """Kernels of sides from 3 to two less than their support."""
+    return kernel_sizes(stage, 0, lambda support: odd(3, support - 2))

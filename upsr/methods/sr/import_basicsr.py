@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upsr.config.imports.basicsr import COMMON
-from upsr.config.imports.data_sets import DEGRADATION, in_set, kernels, makes_pairs, odd, pair_pool, when_degrading
+from upsr.config.imports.data_sets import (
+    DEGRADATION,
+    in_set,
+    kernel_sizes,
+    kernels,
+    makes_pairs,
+    odd,
+    pair_pool,
+    when_degrading,
+)
 from upsr.config.imports.gan import GAN
 from upsr.config.imports.rules import (
     Format,
@@ -176,14 +185,8 @@ def listed(value: Any, place: Place) -> Iterator[Outcome]:
 
 
 def _seven_to_21(stage: str) -> Rule:
-    """Kernels of sides from 7 to 21, those of the last filter as well."""
-
-    def rule(value: Any, place: Place) -> Iterator[Outcome]:
-        for blur in (f"degradation.{stage}.blur", *(["degradation.final"] if stage == "second" else [])):
-            yield Put(f"{blur}.support", max(21, whole(value)))
-            yield Put(f"{blur}.kernel_sizes", odd(7, 21))
-
-    return rule
+    """Kernels of sides from 7 to 21, whatever the support is."""
+    return kernel_sizes(stage, 21, lambda support: odd(7, 21))
 
 
 _OWN: dict[str, Rule] = {
