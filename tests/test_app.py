@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import zipfile
 import zlib
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,6 +86,7 @@ class FakePipeline:
         size = [round(side * settings.outscale) for side in frame.shape[:2]]
         colour = torch.nn.functional.interpolate(to_colour(frame)[None], size)
         noise = torch.rand(colour.shape, generator=torch.Generator().manual_seed(settings.seed)) / 10
+        watch = watch or (lambda seen: None)
         for name in self.maps:
             watch(Seen(name, colour, "map"))
         for name in self.pictures:
@@ -114,7 +117,9 @@ def fake() -> FakePipeline:
 
 @pytest.fixture(scope="module")
 def server(fake) -> Iterator[str]:
-    with served(fake, upload_bytes=300_000, upload_pixels=250_000, output_pixels=400_000) as (url, folder):
+    with served(
+        fake, upload_bytes=300_000, batch_bytes=350_000, batch_photos=4, upload_pixels=250_000, output_pixels=400_000
+    ) as (url, folder):
         yield url
     assert not folder.exists()
 
@@ -179,6 +184,7 @@ def upscale(page, expected: str = "Done in") -> str:
 def downloaded(page) -> Image.Image:
     with page.expect_download() as waiting:
         page.click("#download")
+    assert waiting.value.suggested_filename.startswith("photo_x")  # after the photo
     assert waiting.value.suggested_filename.endswith(".png")
     with Image.open(waiting.value.path()) as image:
         assert image.format == "PNG"
@@ -629,3 +635,82 @@ def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):
         process.kill()
     assert (process.returncode, output, errors) == (130, "", "interrupted\n")
     assert not list(tmp_path.glob("upsr-serve-*"))
+
+
+def zipped(page) -> dict[str, bytes]:
+    """The files of the ZIP that is downloaded."""
+    with page.expect_download() as waiting:
+        page.click("#zip")
+    assert waiting.value.suggested_filename == "upscaled.zip"
+    with zipfile.ZipFile(waiting.value.path()) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def choose_several(page, selector: str, chosen: Path | list[Path], count: int) -> None:
+    if not page.locator(selector).is_visible():
+        page.click("#several > button")
+    page.set_input_files(f"{selector} input[type=file]", chosen)
+    page.wait_for_function("n => document.querySelectorAll('#photos tr.file').length === n", arg=count)
+
+
+def test_several_photos_become_a_zip_and_what_is_refused_is_named(page, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "broken.png").write_bytes(b"no photo")
+    photos = [photo(tmp_path / "a.png", 30, 20), photo(tmp_path / "other/a.jpg", 20, 20), tmp_path / "broken.png"]
+    choose_several(page, "#photos", [*photos, photo(tmp_path / "large.png", 400, 300)], 4)
+    page.click("#run_all")
+    said = wait_for_status(page, "2 of 4 photos done")
+    assert "broken.png: " in said
+    assert "large.png: the result would have 1.9 megapixels" in said
+    found = zipped(page)
+    assert sorted(found) == ["a_x4_seed0.png", "a_x4_seed0_2.png", "not_upscaled.txt"]
+    report = found.pop("not_upscaled.txt").decode()
+    assert [line.split(":")[0] for line in report.splitlines()] == ["broken.png", "large.png"]
+    for name, (width, height) in {"a_x4_seed0.png": (120, 80), "a_x4_seed0_2.png": (80, 80)}.items():
+        with Image.open(io.BytesIO(found[name])) as image:
+            assert image.size == (width, height)
+
+
+def test_a_folder_is_taken_whole(page, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("one.png", "two.png"):
+        photo(tmp_path / "folder" / name, 16, 16)
+    page.click("#several > button")
+    with page.expect_file_chooser() as choosing:
+        page.click("#folder")
+    choosing.value.set_files(tmp_path / "folder")
+    page.wait_for_function("document.querySelectorAll('#photos tr.file').length === 2")
+    page.click("#run_all")
+    wait_for_status(page, "2 of 2 photos done")
+    assert sorted(zipped(page)) == ["one_x4_seed0.png", "two_x4_seed0.png"]
+
+
+def test_more_photos_than_are_allowed_are_refused(page, tmp_path):
+    choose_several(page, "#photos", [photo(tmp_path / f"{i}.png", 16, 16) for i in range(5)], 5)
+    page.click("#run_all")
+    wait_for_status(page, "5 photos are more than the 4 allowed at once")
+    assert page.locator("#zip").is_disabled()
+
+
+def test_several_photos_are_cancelled_together(page, fake, tmp_path):
+    choose_several(page, "#photos", [photo(tmp_path / f"{i}.png", 16, 16) for i in range(2)], 2)
+    fake.slow = True
+    page.click("#run_all")
+    assert fake.started.wait(PATIENCE / 1000)
+    page.click("#cancel")
+    wait_for_status(page, "Cancelled. Nothing is running.")
+    assert fake.ended.is_set()
+
+
+def test_the_page_fits_a_phone(page, tmp_path):
+    page.set_viewport_size({"width": 390, "height": 844})
+    upload(page, photo(tmp_path / "photo.png", 60, 40))
+    wait_for_status(page, "60 x 40 pixels")
+    upscale(page)
+    page.click("#several > button")
+    page.wait_for_selector("#run_all", state="visible")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for button in ("#run", "#cancel", "#download", "#run_all", "#zip"):
+        box = page.locator(button).bounding_box()
+        assert box["x"] >= 0, button
+        assert box["x"] + box["width"] <= 390, button

@@ -67,8 +67,9 @@ class Guard:
         length = dict(scope["headers"]).get(b"content-length", b"")
         if not length.isdigit():
             return 411, "The length of an upload must be given."
-        if int(length) > self._limits.upload_bytes + _MULTIPART_OVERHEAD:
-            return 413, f"The file is larger than {self._limits.upload_bytes:,} bytes."
+        most = max(self._limits.upload_bytes, self._limits.batch_bytes)  # Gradio counts each of several files itself
+        if int(length) > most + _MULTIPART_OVERHEAD:
+            return 413, f"The upload is larger than {most:,} bytes."
         if wait := self._uploads.wait(client_of(scope)):
             return 429, f"Too many uploads; the next one is possible in {wait:.0f} s."
         return None

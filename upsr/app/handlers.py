@@ -14,6 +14,7 @@ from gradio.blocks import Block
 from PIL import Image
 
 from upsr.app import pictures
+from upsr.app.batch import upscale_all
 from upsr.app.jobs import CancelledError, Jobs, Token
 from upsr.app.layout import COMFORTABLE, LARGEST_SCALE, SQUARE, WHOLE, Controls, Pipeline, greeting
 from upsr.app.limits import Limits, RateLimit
@@ -82,10 +83,17 @@ class Handlers:
             [its.pair, its.gallery, its.steps, its.download, its.status, *([its.heat] if its.heat else [])],
             api_visibility="private", show_progress_on=its.progress, concurrency_limit=1,
         )  # fmt: skip
-        for after in (running.then, running.failure):
-            after(None, None, its.run, js=_enabled(True), **quick)
+        its.run_all.click(None, None, its.run_all, js=_enabled(False), **quick)
+        running_all = its.run_all.click(
+            self.upscale_all, {its.photos, *its.settings}, [its.zip, its.status],
+            api_visibility="private", show_progress_on=its.progress, concurrency_limit=1,
+        )  # fmt: skip
+        for event, button in ((running, its.run), (running_all, its.run_all)):
+            for after in (event.then, event.failure):
+                after(None, None, button, js=_enabled(True), **quick)
+        its.folder.upload(lambda paths: paths, its.folder, its.photos, **quick)
         its.cancel.click(None, None, its.status, js=f"() => {json.dumps(status_line(_CANCELLING))}", **quick)
-        its.cancel.click(self.cancel, None, its.status, cancels=[running], **quick)
+        its.cancel.click(self.cancel, None, its.status, cancels=[running, running_all], **quick)
         app.unload(self.leave)
 
     @staticmethod
@@ -176,7 +184,8 @@ class Handlers:
             return self._says("Drop a photo first.", "error")
         try:
             region, settings = self._region(values), self._settings(values)
-            self._check(region, values[self._controls.scale], request)
+            self._check(region, self._scale(settings))
+            self._count(self._runs, request)
             return await self._jobs.run(
                 request.session_hash or "", lambda token: self._compute(upload, region, settings, token, progress)
             )
@@ -190,7 +199,7 @@ class Handlers:
         knobs = {name: values[control] for name, control in its.knobs.items()}
         return Settings(int(values[its.seed] or 0) if its.seed else 0, float(values[its.scale]), knobs=knobs)
 
-    def _check(self, region: Region, scale: float, request: gr.Request) -> None:
+    def _check(self, region: Region, scale: float) -> None:
         """Raise UpsrError if the request is beyond the limits."""
         pixels, most = region.width * region.height * scale**2, self._limits.output_pixels
         if pixels > most:
@@ -200,7 +209,6 @@ class Handlers:
             )
         if not 1 <= scale <= LARGEST_SCALE:
             raise UpsrError(f"the scale is between 1 and {LARGEST_SCALE}")
-        self._count(self._runs, request)
 
     def _compute(
         self, upload: Upload, region: Region, settings: Settings, token: Token, progress: Callable[..., Any]
@@ -224,9 +232,8 @@ class Handlers:
         token.check()
         height, width = large.frames[0].shape[:2]
         before = pictures.enlarged(photo, width, height)
-        drawn, said = (f"_seed{settings.seed}", f", seed {settings.seed}") if self._pipe.draws else ("", "")
-        name = f"upsr_x{settings.outscale:g}{drawn}.png"
-        updates = self._shown(before, large, name, seen["image"], seen["map"])
+        said = f", seed {settings.seed}" if self._pipe.draws else ""
+        updates = self._shown(before, large, self._name_of(upload.path, settings), seen["image"], seen["map"])
         text = f"Done in {time.perf_counter() - began:.1f} s: {region.width} x {region.height} to {width} x {height} pixels"
         return updates | self._says(f"{text}{said}.", "done")
 
@@ -244,6 +251,57 @@ class Handlers:
             its.steps: gr.Tab(visible=bool(gallery)),
             its.download: gr.DownloadButton(value=result, interactive=True),
         }
+
+    def _name_of(self, path: Path, settings: Settings) -> str:
+        return pictures.result_name(path, self._scale(settings), settings.seed if self._pipe.draws else None)
+
+    def _scale(self, settings: Settings) -> float:
+        return settings.outscale or self._pipe.scale
+
+    async def upscale_all(
+        self, values: Values,
+        request: gr.Request, progress: gr.Progress = gr.Progress(),  # noqa: B008  Gradio finds it in the signature
+    ) -> Updates:  # fmt: skip
+        """Upscale several photos whole, into a ZIP file."""
+        paths = [Path(path) for path in values[self._controls.photos] or ()]
+        if not paths:
+            return self._says("Drop some photos first, or choose a folder.", "error")
+        try:
+            if len(paths) > self._limits.batch_photos:
+                raise UpsrError(f"{len(paths)} photos are more than the {self._limits.batch_photos} allowed at once")
+            settings = self._settings(values)
+            self._count(self._runs, request)
+            return await self._jobs.run(
+                request.session_hash or "", lambda token: self._compute_all(paths, settings, token, progress)
+            )
+        except CancelledError:
+            return self._says(_CANCELLED)
+        except Exception as error:
+            return self._failed(error, "The upscaling failed; the server's log says why.")
+
+    def _compute_all(
+        self, paths: list[Path], settings: Settings, token: Token, progress: Callable[..., Any]
+    ) -> Updates:
+        """The work, in a thread of its own."""
+        began = time.perf_counter()
+
+        def upscaled(number: int, path: Path) -> Photo:
+            def report(done: int, total: int) -> None:
+                token.check()
+                progress((number * total + done, len(paths) * total), desc=f"Photo {number + 1} of {len(paths)}")
+
+            token.check()
+            upload = self._read(path)
+            self._check(Region(0, 0, upload.width, upload.height), self._scale(settings))
+            photo = pictures.open_photo(upload.path, self._limits.upload_pixels)
+            return self._pipe.upscale(photo, settings, progress=report)
+
+        batch = upscale_all(paths, upscaled, lambda path: self._name_of(path, settings), self._folder)
+        text = f"{batch.done} of {len(paths)} photos done in {time.perf_counter() - began:.1f} s."
+        if batch.refused:
+            text += f" Not done: {'; '.join(batch.refused[:3])}{'; ...' if len(batch.refused) > 3 else ''}."
+        button = gr.DownloadButton(value=batch.path, interactive=batch.path is not None)
+        return {self._controls.zip: button, **self._says(text, "error" if batch.refused else "done")}
 
     async def cancel(self, request: gr.Request) -> str:
         """Cancel was pressed: stop the upscaling. One that waits in Gradio's queue is taken out of it by Gradio afterwards."""

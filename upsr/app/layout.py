@@ -61,6 +61,7 @@ class Controls:
             with gr.Column(scale=2, min_width=340):
                 self._draw_photo()
                 self._draw_settings(pipe)
+                self._draw_batch(limits)
             with gr.Column(scale=3, min_width=420):
                 self._draw_buttons(limits)
                 self._draw_results(pipe)
@@ -101,6 +102,15 @@ class Controls:
                 with gr.Row():
                     for control in self.settings[first : first + 2]:
                         control.render()
+
+    def _draw_batch(self, limits: Limits) -> None:
+        with gr.Accordion("Several photos", open=False, elem_id="several"):
+            about = f"Up to {limits.batch_photos} photos, {limits.batch_bytes / 1e6:g} MB"
+            self.photos = gr.File(label=about, file_count="multiple", height=140, elem_id="photos")
+            self.folder = gr.UploadButton("Choose a folder", file_count="directory", elem_id="folder", size="sm")
+            with gr.Row():
+                self.run_all = gr.Button("Upscale all", variant="primary", elem_id="run_all", min_width=120)
+                self.zip = gr.DownloadButton("Download ZIP", interactive=False, elem_id="zip", min_width=120)
 
     def _draw_buttons(self, limits: Limits) -> None:
         with gr.Row():

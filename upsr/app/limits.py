@@ -17,6 +17,8 @@ class Limits:
         upload_bytes: largest file.
         upload_pixels: most pixels of a photo, compared before it is decoded.
         output_pixels: most pixels of a result.
+        batch_bytes: largest upload of several photos, in all.
+        batch_photos: most photos at once.
         requests_per_minute: of one client; uploads and upscalings are counted separately.
         queue: upscalings that may wait; one runs.
     """
@@ -24,6 +26,8 @@ class Limits:
     upload_bytes: int = 20_000_000
     upload_pixels: int = 32_000_000
     output_pixels: int = 16_000_000
+    batch_bytes: int = 200_000_000
+    batch_photos: int = 50
     requests_per_minute: int = 20
     queue: int = 8
 

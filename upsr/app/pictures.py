@@ -132,9 +132,25 @@ def fitted(image: Image.Image, side: int = 1024) -> Image.Image:
     return small
 
 
-def save(photo: Photo, folder: Path, name: str) -> str:
-    """Write ``name``, a PNG with all that the photo carries, into a new folder within ``folder``."""
+def result_name(path: Path, scale: float, seed: int | None) -> str:
+    """Name of the file with the result for an uploaded photo: ``photo_x4_seed0.png``."""
+    return f"{path.stem}_x{scale:g}{'' if seed is None else f'_seed{seed}'}.png"
+
+
+def new_place(folder: Path) -> Path:
+    """A new folder for results within ``folder``; its name cannot be guessed."""
     place = folder / "results" / uuid.uuid4().hex
     place.mkdir(parents=True)
-    write_photo(place / name, photo)
-    return str(place / name)
+    return place
+
+
+def write(photo: Photo, path: Path) -> None:
+    """Write a PNG with all that the photo carries."""
+    write_photo(path, photo)
+
+
+def save(photo: Photo, folder: Path, name: str) -> str:
+    """Write ``name``, a PNG with all that the photo carries, into a new folder within ``folder``."""
+    path = new_place(folder) / name
+    write(photo, path)
+    return str(path)

@@ -18,7 +18,8 @@ CSS = """
 .upsr-legend { display: flex; gap: 10px; align-items: center; font-size: 14px; color: var(--body-text-color-subdued); }
 .upsr-bar { flex: 0 0 220px; height: 12px; border-radius: 6px; }
 .upsr-sides { display: flex; justify-content: space-between; font-size: 14px; color: var(--body-text-color-subdued); }
-#photo .file-preview { font-size: 14px; }
+#photo .file-preview, #photos .file-preview { font-size: 14px; }
+@media (max-width: 640px) { .upsr-legend { flex-wrap: wrap; } .upsr-bar { flex-basis: 120px; } }
 """
 
 

@@ -45,9 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-upload-mb", _DEFAULTS.upload_bytes / 1e6, "MB", "largest file"),
         ("--max-upload-megapixels", _DEFAULTS.upload_pixels / 1e6, "MP", "largest photo, known before it is decoded"),
         ("--max-output-megapixels", _DEFAULTS.output_pixels / 1e6, "MP", "largest result"),
+        ("--max-batch-mb", _DEFAULTS.batch_bytes / 1e6, "MB", "largest upload of several photos, in all"),
     )
     for name, default, unit, about in numbers:
         limits.add_argument(name, type=float, default=default, metavar=unit, help=f"{about} ({default:g})")
+    limits.add_argument(
+        "--max-batch-photos", type=int, default=_DEFAULTS.batch_photos, metavar="N",
+        help=f"photos in one ZIP file ({_DEFAULTS.batch_photos})",
+    )  # fmt: skip
     limits.add_argument(
         "--requests-per-minute", type=int, default=_DEFAULTS.requests_per_minute, metavar="N",
         help=f"uploads, and upscalings, of one address ({_DEFAULTS.requests_per_minute})",
@@ -85,10 +90,13 @@ def limits_of(given: argparse.Namespace) -> Limits:
         upload_bytes=int(given.max_upload_mb * 1e6),
         upload_pixels=int(given.max_upload_megapixels * 1e6),
         output_pixels=int(given.max_output_megapixels * 1e6),
+        batch_bytes=int(given.max_batch_mb * 1e6),
+        batch_photos=given.max_batch_photos,
         requests_per_minute=given.requests_per_minute,
         queue=given.queue,
     )
-    arguments = ("max_upload_mb", "max_upload_megapixels", "max_output_megapixels", "requests_per_minute", "queue")
+    arguments = ("max_upload_mb", "max_upload_megapixels", "max_output_megapixels", "max_batch_mb", "max_batch_photos",
+                 "requests_per_minute", "queue")  # fmt: skip
     for field, name in zip(fields(limits), arguments, strict=True):
         if getattr(limits, field.name) < 1:
             raise UpsrError(f"--{name.replace('_', '-')}: a number above 0 is needed")

@@ -1,0 +1,67 @@
+"""Many photos at once: each is upscaled whole, and a ZIP file holds the results."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from upsr.app import pictures
+from upsr.errors import UpsrError
+from upsr.images.photo import Photo
+
+REPORT = "not_upscaled.txt"
+"""In the ZIP file: photos that are not in it, and why."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What became of several photos.
+
+    Attributes:
+        path: the ZIP file, or None if no photo was upscaled.
+        done: number of photos in it.
+        refused: a line for each photo that is not in it: its name and why.
+    """
+
+    path: str | None
+    done: int
+    refused: tuple[str, ...]
+
+
+def upscale_all(
+    paths: Sequence[Path], upscaled: Callable[[int, Path], Photo], name_of: Callable[[Path], str], folder: Path
+) -> Batch:
+    """Upscale photos one after another. What is refused is noted, and the others go on.
+
+    Args:
+        upscaled: the result for a photo, of its number and path; what it raises beside UpsrError ends the work.
+        name_of: the name of the result's file.
+        folder: a new folder within it gets the ZIP file.
+    """
+    place = pictures.new_place(folder)
+    target, names, refused = place / "upscaled.zip", set[str](), []
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # a PNG does not become smaller
+        for number, path in enumerate(paths):
+            try:
+                result = upscaled(number, path)
+            except UpsrError as error:
+                refused.append(f"{path.name}: {error}")
+                continue
+            name = _unused(name_of(path), names)
+            pictures.write(result, place / name)
+            archive.write(place / name, name)
+            (place / name).unlink()
+        if refused:
+            archive.writestr(REPORT, "\n".join(refused) + "\n")
+    return Batch(str(target) if names else None, len(names), tuple(refused))
+
+
+def _unused(name: str, names: set[str]) -> str:
+    """The name, with a number where another photo has it; noted among ``names``."""
+    stem, number, chosen = Path(name).stem, 2, name
+    while chosen in names:
+        chosen, number = f"{stem}_{number}{Path(name).suffix}", number + 1
+    names.add(chosen)
+    return chosen
