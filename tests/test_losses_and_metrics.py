@@ -18,7 +18,7 @@ from upsr.engine.evaluate import build_metrics
 from upsr.engine.train_loop import train
 from upsr.errors import UpsrError
 from upsr.losses import LPIPSLoss, WaveletLoss
-from upsr.metrics import LPIPS, PSNR, SSIM, MetricUnavailableError, PyIQA
+from upsr.metrics import LPIPS, PSNR, SSIM, MetricUnavailableError, NTIREScore, PyIQA, ntire
 
 
 @pytest.fixture(scope="module")
@@ -345,3 +345,27 @@ def test_a_fallback_does_not_hide_mistakes(offline, tmp_path):
         first_available({"type": "LPIPSLoss"}, {"type": "WaveletLos"})
     with pytest.raises(UpsrError, match="none of them can be had"):
         first_available({"type": "LPIPSLoss"})
+
+
+def test_the_score_of_ntire_is_the_formula_of_its_report(monkeypatch):
+    values = {"lpips": 0.25, "dists": 0.125, "clipiqa": 0.5, "maniqa": 0.375, "musiq": 62.5, "niqe": 4.0}
+    seen = []
+
+    class Fixed:
+        def __init__(self, name="niqe"):
+            self.name = name
+
+        def to(self, device):
+            seen.append((self.name, device.type))
+            return self
+
+        def __call__(self, sr, gt):
+            return values[self.name]
+
+    monkeypatch.setattr(ntire, "PyIQA", Fixed)
+    monkeypatch.setattr(ntire, "NIQE", Fixed)
+    metric = NTIREScore().to(torch.device("cpu"))
+    assert sorted(seen) == [(name, "cpu") for name in sorted(values)]
+    assert metric(*pair()) == pytest.approx(0.75 + 0.875 + 0.5 + 0.375 + 0.625 + 0.6)
+    values["niqe"] = 12.0
+    assert metric(*pair()) == pytest.approx(0.75 + 0.875 + 0.5 + 0.375 + 0.625)

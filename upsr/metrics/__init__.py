@@ -5,5 +5,18 @@ from upsr.metrics.fidelity import PSNR, SSIM
 from upsr.metrics.grid import Grid
 from upsr.metrics.iqa import FID, NIQE, PyIQA
 from upsr.metrics.lpips import LPIPS
+from upsr.metrics.ntire import NTIREScore
 
-__all__ = ["FID", "LPIPS", "NIQE", "PSNR", "SSIM", "Grid", "Metric", "MetricUnavailableError", "PyIQA", "SetMetric"]
+__all__ = [
+    "FID",
+    "LPIPS",
+    "NIQE",
+    "PSNR",
+    "SSIM",
+    "Grid",
+    "Metric",
+    "MetricUnavailableError",
+    "NTIREScore",
+    "PyIQA",
+    "SetMetric",
+]
