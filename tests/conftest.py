@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import shutil
@@ -27,6 +28,11 @@ LONGEST = (
     "app",
 )
 """Files of a minute and more: they begin first, so that workers end at about the same time."""
+
+
+def pytest_configure() -> None:
+    """A crash in native code prints the stack of its thread alone: with those of all, as pytest does, it was lost in a log."""
+    faulthandler.enable(os.dup(2), all_threads=False)  # a copy: pytest captures the other
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
