@@ -40,12 +40,12 @@ from upsr.report.numbers import digits_of, head
 from upsr.report.photos import differing_places
 
 EXAMPLES = """examples:
-  python -m scripts.quality --metric-weights FOLDER                     bicubic, UPSR-tiny and RealESRGAN
+  python -m scripts.quality --metric-weights FOLDER                     bicubic, both UPSR-tiny, RealESRGAN
   python -m scripts.quality --metric-weights FOLDER --methods bicubic UPSR-tiny RealESRGAN my.yml --sheet 12
   python -m scripts.quality --metric-weights FOLDER --docs docs         docs/quality.md too
 FOLDER holds SqueezeNet's weights, see docs/evaluation.md. Finished images are not restored again."""
 
-METHODS = ("bicubic", "UPSR-tiny", "RealESRGAN")
+METHODS = ("bicubic", "UPSR-tiny", "UPSR-tiny-2", "RealESRGAN")
 DATASETS = ("Val_SR", "RealSet65")
 PROTOCOLS = ("quality", "upsr")
 MEASURES = ("quality/psnr", "quality/ssim", "quality/lpips_squeeze", "quality/niqe", "upsr/niqe")

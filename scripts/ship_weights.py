@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import Tensor
 
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.arguments import ArgumentParser
@@ -30,8 +31,8 @@ from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
 
 EXAMPLES = """examples:
-  python -m scripts.ship_weights upsr/weights/tiny --g experiments/tiny_stage1                 # before stage two, which reads it
-  python -m scripts.ship_weights upsr/weights/tiny --denoiser experiments/tiny_stage2"""
+  python -m scripts.ship_weights upsr/weights/tiny-2 --g experiments/tiny2/stage1 --denoiser experiments/tiny2/stage2
+  python -m scripts.ship_weights upsr/weights/tiny --g experiments/tiny_stage1         # before stage two, which reads it"""
 
 RECORD = "training.json"
 RECORDED_ITERATIONS = 200
@@ -71,7 +72,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def halve(source: Path, target: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write weights as float16.
+    """Write weights as float16, and whole numbers (indices and masks of window attention) in 8 bit where all of a tensor fit.
+
+    Loading makes them the types of the network.
 
     Args:
         metadata: of the file.
@@ -80,13 +83,18 @@ def halve(source: Path, target: Path, metadata: Mapping[str, str] | None = None)
         UpsrError: the source cannot be read, or holds a number that float16 does not.
     """
     _, weights = select_weights(read_weight_file(source), None, source)
-    halved = {
-        name: value.half().contiguous() if value.is_floating_point() else value for name, value in weights.items()
-    }
+    halved = {name: _smallest(value).contiguous() for name, value in weights.items()}
     if not all(bool(torch.isfinite(value).all()) for value in halved.values()):
         raise UpsrError(f"{source}: a weight is too large for float16")
     with atomic_write(target) as temporary:
         save_file(halved, temporary, metadata={"format": "pt", **(metadata or {})})
+
+
+def _smallest(value: Tensor) -> Tensor:
+    for dtype in (torch.uint8, torch.int8):
+        if torch.equal(value.to(dtype).to(value.dtype), value):
+            return value.to(dtype)
+    return value.half() if value.is_floating_point() else value
 
 
 def describe_run(folder: Path) -> dict[str, Any]:

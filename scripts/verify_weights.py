@@ -1,8 +1,8 @@
-"""Repeat the beginning of the trainings that made UPSR-tiny, and compare the losses with the recorded ones.
+"""Repeat the beginning of the trainings that made the weights that ship, and compare the losses with the recorded ones.
 
-Needs the training photos (upsr/weights/tiny/README.md says which). A CPU with other vector instructions or another number of
-threads sums in another order; the differences grow slowly from the last bits and stay far below the tolerance in 200 iterations,
-while another seed, photo or option shows in the first line.
+Needs what they were trained on: photos (tiny), or the teacher cache of options/teaching/tiny2.yml (tiny-2; an hour of one core).
+A CPU with other vector instructions or another number of threads sums in another order; the differences grow slowly from the
+last bits and stay far below the tolerance in 200 iterations, while another seed, photo or option shows in the first line.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from scripts.ship_weights import RECORDED_ITERATIONS, describe_photos, first_losses, read_record
+from scripts.ship_weights import RECORDED_ITERATIONS, describe_data, first_losses, read_record
 from upsr.arguments import ArgumentParser
 from upsr.config import load_options
 from upsr.engine.distributed import Runtime
@@ -23,48 +24,89 @@ from upsr.engine.train_loop import train
 from upsr.errors import UpsrError, exiting
 
 EXAMPLES = """examples:
-  python -m scripts.verify_weights                              both stages, five to ten minutes on two cores
-  python -m scripts.verify_weights --parts denoiser --iterations 40 --photos /data/BSDS500"""
+  python -m scripts.verify_weights                              both stages of tiny, five to ten minutes on two cores
+  python -m scripts.verify_weights --parts denoiser --iterations 40 --data /data/BSDS500
+  python -m scripts.verify_weights --weights tiny-2 --parts denoiser --data experiments/tiny2_cache/taught/index.json"""
 
-WEIGHTS = Path("upsr/weights/tiny")
-STAGES = {"g": "options/tiny/stage1.yml", "denoiser": "options/tiny/stage2.yml"}
+WEIGHTS = Path("upsr/weights")
+TRAININGS = {
+    "tiny": {"g": "options/tiny/stage1.yml", "denoiser": "options/tiny/stage2.yml"},
+    "tiny-2": {"denoiser": "options/tiny2/stage2.yml"},
+}
+"""Option files by shipped weights and part. The first losses of tiny-2's g were lost with its machine."""
 TOLERANCE = 0.02
 
 
 @exiting
 def main() -> int:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--parts", nargs="+", choices=STAGES, default=list(STAGES), help="networks (both)")
-    parser.add_argument("--photos", type=Path, default=Path("datasets/BSDS500"), help="photos (datasets/BSDS500)")
+    parser.add_argument("--weights", choices=TRAININGS, default="tiny", help="(tiny)")
+    parser.add_argument("--parts", nargs="+", metavar="PART", help="g, denoiser (all that are recorded)")
+    parser.add_argument(
+        "--data", type=Path, help="photos, or index.json of the teacher cache (as the option file says)"
+    )
+    parser.add_argument(
+        "--force-yml", nargs="+", default=[], metavar="KEY=VALUE", help="as for train.py: a backbone's path"
+    )
     parser.add_argument("--iterations", type=int, default=RECORDED_ITERATIONS, help=f"({RECORDED_ITERATIONS})")
     given = parser.parse_args()
-    largest = max(verify(part, given.photos, given.iterations) for part in given.parts)
+    stages = TRAININGS[given.weights]
+    if unknown := sorted(set(given.parts or ()) - set(stages)):
+        parser.error(f"--parts: no record of '{unknown[0]}' of {given.weights}; there is: {', '.join(stages)}")
+    largest = max(
+        verify(given.weights, part, given.data, given.iterations, given.force_yml) for part in given.parts or stages
+    )
     same = largest <= TOLERANCE
     print(f"\nlargest difference {largest:.2%}: {'the recorded training' if same else 'not the recorded training'}")
     return 0 if same else 1
 
 
-def verify(part: str, photos: Path, iterations: int = RECORDED_ITERATIONS) -> float:
+def verify(
+    name: str, part: str, data: Path | None = None, iterations: int = RECORDED_ITERATIONS, changes: Sequence[str] = ()
+) -> float:
     """Train the beginning of a stage; returns the largest relative difference of a loss.
 
+    Args:
+        name: of shipped weights.
+        part: ``"g"`` or ``"denoiser"``.
+        data: photos, or the index of a teacher cache; what the option file names if None.
+        changes: ``key=value`` of the option file, such as the path of LPIPS's backbone.
+
     Raises:
-        UpsrError: the photos are not the recorded ones, or none of the losses is recorded this early.
+        UpsrError: the data are not the recorded ones, or none of the losses is recorded this early.
     """
-    record = read_record(WEIGHTS)[part]
-    found_photos = describe_photos(photos)
-    if found_photos != record["photos"]:
+    record, option_file = read_record(WEIGHTS / name)[part], TRAININGS[name][part]
+    train_set = dict(load_options(option_file).datasets["train"].arguments)
+    place = "index" if "index" in train_set else "dataroot_gt"
+    if data is not None:
+        train_set[place] = str(data)
+    found_data = describe_data(train_set)
+    if found_data != record["photos"]:
+        number = found_data.get("images", found_data.get("crops"))
         raise UpsrError(
-            f"{photos}: {found_photos['images']} photos, and not those of the training; see {WEIGHTS}/README.md"
+            f"{train_set[place]}: {number} {'photos' if place == 'dataroot_gt' else 'crops'}, and not those of the training; "
+            f"see {WEIGHTS / name}/README.md"
         )
+    return repeat(name, part, f"datasets.train.{place}={train_set[place]}", iterations, changes)
+
+
+def repeat(name: str, part: str, data: str, iterations: int, changes: Sequence[str] = ()) -> float:
+    """The same without a check of the data.
+
+    Args:
+        data: ``datasets.train.KEY=VALUE``, where they are.
+    """
+    record, option_file = read_record(WEIGHTS / name)[part], TRAININGS[name][part]
     recorded = {int(i): loss for i, loss in record["losses"].items() if int(i) <= iterations}
     if not recorded:
         raise UpsrError(f"--iterations: the first recorded loss is that of iteration {min(map(int, record['losses']))}")
     with tempfile.TemporaryDirectory() as folder:
-        changes = [f"manual_seed={record['seed']}", f"train.total_iter={max(recorded)}",
-                   f"path.experiments_root={folder}", f"datasets.train.dataroot_gt={photos}"]  # fmt: skip
-        opt = checked_options(STAGES[part], [*changes, *_without_lpips(STAGES[part])], "train")
+        run = [*changes, f"manual_seed={record['seed']}", f"train.total_iter={max(recorded)}", data,
+               f"logger.print_freq={min(recorded)}", f"path.experiments_root={folder}",
+               *([f"path.pretrain_network_aux={name}"] if part == "denoiser" else [])]  # fmt: skip
+        opt = checked_options(option_file, [*run, *_without_lpips(option_file)], "train")
         found = first_losses(train(opt, Runtime(torch.device("cpu"))))
-    print(f"\n{part}\niteration  recorded     found  difference")
+    print(f"\n{name}, {part}\niteration  recorded     found  difference")
     differences = []
     for iteration, loss in recorded.items():
         differences.append(abs(found[iteration] - loss) / abs(loss))

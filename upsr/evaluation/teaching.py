@@ -136,6 +136,28 @@ class Crops:
         return image[top : top + side, left : left + side]
 
 
+class TaughtImages:
+    """The crops of a recipe with its teacher's estimates, by number.
+
+    Raises:
+        UpsrError: photos or teacher are not here.
+    """
+
+    def __init__(self, recipe: TeachOptions) -> None:
+        self.recipe, self.crops = recipe, Crops(recipe)
+        self._teacher = _ready_teacher(recipe)
+
+    def images(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, NDArray[np.uint8]]]]:
+        """Number of each crop from ``start`` on, ``stop`` excluded, and its images by kind, each (H, W, 3) uint8."""
+        restorer = self._teacher.restorer(self.recipe.manual_seed, "", [])
+        autocast = torch.autocast("cpu", torch.bfloat16) if self.recipe.amp == "bf16" else nullcontext()
+        for number, (gt, lq) in zip(range(start, stop), self.crops.pairs(start, stop), strict=True):
+            x = to_tensor(lq)[None].contiguous(memory_format=torch.channels_last)  # a third faster in bfloat16
+            with torch.inference_mode(), autocast:
+                estimate = restorer(x, [f"{number:08d}"])[0]
+            yield number, dict(zip(KINDS, (lq, gt, to_uint8(estimate)), strict=True))
+
+
 def _photos_of(source: PhotoSource) -> Iterator[tuple[ImageFolder, str]]:
     folder = ImageFolder(source.folder, 3, source.only)
     left_out = names_in(source.leave_out) if source.leave_out else set()
@@ -179,7 +201,7 @@ _made: dict[str, Any] = {}
 def _set_up(recipe: TeachOptions, folder: Path, parent: int) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _made.update(recipe=recipe, folder=folder, crops=Crops(recipe), teacher=_ready_teacher(recipe))
+    _made.update(recipe=recipe, folder=folder, images=TaughtImages(recipe))
 
 
 def _end_with(parent: int) -> None:
@@ -190,17 +212,12 @@ def _end_with(parent: int) -> None:
 
 
 def _make_shard(shard: int) -> None:
-    recipe, teacher = _made["recipe"], _made["teacher"]
+    recipe = _made["recipe"]
     start = shard * recipe.crops_per_shard
     stop = start + recipe.crops_per_shard
-    restorer = teacher.restorer(recipe.manual_seed, "", [])
-    autocast = torch.autocast("cpu", torch.bfloat16) if recipe.amp == "bf16" else nullcontext()
     with atomic_write(_shard_path(_made["folder"], shard)) as temporary, tarfile.open(temporary, "w") as tar:
-        for number, (gt, lq) in zip(range(start, stop), _made["crops"].pairs(start, stop), strict=True):
-            x = to_tensor(lq)[None].contiguous(memory_format=torch.channels_last)  # a third faster in bfloat16
-            with torch.inference_mode(), autocast:
-                estimate = restorer(x, [f"{number:08d}"])[0]
-            for kind, image in zip(KINDS, (lq, gt, to_uint8(estimate)), strict=True):
+        for number, images in _made["images"].images(start, stop):
+            for kind, image in images.items():
                 add_file(tar, f"{number:08d}.{kind}.png", png_bytes(image))
 
 
