@@ -10,6 +10,7 @@ from pathlib import Path
 from upsr.app import pictures
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
+from upsr.images.writing import write_photo
 
 REPORT = "not_upscaled.txt"
 """In the ZIP file: photos that are not in it, and why."""
@@ -50,7 +51,7 @@ def upscale_all(
                 refused.append(f"{path.name}: {error}")
                 continue
             name = _unused(name_of(path), names)
-            pictures.write(result, place / name)
+            write_photo(place / name, result)
             archive.write(place / name, name)
             (place / name).unlink()
         if refused:

@@ -144,13 +144,8 @@ def new_place(folder: Path) -> Path:
     return place
 
 
-def write(photo: Photo, path: Path) -> None:
-    """Write a PNG with all that the photo carries."""
-    write_photo(path, photo)
-
-
 def save(photo: Photo, folder: Path, name: str) -> str:
     """Write ``name``, a PNG with all that the photo carries, into a new folder within ``folder``."""
     path = new_place(folder) / name
-    write(photo, path)
+    write_photo(path, photo)
     return str(path)
