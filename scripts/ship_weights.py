@@ -114,10 +114,16 @@ def describe_run(folder: Path) -> dict[str, Any]:
 
 
 def describe_data(train_set: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training set was made of: photos, or the recipe of a teacher cache with the digests of its photos and teacher."""
+    """What a training set was made of: photos, or the recipe of each teacher cache, with digests of its photos and teacher."""
     if "index" not in train_set:
         return describe_photos(Path(train_set["dataroot_gt"]))
-    index = Path(train_set["index"])
+    if isinstance(train_set["index"], list):
+        return {"caches": [describe_cache(Path(index)) for index in train_set["index"]]}
+    return describe_cache(Path(train_set["index"]))
+
+
+def describe_cache(index: Path) -> dict[str, Any]:
+    """Number of crops and digest of the recipe of a teacher cache."""
     recipe = json.loads((index.parent / RECIPE_FILE).read_text(encoding="utf-8"))
     content = json.dumps(recipe, sort_keys=True).encode()
     return {"crops": len(TaughtCrops(str(index)).keys), "recipe_sha256": hashlib.sha256(content).hexdigest()}

@@ -229,7 +229,7 @@ def test_the_share_of_the_teacher_is_what_is_asked_for(cache):
     index = str(cache / "index.json")
     flips = {"use_hflip": False, "use_vflip": False, "use_rot": False}
     half = TaughtDataset(index, 64, 0.5, **flips)
-    crops = half.crops
+    crops = TaughtCrops(index)
     from_teacher = 0
     for epoch in range(20):
         for number in range(12):
@@ -241,6 +241,46 @@ def test_the_share_of_the_teacher_is_what_is_asked_for(cache):
     for share, kind in ((0.0, "gt"), (1.0, "teacher")):
         item = TaughtDataset(index, 64, share, **flips)[SampleId(3, 5)]
         assert np.array_equal(item["gt"].permute(1, 2, 0).numpy(), crops.image(5, kind))
+
+
+@pytest.fixture(scope="module")
+def milder(root):
+    """A second cache, of 6 crops, without the second round of degradation."""
+    target = root / "milder"
+    more = {"crops": 6, "crops_per_shard": 3, "manual_seed": 9, "degradation": {"second_order_prob": 0}}
+    assert main(["data", "teach", str(recipe(root, **more)), "--out", str(target)]) == 0
+    return target
+
+
+def test_several_caches_are_one_training_set_with_a_share_each(root, cache, milder):
+    indices, flips = (
+        [str(folder / "index.json") for folder in (cache, milder)],
+        {"use_hflip": False, "use_vflip": False},
+    )
+    both = TaughtDataset(indices, 64, [1.0, 0.0], use_rot=False, **flips)
+    assert len(both) == 12 + 6
+    for number in range(18):
+        place, own, kind = (cache, number, "teacher") if number < 12 else (milder, number - 12, "gt")
+        crops = TaughtCrops(str(place / "index.json"))
+        item = both[SampleId(2, number)]
+        assert item["key"] == crops.keys[own]
+        assert np.array_equal(item["gt"].permute(1, 2, 0).numpy(), crops.image(own, kind))
+        assert np.array_equal(item["lq"].permute(1, 2, 0).numpy(), crops.image(own, "lq"))
+    one_share = TaughtDataset(indices, 64, 1.0, use_rot=False, **flips)
+    assert np.array_equal(one_share[SampleId(2, 17)]["gt"].permute(1, 2, 0).numpy(), crops.image(5, "teacher"))
+    data = {"datasets": {"train": {"index": indices, "teacher_share": [1.0, 0.0]}}}
+    recorded = describe_run(train_here(stage_one(root, cache, "both", **data), CPU))["photos"]
+    assert [each["crops"] for each in recorded["caches"]] == [12, 6]
+
+
+def test_caches_that_do_not_go_together_are_refused(root, cache, milder):
+    indices = [str(folder / "index.json") for folder in (cache, milder)]
+    with pytest.raises(UpsrError, match="teacher_share: 3 shares for 2 caches"):
+        TaughtDataset(indices, 32, [0.0, 0.5, 1.0])
+    smaller = root / "smaller"
+    assert main(["data", "teach", str(recipe(root, crops=2, gt_size=32)), "--out", str(smaller)]) == 0
+    with pytest.raises(UpsrError, match=r"smaller.index\.json are 32, x4; those of .* 64, x4"):
+        TaughtDataset([indices[0], str(smaller / "index.json")], 32)
 
 
 def test_a_discriminator_gets_the_photo_of_a_sample_whose_target_is_the_teachers(root, cache):

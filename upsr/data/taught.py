@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from upsr.errors import UpsrError
 from upsr.rng import numpy_generator
 
 KINDS = ("lq", "gt", "teacher")
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TaughtCrops:
@@ -34,6 +38,11 @@ class TaughtCrops:
         """Side of the ground truth over that of the LR crop."""
         return self.image(0, "gt").shape[0] // self.image(0, "lq").shape[0]
 
+    @property
+    def stored(self) -> int:
+        """Side of the ground truth."""
+        return self.image(0, "gt").shape[0]
+
     def image(self, number: int, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One image of a crop."""
         return self._images.image(f"{self.keys[number]}.{kind}.png")
@@ -50,9 +59,9 @@ class TaughtDataset(ImageDataset):
     ``with_photo`` ``photo``, the ground truth whatever the target is.
 
     Args:
-        index: ``index.json`` of a cache.
+        index: ``index.json`` of a cache, or a list of them, of one scale and one size of crop: one epoch is all their crops.
         gt_size: side of the target crop, a multiple of the cache's scale; at most the cache's.
-        teacher_share: share of samples whose target is the teacher's estimate.
+        teacher_share: share of samples whose target is the teacher's estimate; a list has one for each cache.
         with_photo: a discriminator learns from the ground truth where the target is the teacher's estimate.
         use_hflip, use_vflip, use_rot: flip and transpose, each for half of the samples.
     """
@@ -62,22 +71,37 @@ class TaughtDataset(ImageDataset):
 
     def __init__(
         self,
-        index: str,
+        index: str | Annotated[list[str], Field(min_length=1)],
         gt_size: Annotated[int, Field(ge=1)] = 256,
-        teacher_share: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        teacher_share: Share | list[Share] = 0.5,
         with_photo: bool = False,
         use_hflip: bool = True,
         use_vflip: bool = True,
         use_rot: bool = True,
     ) -> None:
-        self.crops = TaughtCrops(index)
-        self.keys, self.scale = self.crops.keys, self.crops.scale
-        stored = self.scale * self.crops.image(0, "lq").shape[0]
+        indices = [index] if isinstance(index, str) else index
+        self.caches = [TaughtCrops(each) for each in indices]
+        self.shares = teacher_share if isinstance(teacher_share, list) else [teacher_share] * len(indices)
+        if len(self.shares) != len(indices):
+            raise UpsrError(
+                f"datasets.train.teacher_share: {len(self.shares)} shares for {len(indices)} caches; give one, or one each"
+            )
+        self.keys = [key for cache in self.caches for key in cache.keys]
+        self._ends = list(accumulate(len(cache.keys) for cache in self.caches))
+        self.scale = self.caches[0].scale
+        stored = self.caches[0].stored
+        for each, cache in zip(indices, self.caches, strict=True):
+            if (cache.scale, cache.stored) != (self.scale, stored):
+                raise UpsrError(
+                    f"datasets.train.index: the crops of {each} are {cache.stored}, x{cache.scale}; those of {indices[0]} "
+                    f"{stored}, x{self.scale}. Caches that are trained on together have one size and one scale"
+                )
         if not 0 < gt_size <= stored or gt_size % self.scale:
             raise UpsrError(
-                f"datasets.train.gt_size: {gt_size}; the crops of {index} are {stored}, and it is a multiple of {self.scale}"
+                f"datasets.train.gt_size: {gt_size}; the crops of {indices[0]} are {stored}, and it is a multiple of "
+                f"{self.scale}"
             )
-        self.gt_size, self.teacher_share, self.with_photo = gt_size, teacher_share, with_photo
+        self.gt_size, self.with_photo = gt_size, with_photo
         self._turns = np.array([use_hflip, use_vflip, use_rot])
         self._seed = 0
 
@@ -94,10 +118,12 @@ class TaughtDataset(ImageDataset):
     def __getitem__(self, sample: SampleId) -> Item:
         rng = numpy_generator(self._seed, "sample", *sample)
         turns = self._turns & (rng.random(3) < 0.5)
-        target = "teacher" if rng.random() < self.teacher_share else "gt"
+        which = bisect_right(self._ends, sample.image)
+        cache, number = self.caches[which], sample.image - (self._ends[which - 1] if which else 0)
+        target = "teacher" if rng.random() < self.shares[which] else "gt"
         side = self.gt_size // self.scale
         kinds = {"lq": "lq", "gt": target, **({"photo": "gt"} if self.with_photo else {})}
-        found = {name: self.crops.image(sample.image, kind) for name, kind in kinds.items()}
+        found = {name: cache.image(number, kind) for name, kind in kinds.items()}
         top, left = (int(rng.integers(length - side + 1)) for length in found["lq"].shape[:2])
         crops = {}
         for name, image in found.items():
