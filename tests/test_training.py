@@ -284,7 +284,7 @@ def test_stage_one_trains_g_and_stage_two_takes_it(tmp_path, photos):
     assert "loaded 'root'" in (second / "train.log").read_text()
 
 
-@pytest.mark.parametrize(("scale", "channels", "gt_size"), [(2, 3, 32), (8, 1, 128), (4, 1, 64)])
+@pytest.mark.parametrize(("scale", "channels", "gt_size"), [(1, 3, 16), (2, 3, 32), (8, 1, 128), (4, 1, 64)])
 def test_other_scales_and_channels_train_and_restore(tmp_path, photos, scale, channels, gt_size):
     opt = parse_options(
         tiny_options(
