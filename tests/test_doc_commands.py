@@ -49,7 +49,8 @@ NOT_RUN = {
     r"^upsr (evaluate|compare|report|tables|verify)": "needs benchmarks (tests/test_evaluation.py, test_verify.py)",
     r"^upsr data (prepare|teach)": "needs downloads (tests/test_evaluation_files.py, test_teaching.py)",
     r"^upsr weights (fetch|verify)": "needs a network (tests/test_weights.py)",
-    r"^upsr (convert|diffsr|stablesr)": "needs weights that are not in the package",
+    r"^upsr convert tiny": "run before the program that loads what it makes (test_programs_of_python_run)",
+    r"^upsr (convert (?!tiny)|diffsr|stablesr)": "needs weights that are not in the package",
     r"^upsr completion": "writes into the reader's home (tests/test_completion.py)",
     r"^upsr my_method": "a method of the reader's (tests/test_extending.py)",
     r"^(python3?|torchrun) .*(train|test)\.py": "trains for long (tests/test_training.py)",
@@ -71,8 +72,13 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
 
 def commands() -> list[str]:
     """Each command of a shell once, without comments."""
+    return commands_of(*(str(page.relative_to(ROOT)) for page in PAGES))
+
+
+def commands_of(*pages: str) -> list[str]:
+    """Those of some pages."""
     found: dict[str, None] = {}
-    for _, body in blocks("bash"):
+    for body in (body for page, body in blocks("bash") if page in pages):
         for line in body.replace("\\\n", " ").splitlines():
             command = re.sub(r"\s+#.*$", "", line).strip()
             if command and not command.startswith("#"):
@@ -212,6 +218,10 @@ def test_a_command_of_the_shell_runs(command, place):
 def test_programs_of_python_run(page, place, monkeypatch):
     """Those of extending.md and export.md: tests/test_extending.py, tests/test_export.py."""
     monkeypatch.chdir(place)
+    for command in commands_of(page):
+        if command.startswith("upsr convert tiny"):
+            assert cli.main.__wrapped__(words(command)[1:]) == 0
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(place / "modules"))
     programs = [body for name, body in blocks("python") if name == page]
     assert programs
     for program in programs:

@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   upsr convert ldm-sr/ --method ldm -o ldm/                                     a folder of diffusers
   upsr convert experiments/mine -o mine/                                        a run, or one file of its models/
   upsr convert net_g_5000.pth --opt mine.yml -o mine/                           weights that lost their run
+  upsr convert tiny --layout diffusers -o tiny-diffusers/                       for DiffusionPipeline.from_pretrained
   upsr convert stablesr --help                                                  StableSR's checkpoints, in a way of their own
   upsr upscale photo.jpg -o large/ --weights upsr/
 
@@ -32,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of the weights (float32)"
     )
+    parser.add_argument(
+        "--layout", choices=["upsr", "diffusers"], default="upsr",
+        help="of the folder: this package's, or one that DiffusionPipeline.from_pretrained loads (upsr)",
+    )  # fmt: skip
 
 
 def main(given: argparse.Namespace) -> int:
@@ -39,6 +44,7 @@ def main(given: argparse.Namespace) -> int:
     import torch  # here: takes seconds, and --help should not
     from safetensors import SafetensorError
 
+    from upsr.archs.diffusers_library import diffusers
     from upsr.atomic import atomic_folder
     from upsr.pipeline.files import load_model, save_model
 
@@ -47,8 +53,13 @@ def main(given: argparse.Namespace) -> int:
     for part, network in method.parts().items():
         if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
             raise UpsrError(f"{given.weights}: {part} holds values that are not finite in {given.dtype}")
+    if given.layout == "diffusers":
+        diffusers()  # the reason, if it is not here
+        from upsr.pipeline.for_diffusers import write_for_diffusers as write
+    else:
+        write = save_model
     with atomic_folder(given.out, SafetensorError) as folder:
-        save_model(method, config, folder)
+        write(method, config, folder)
     counts = {part: sum(p.numel() for p in network.parameters()) for part, network in method.parts().items()}
     found = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in counts.items())
     print(f"written to {given.out}" + (f": {found} parameters" if found else ""))
