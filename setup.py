@@ -19,7 +19,7 @@ class BuildWithOptions(build_py):
 
     def run(self):
         super().run()
-        for pattern in ("options/**/*.yml", "options/**/*.txt", "options/schema/*.json", "datasets/*.yml"):
+        for pattern in ("options/**/*.yml", "options/**/*.txt", "options/schema/*.json", "datasets/*.yml", "LICENSE"):
             for path in HERE.glob(pattern):
                 target = Path(self.build_lib, "upsr/home", path.relative_to(HERE))
                 self.mkpath(str(target.parent))
@@ -36,7 +36,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["upsr", "upsr.*"]),
-    package_data={"upsr": ["py.typed", "report/page/*", "report/published/*.yml", "weights/*.yml", "weights/*/*"]},
+    package_data={
+        "upsr": [
+            "py.typed",
+            "report/page/*",
+            "export/web/page/*",
+            "report/published/*.yml",
+            "weights/*.yml",
+            "weights/*/*",
+        ]
+    },
     entry_points={"console_scripts": ["upsr = upsr.cli:main"]},
     # TensorBoard comes with basicsr, as tb-nightly; beside it, the package tensorboard would break both.
     install_requires=[

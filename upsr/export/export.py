@@ -7,7 +7,7 @@ beside the files holds its numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from upsr.export.check import TOLERANCE, Difference, differences
 from upsr.export.formats import FORMATS, OPSET
 from upsr.export.trace import Sizes, Traced, failing_in_one_line, trace
 from upsr.methods.base import Method
-from upsr.methods.graphs import Graph
+from upsr.methods.graphs import Exported, Graph
 from upsr.provenance import file_digest, versions, weights_digest
 
 RECORD = "export.json"
@@ -73,12 +73,7 @@ def export_model(
         UpsrError: the method has no export, a package or compiler is missing, the folder has something in it, a network cannot
             be exported, or a file's results are further than :data:`TOLERANCE` from torch's. Nothing is left then.
     """
-    exported = method.exported()
-    if exported is None:
-        name = type(method).__name__
-        raise UpsrError(
-            f"{source or name}: the method {name} has no export; docs/export.md names the methods that have one"
-        )
+    exported = exported_of(method, source)
     require(formats, check)
     sizes = Sizes(method.facts.multiple, size)
     networks: dict[str, tuple[Graph, list[ExportedFile]]] = {}
@@ -93,10 +88,24 @@ def export_model(
             "tolerance": TOLERANCE,
             "size": size,
             "restoring": exported.restoring,
-            "networks": {name: _record(*network) for name, network in networks.items()},
+            "networks": {name: network_record(*network) for name, network in networks.items()},
         }
         (unfinished / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return [file for _, files in networks.values() for file in files]
+
+
+def exported_of(method: Method, source: str) -> Exported:
+    """Graphs and numbers of a method.
+
+    Raises:
+        UpsrError: it has no export.
+    """
+    if (exported := method.exported()) is None:
+        name = type(method).__name__
+        raise UpsrError(
+            f"{source or name}: the method {name} has no export; docs/export.md names the methods that have one"
+        )
+    return exported
 
 
 def require(formats: Sequence[ExportFormat], check: bool) -> None:
@@ -109,26 +118,39 @@ def require(formats: Sequence[ExportFormat], check: bool) -> None:
         FORMATS[form].require(check)
 
 
-def write(traced: Traced, form: ExportFormat, folder: Path, sizes: Sizes, check: bool) -> ExportedFile:
+def write(
+    traced: Traced,
+    form: ExportFormat,
+    folder: Path,
+    sizes: Sizes,
+    check: bool,
+    finish: Callable[[Path], None] = lambda path: None,
+    tolerance: float = TOLERANCE,
+) -> ExportedFile:
     """One file of a graph, compared with torch if ``check``.
 
+    Args:
+        finish: changes the file before it is compared.
+
     Raises:
-        UpsrError: it cannot be written, or differs by more than :data:`TOLERANCE`.
+        UpsrError: it cannot be written, or differs by more than ``tolerance``.
     """
     graph, made = traced.graph, FORMATS[form]
     path = folder / (graph.name + made.suffix)
     with failing_in_one_line(f"{graph.name}: {graph.architecture} cannot be written as {form}"):
         made.write(graph, traced.program, path)
+        finish(path)
     # A file that is not guarded holds none of the tracer's assumptions; that it is right below them is measured.
     least = traced.least if made.guarded else 1
     found = differences(traced, made.load(path), sizes, least) if check else []
     file = ExportedFile(path.name, form, file_digest(path), min(sizes.only or [least * sizes.multiple]), found)
-    if file.worst is not None and not file.worst <= TOLERANCE:
-        raise UpsrError(f"{file.name}: differs from torch by up to {file.worst:.2g}, more than {TOLERANCE:g}")
+    if file.worst is not None and not file.worst <= tolerance:
+        raise UpsrError(f"{file.name}: differs from torch by up to {file.worst:.2g}, more than {tolerance:.2g}")
     return file
 
 
-def _record(graph: Graph, files: Sequence[ExportedFile]) -> dict[str, Any]:
+def network_record(graph: Graph, files: Sequence[ExportedFile]) -> dict[str, Any]:
+    """A network in ``export.json``."""
     return {
         "architecture": graph.architecture,
         "parameters": sum(p.numel() for p in graph.network.parameters()),

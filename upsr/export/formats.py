@@ -45,10 +45,10 @@ class Format:
 
 def _require_onnx(check: bool) -> None:
     for name in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
-        _package(name)
+        package(name)
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
     """An optional package. (Imported by name: not every environment that is type-checked has it.)"""
     try:
         return importlib.import_module(name)
@@ -69,7 +69,7 @@ def _write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
         verbose=False,
     )
     assert converted is not None  # with dynamo=True
-    optimizer = _package("onnxscript.optimizer")
+    optimizer = package("onnxscript.optimizer")
     optimizer.fold_constants(converted.model)
     optimizer.remove_unused_nodes(converted.model)
     for given, shape in zip(converted.model.graph.inputs, graph.inputs.values(), strict=True):
@@ -82,7 +82,7 @@ def _write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
 
 def _stable_sort() -> Callable[..., Any]:
     """``aten.sort.stable``, which torch does not convert: ONNX defines that TopK puts equal values in their order."""
-    op = _package("onnxscript").opset20
+    op = package("onnxscript").opset20
 
     def sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
         count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
@@ -92,7 +92,7 @@ def _stable_sort() -> Callable[..., Any]:
 
 
 def _load_onnx(path: Path) -> Run:
-    runtime = _package("onnxruntime")
+    runtime = package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -121,8 +121,8 @@ def _write_aoti(graph: Graph, program: ExportedProgram, path: Path) -> None:
 
 
 def _load_aoti(path: Path) -> Run:
-    package = torch._inductor.aoti_load_package(str(path))
-    return lambda inputs: package(*inputs.values())
+    loaded = torch._inductor.aoti_load_package(str(path))
+    return lambda inputs: loaded(*inputs.values())
 
 
 FORMATS: dict[ExportFormat, Format] = {

@@ -1,0 +1,1 @@
+"""A folder that upscales photos in a visitor's browser."""
