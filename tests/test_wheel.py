@@ -16,7 +16,7 @@ from tests import tiny
 from tests.processes import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("setup.py", "README.md", "pyproject.toml", "MANIFEST.in", "upsr", "options")
+SOURCES = ("setup.py", "README.md", "LICENSE", "pyproject.toml", "MANIFEST.in", "upsr", "options")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,12 @@ def test_option_files_and_descriptions_come_with_it(installed):
         names = {path.name for path in home.glob(pattern)}
         assert names == {path.name for path in ROOT.glob(pattern)}
         assert names
+
+
+def test_the_page_of_export_comes_with_it(installed):
+    names = {path.name for path in (installed / "site/upsr/export/web/page").iterdir()}
+    assert names == {path.name for path in (ROOT / "upsr/export/web/page").iterdir()}
+    assert (installed / "site/upsr/home/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_it_upscales_tests_and_lists(installed):

@@ -27,7 +27,7 @@ from upsr.weights.fetch import Network
 
 MANIFEST, SERVICE_WORKER = "manifest.json", "service-worker.js"
 MAX_PIXELS = 1_000_000
-"""Of a photo: the page holds seven arrays of the result's size in float32, beside what the networks need."""
+"""Of a photo: the page holds four arrays of the result's size in float32, 0.8 GB in all, beside what the networks need."""
 TILE = {"size": 128, "overlap": 24}
 """Tiles of the command, but of half the side: a tab has less memory than a program."""
 

@@ -44,10 +44,15 @@ def runtime_files(given: Path | None, network: Network | None = None) -> dict[st
     if given is not None:
         return _of_tarball(given)
     with tempfile.TemporaryDirectory() as folder:
-        return _of_tarball(_fetched(Path(folder), network or Network()))
+        return _of_tarball(fetched_package(Path(folder), network or Network()))
 
 
-def _fetched(folder: Path, network: Network) -> Path:
+def fetched_package(folder: Path, network: Network) -> Path:
+    """The package's file, from the npm registry, in a folder.
+
+    Raises:
+        UpsrError: it cannot be had, or is another one.
+    """
     name, failures = f"{PACKAGE}-{VERSION}.tgz", list[str]()
     try:
         fetch_file(name, TARBALL, [Source(address=ADDRESS)], folder, network, failures.append)

@@ -93,13 +93,14 @@ async function run() {
   const seed = $("seed").value;
   const steps = $("steps").value;
   try {
-    const bytes = await restored({ timesteps: record.web.steps[steps], seed: BigInt(seed), tile: record.web.tile });
+    const { bytes, note } = await restored({ timesteps: record.web.steps[steps], seed: BigInt(seed), tile: record.web.tile });
     show($("after"), bytes, width, height);
     showEnlarged($("before"), photo.image, width, height);
     const stem = photo.name.replace(/\.[^.]*$/, "");
     Object.assign($("download"), { href: await pngOf($("after")), download: `${stem}_x${scale}_seed${seed}.png`, hidden: false });
     $("result").hidden = false;
-    tell(`Done in ${((performance.now() - started) / 1000).toFixed(1)} s: ${width} x ${height} pixels.`);
+    const seconds = ((performance.now() - started) / 1000).toFixed(1);
+    tell(`Done in ${seconds} s: ${width} x ${height} pixels.${note ? ` Computed on the processor; ${note}.` : ""}`);
   } catch (error) {
     stop(); // what failed may hold the memory that was short
     say(error);
@@ -108,13 +109,15 @@ async function run() {
   }
 }
 
-/** The result's bytes, from the worker. */
+/** {bytes, note} from the worker: the result, and why another device computed it. */
 function restored(settings) {
   worker ??= startedWorker();
+  let note = "";
   return new Promise((made, failed) => {
     worker.onmessage = ({ data }) => {
       if (data.total) advance(data.done, data.total, data.done ? `${data.done} of ${data.total} parts` : "Loading the networks");
-      if (data.bytes) made(data.bytes);
+      note = data.note ?? note;
+      if (data.bytes) made({ bytes: data.bytes, note });
       if (data.error) failed(new Error(data.error));
     };
     worker.onerror = (event) => failed(new Error(event.message || "the worker could not be started"));

@@ -40,7 +40,8 @@ export async function restore(photo, plan, { tile, timesteps, seed }, networks, 
 
   const identity = await identityOf(rgbOf(photo), photo.height, photo.width);
   const noise = (k) => noiseField(seed, identity, k, y.length / size, size);
-  const weight = y.map((value, i) => plan.b_u + (1 - plan.b_u) * Math.min(Math.abs(yHat[i] - value) / 4 / plan.psi_max, 1));
+  // Computed where it is needed: as an array it would be as large as the result.
+  const weight = (i) => plan.b_u + (1 - plan.b_u) * Math.min(Math.abs(yHat[i] - y[i]) / 4 / plan.psi_max, 1);
   const shown = plan.sr_condition ? [yHat, y] : [y];
   const base = plan.estimate === "residual" ? shown[0] : null;
 
@@ -59,7 +60,8 @@ export async function restore(photo, plan, { tile, timesteps, seed }, networks, 
   }
 
   const start = plan.kappa * Math.sqrt(plan.etas[timesteps[0]]);
-  const x = noise(0).map((value, i) => y[i] + start * weight[i] * value);
+  const x = noise(0);
+  for (let i = 0; i < x.length; i++) x[i] = y[i] + start * weight(i) * x[i];
   const clean = new Float32Array(x.length);
   for (let k = 0; k < timesteps.length; k++) {
     await blended(clean, (window) => estimate(x, timesteps[k], window));
@@ -79,7 +81,7 @@ function step(x, clean, y, weight, plan, t, after, noise) {
     const share = next / eta;
     const deviation = plan.kappa * Math.sqrt(share * (eta - next));
     const drawn = noise();
-    for (let i = 0; i < x.length; i++) x[i] = share * x[i] + (1 - share) * clean[i] + deviation * weight[i] * drawn[i];
+    for (let i = 0; i < x.length; i++) x[i] = share * x[i] + (1 - share) * clean[i] + deviation * weight(i) * drawn[i];
   }
 }
 
