@@ -231,6 +231,19 @@ def test_weights_that_are_too_far_apart_in_int8_are_stored_in_float16(monkeypatc
     assert tried == ["int8", "float16"]
 
 
+def test_a_method_that_the_page_cannot_restore_as_is_refused(place, monkeypatch):
+    model = tiny.model(tiny.random_weights(CompactSR(num_feat=8, num_block=1)))
+    whole = model.exported()
+    for changed, message in (
+        (replace(whole, restoring={"scale": 4}), "restores as the method upsr does, and mine does not: no b_u"),
+        (replace(whole, graphs=whole.graphs[:1]), "runs the networks g and denoiser; mine has others"),
+    ):
+        monkeypatch.setattr(model, "exported", lambda changed=changed: changed)
+        with pytest.raises(UpsrError, match=message):
+            folder.export_web(model, "page", source="mine")
+    assert not Path("page").exists()
+
+
 MISTAKES = [
     (["--web", "--format", "onnx"], "--format: has no effect with --web"),
     (["--web", "--size", "32", "32"], "--size: has no effect with --web"),

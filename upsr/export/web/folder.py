@@ -82,6 +82,8 @@ def export_web(
     exported = exported_of(method, source)
     if lacking := sorted(_NEEDS - exported.restoring.keys()):
         raise UpsrError(f"--web: the page restores as the method upsr does, and {source} does not: no {lacking[0]}")
+    if {graph.name for graph in exported.graphs} != _STORAGES.keys():
+        raise UpsrError(f"--web: the page runs the networks {' and '.join(_STORAGES)}; {source} has others")
     if method.facts.multiple % _CHUNK or method.facts.channels != 3:
         raise UpsrError(f"--web: takes networks for colours whose sides are multiples of {_CHUNK}; {source} is another")
     require(["onnx"], check)
@@ -128,14 +130,11 @@ def _write_network(traced: Traced, folder: Path, sizes: Sizes, check: bool) -> t
 
 
 def _timesteps(method: Method) -> dict[int, list[int]]:
-    """Timesteps that the denoiser is called at, by the number of steps."""
-    knob: Any = method.knobs()["steps"]
-    found = {}
-    for count in range(int(knob.low), int(knob.high) + 1):
-        exported = method.adjusted(steps=count).exported()
-        assert exported is not None  # the method has an export
-        found[count] = list(exported.restoring["timesteps"])
-    return found
+    """Timesteps that the denoiser is called at, by the number of steps; one entry of a method without that knob."""
+    knob: Any = method.knobs().get("steps")
+    forms = [method] if knob is None else [method.adjusted(steps=n) for n in range(int(knob.low), int(knob.high) + 1)]
+    found = [list(exported.restoring["timesteps"]) for form in forms if (exported := form.exported()) is not None]
+    return {len(timesteps): timesteps for timesteps in found}
 
 
 def _pack(path: Path) -> None:

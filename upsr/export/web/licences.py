@@ -40,7 +40,7 @@ def write_licences(folder: Path, source: str) -> None:
             shutil.copyfile(onnxruntime / name, folder / f"onnxruntime-{name}")
     except (OSError, StopIteration) as error:
         raise UpsrError(
-            f"--web: a licence cannot be read ({error or 'LICENSE of upsr'}); reinstall its package"
+            f"--web: a licence cannot be read ({str(error) or 'LICENSE of upsr'}); reinstall its package"
         ) from None
     if source in shipped_names():
         shutil.copyfile(shipped_folder(source) / "README.md", folder / "weights.txt")

@@ -90,10 +90,10 @@ async function run() {
   setBusy(true);
   const scale = record.restoring.scale;
   const [width, height] = [photo.width * scale, photo.height * scale];
-  const seed = $("seed").value;
+  const seed = BigInt(Number($("seed").value)); // a field for numbers takes 1e3 as well
   const steps = $("steps").value;
   try {
-    const { bytes, note } = await restored({ timesteps: record.web.steps[steps], seed: BigInt(seed), tile: record.web.tile });
+    const { bytes, note } = await restored({ timesteps: record.web.steps[steps], seed, tile: record.web.tile });
     show($("after"), bytes, width, height);
     showEnlarged($("before"), photo.image, width, height);
     const stem = photo.name.replace(/\.[^.]*$/, "");
