@@ -13,7 +13,6 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from upsr.tiling.tiles import Progress
 _CODE = 'from {module} import {name}\n\n__all__ = ["{name}"]\n'
 
 
-class Restoration(ModelMixin, ConfigMixin):
+class Restoration(ModelMixin):
     """The networks of a method, as the one component of the pipeline.
 
     Its folder is one of :meth:`UPSRPipeline.save_pretrained`.
