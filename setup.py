@@ -39,6 +39,7 @@ setup(
     package_data={
         "upsr": [
             "py.typed",
+            "app/*.js",
             "report/page/*",
             "export/web/page/*",
             "report/published/*.yml",

@@ -9,19 +9,20 @@ import io
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from skimage import data
 
 from upsr.app.limits import Limits
+from upsr.app.models import Model, named
 from upsr.app.server import serving
 from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write
-from upsr.choices import DEFAULT_WEIGHTS
 from upsr.errors import exiting
+from upsr.weights import shipped_names
 
 _LARGEST_FILE = 300_000
 _WAIT = 300_000
@@ -32,21 +33,23 @@ _TABS = {"Before / after": "before_after", "Uncertainty": "uncertainty", "Steps"
 def main() -> None:
     """Make them."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help=f"name or path ({DEFAULT_WEIGHTS})")
+    parser.add_argument("--weights", nargs="+", default=shipped_names(), help="names or paths (the shipped ones)")
     parser.add_argument("--port", type=int, default=7861, metavar="N", help="port of the page meanwhile (7861)")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (docs/images)")
     given = parser.parse_args()
     from upsr.pipeline.pipeline import UPSRPipeline
 
-    take(UPSRPipeline.from_pretrained(given.weights), given.out, given.port)
+    sources = [{"source": name, "method": None, "parts": {}} for name in given.weights]
+    models = named([(UPSRPipeline.from_pretrained(**source), source) for source in sources])
+    take(models, given.out, given.port)
 
 
-def take(pipe: Any, folder: Path, port: int) -> None:
-    """Take the pictures of a page around this pipeline."""
+def take(models: Sequence[Model], folder: Path, port: int) -> None:
+    """Take the pictures of a page around these models."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with (
         tempfile.TemporaryDirectory() as temporary,
-        serving(pipe, Limits(), port=port) as url,
+        serving(models, Limits(), port=port) as url,
         sync_playwright() as driver,
     ):
         photo = Path(temporary) / "astronaut.png"

@@ -14,11 +14,9 @@ import struct
 import subprocess
 import sys
 import threading
-import zipfile
 import zlib
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,86 +26,30 @@ import torch
 from PIL import Image, ImageCms
 
 from tests import tiny
+from tests.page import (
+    PATIENCE,
+    FakePipeline,
+    choose_several,
+    downloaded,
+    free_port,
+    opened,
+    photo,
+    served,
+    upload,
+    upscale,
+    wait_for_image,
+    wait_for_status,
+    zipped,
+)
 from upsr.app.jobs import Jobs, Token
 from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import write_photo
-from upsr.methods.base import Knob, Seen, TextKnob
-from upsr.pipeline.frames import to_colour, to_frame
 from upsr.pipeline.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PATIENCE = 60_000
-"""Milliseconds after which something that is waited for has failed."""
-
-
-class FakePipeline:
-    """A pipeline that needs no network, and can be slow or fail."""
-
-    scale, draws = 4, True
-    maps: tuple[str, ...] = ("uncertainty", "weight")
-    pictures: tuple[str, ...] = ("g(y)", "x_T", "t=4")
-
-    def __init__(self) -> None:
-        self.slow = False
-        self.failing = False
-        self.steps_done = 0
-        self.started, self.ended = threading.Event(), threading.Event()
-
-    def knobs(self) -> dict[str, Knob | TextKnob]:
-        return {
-            "steps": Knob("network calls", 0, 5, 4, whole=True, hint="Fewer: faster."),
-            "fidelity": Knob("faithfulness", 0, 1, 0.5),
-            "prompt": TextKnob("what it shows", ""),
-            "colour": TextKnob("correction", "adain", ("none", "adain", "wavelet")),
-            "hidden": Knob("on no page", 0, 1, 0, advanced=True),
-            "following": Knob("on no page, as it has no value of its own", 1, 3),
-        }
-
-    def upscale(self, photo: Photo, settings: Settings, *, progress=None, watch=None) -> Photo:
-        self.given = settings
-        self.steps_done = 0
-        self.ended.clear()
-        self.started.set()
-        steps = 2000 if self.slow else 5
-        try:
-            for step in range(steps):
-                threading.Event().wait(0.02 if self.slow else 0)
-                self.steps_done = step + 1
-                progress(step + 1, steps)
-        finally:
-            self.started.clear()
-            self.ended.set()
-        if self.failing:
-            raise RuntimeError("/secret/path/of/the/server")
-        (frame,) = photo.frames
-        size = [round(side * settings.outscale) for side in frame.shape[:2]]
-        colour = torch.nn.functional.interpolate(to_colour(frame)[None], size)
-        noise = torch.rand(colour.shape, generator=torch.Generator().manual_seed(settings.seed)) / 10
-        watch = watch or (lambda seen: None)
-        for name in self.maps:
-            watch(Seen(name, colour, "map"))
-        for name in self.pictures:
-            watch(Seen(name, colour))
-        return replace(photo, frames=(to_frame((colour + noise)[0], None, frame),))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def served(pipe: Any, **limits: int) -> Iterator[tuple[str, Path]]:
-    """The address, and the folder of uploads."""
-    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
-    from upsr.app.server import serving
-
-    with serving(pipe, Limits(**{"requests_per_minute": 1000, **limits}), port=free_port()) as url:
-        yield url.rstrip("/"), Path(os.environ["GRADIO_TEMP_DIR"])
 
 
 @pytest.fixture(scope="module")
@@ -124,27 +66,6 @@ def server(fake) -> Iterator[str]:
     assert not folder.exists()
 
 
-@contextlib.contextmanager
-def opened(browser, url: str) -> Iterator[Any]:
-    """The page. It may ask for nothing from elsewhere and have no errors."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(PATIENCE)
-    trouble: list[str] = []
-    page.on("request", lambda request: trouble.append(request.url) if is_outside(request.url, url) else None)
-    page.on("console", lambda message: trouble.append(message.text) if "Content Security" in message.text else None)
-    page.on("response", lambda answer: trouble.append(answer.url) if answer.status == 403 else None)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.goto(url)
-    page.wait_for_selector("#run")
-    yield page
-    page.close()
-    assert trouble == []
-
-
-def is_outside(address: str, url: str) -> bool:
-    return not address.startswith((f"{url}/", "data:", f"blob:{url}/"))
-
-
 @pytest.fixture
 def page(browser, server, fake):
     fake.slow = fake.failing = False
@@ -152,49 +73,11 @@ def page(browser, server, fake):
         yield page
 
 
-def photo(path: Path, width: int, height: int) -> Path:
-    """A smooth picture."""
-    y, x = np.mgrid[:height, :width]
-    pixels = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def upload(page, path: Path) -> None:
-    page.set_input_files("#photo input[type=file]", path)
-
-
-def wait_for_status(page, text: str) -> str:
-    page.wait_for_function("text => document.querySelector('.upsr-status')?.innerText.includes(text)", arg=text)
-    return page.locator(".upsr-status").inner_text()
-
-
 CLICK_AS_SOON_AS_POSSIBLE = """() => new Promise((clicked) => {
     const button = document.querySelector("#run");
     const look = () => button.disabled ? setTimeout(look, 0) : clicked(button.click());
     look();
 })"""
-
-
-def upscale(page, expected: str = "Done in") -> str:
-    page.click("#run")
-    return wait_for_status(page, expected)
-
-
-def downloaded(page) -> Image.Image:
-    with page.expect_download() as waiting:
-        page.click("#download")
-    assert waiting.value.suggested_filename.startswith("photo_x")  # after the photo
-    assert waiting.value.suggested_filename.endswith(".png")
-    with Image.open(waiting.value.path()) as image:
-        assert image.format == "PNG"
-        return image.copy()
-
-
-def wait_for_image(page, selector: str) -> None:
-    page.wait_for_function(
-        "s => [...document.querySelectorAll(s)].some((i) => i.complete && i.naturalWidth)", arg=selector
-    )
 
 
 def test_a_photo_is_upscaled_shown_and_downloaded(page, tmp_path):
@@ -242,10 +125,10 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     wait_for_status(page, "40 x 40 pixels")
     assert "Fewer: faster." in page.locator("#steps").inner_text()
     assert "faithfulness" in page.locator("#fidelity").inner_text()
-    assert page.locator("#hidden, #following").count() == 0
+    assert page.locator("#colour_fix").count() == 0  # the method corrects colours itself
     upscale(page)
-    given = {"steps": 4, "fidelity": 0.5, "prompt": "", "colour": "adain"}
-    assert fake.given == Settings(seed=0, outscale=4, knobs=given)
+    given = {"steps": 4, "fidelity": 0.5, "prompt": "", "colour": "adain", "eta": None, "start": None, "level": None}
+    assert fake.given == Settings(seed=0, outscale=4, tile=64, knobs=given)
     page.fill("#prompt textarea, #prompt input", "a red barn")
     page.locator("#colour input").click()
     page.get_by_role("option", name="wavelet").click()
@@ -253,11 +136,19 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     page.keyboard.press("Tab")
     page.get_by_label("number input for Fidelity").fill("0.75")
     page.keyboard.press("Tab")
+    page.fill("#level textarea, #level input", "2")
+    page.keyboard.press("Tab")
+    page.click("#more > button")
+    page.fill("#eta textarea, #eta input", "0.5")
+    page.locator("#start input").click()
+    page.get_by_role("option", name="noise").click()
+    page.get_by_label("Consistent").check()
     page.fill("#seed input", "3")
     page.press("#seed input", "Tab")
     upscale(page, "seed 3")
     given = {"steps": 2, "fidelity": 0.75, "prompt": "a red barn", "colour": "wavelet"}
-    assert fake.given == Settings(seed=3, outscale=4, knobs=given)
+    given |= {"eta": 0.5, "start": "noise", "level": 2}
+    assert fake.given == Settings(seed=3, outscale=4, tile=64, consistent=True, knobs=given)
 
 
 def test_a_network_that_spandrel_knows_has_no_seed_no_sliders_and_nothing_on_the_way(browser, tmp_path):
@@ -637,22 +528,6 @@ def test_the_shipped_weights_in_the_browser_and_the_end(browser, tmp_path):
     assert not list(tmp_path.glob("upsr-serve-*"))
 
 
-def zipped(page) -> dict[str, bytes]:
-    """The files of the ZIP that is downloaded."""
-    with page.expect_download() as waiting:
-        page.click("#zip")
-    assert waiting.value.suggested_filename == "upscaled.zip"
-    with zipfile.ZipFile(waiting.value.path()) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def choose_several(page, selector: str, chosen: Path | list[Path], count: int) -> None:
-    if not page.locator(selector).is_visible():
-        page.click("#several > button")
-    page.set_input_files(f"{selector} input[type=file]", chosen)
-    page.wait_for_function("n => document.querySelectorAll('#photos tr.file').length === n", arg=count)
-
-
 def test_several_photos_become_a_zip_and_what_is_refused_is_named(page, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "broken.png").write_bytes(b"no photo")
@@ -663,7 +538,7 @@ def test_several_photos_become_a_zip_and_what_is_refused_is_named(page, tmp_path
     assert "broken.png: " in said
     assert "large.png: the result would have 1.9 megapixels" in said
     found = zipped(page)
-    assert sorted(found) == ["a_x4_seed0.png", "a_x4_seed0_2.png", "not_upscaled.txt"]
+    assert sorted(found) == ["a_x4_seed0.png", "a_x4_seed0_2.png", "not_upscaled.txt", "settings.json"]
     report = found.pop("not_upscaled.txt").decode()
     assert [line.split(":")[0] for line in report.splitlines()] == ["broken.png", "large.png"]
     for name, (width, height) in {"a_x4_seed0.png": (120, 80), "a_x4_seed0_2.png": (80, 80)}.items():
@@ -682,7 +557,7 @@ def test_a_folder_is_taken_whole(page, tmp_path):
     page.wait_for_function("document.querySelectorAll('#photos tr.file').length === 2")
     page.click("#run_all")
     wait_for_status(page, "2 of 2 photos done")
-    assert sorted(zipped(page)) == ["one_x4_seed0.png", "two_x4_seed0.png"]
+    assert sorted(zipped(page)) == ["one_x4_seed0.png", "settings.json", "two_x4_seed0.png"]
 
 
 def test_more_photos_than_are_allowed_are_refused(page, tmp_path):

@@ -12,6 +12,10 @@ from typing import Any, NoReturn
 from upsr.choices import DATASETS_ROOT, DEFAULT_WEIGHTS, LAUNCHERS, Launcher
 from upsr.errors import UpsrError, one_line
 
+_WEIGHTS = "name (shipped, or fetched: upsr weights list), folder, run, option file, weight file or user/repository"
+_METHOD = "of published weights: name or path (the one that knows them)"
+_PART = "weights of another part of the method, beside published weights: autoencoder=autoencoder_vq_f4.pth"
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """A parser that takes ``--max-images`` and ``--max_images`` for the same option, and prints no usage with a mistake.
@@ -76,6 +80,50 @@ def add_datasets_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class _OfModel(argparse.Action):
+    """An argument of the model that the last ``--weights`` names, or that the first one will; kept in ``models``."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, option_string: str | None = None) -> None:
+        models = [argparse.Namespace(**vars(model)) for model in namespace.models or ()]
+        if not models or (self.dest == "weights" and models[-1].weights is not None):
+            models.append(argparse.Namespace(weights=None, method=None, part=[], g=None))
+        setattr(models[-1], self.dest, [*models[-1].part, value] if self.dest == "part" else value)
+        namespace.models = models
+
+
+def add_models(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the arguments of :func:`add_model` for any number of models; :func:`models_of` reads them.
+
+    Args:
+        default: in the help, the weights that are taken where none are named.
+    """
+    parser.set_defaults(models=())
+    parser.add_argument(
+        "--weights",
+        action=_OfModel,
+        default=argparse.SUPPRESS,
+        help=f"{_WEIGHTS}; again for each further model ({default})",
+    )
+    shared: dict[str, Any] = {"action": _OfModel, "default": argparse.SUPPRESS}
+    parser.add_argument("--method", metavar="NAME", help=f"{_METHOD}; of the --weights before it", **shared)
+    parser.add_argument("--part", metavar="NAME=FILE", help=f"{_PART}; of the --weights before it", **shared)
+    parser.add_argument("--g", metavar="FILE", help="short for --part g=FILE", **shared)
+
+
+def models_of(given: argparse.Namespace, default: Sequence[str]) -> list[dict[str, Any]]:
+    """The models of :func:`add_models`, each as :func:`model_of` gives it.
+
+    Args:
+        default: weights that are taken where none are named.
+
+    Raises:
+        UpsrError: as :func:`model_of`.
+    """
+    models = given.models or [argparse.Namespace(weights=name, method=None, part=[], g=None) for name in default]
+    found = [model_of(model) for model in models]
+    return [{**model, "source": model["source"] or DEFAULT_WEIGHTS} for model in found]
+
+
 def add_model(parser: Any, *, positional: bool = False) -> None:
     """Add the arguments that :func:`model_of` reads.
 
@@ -83,19 +131,12 @@ def add_model(parser: Any, *, positional: bool = False) -> None:
         parser: or a group of one.
         positional: ``WEIGHTS`` in place of ``--weights``.
     """
-    about = "name (shipped, or fetched: upsr weights list), folder, run, option file, weight file or user/repository"
     if positional:
-        parser.add_argument("weights", metavar="WEIGHTS", help=about)
+        parser.add_argument("weights", metavar="WEIGHTS", help=_WEIGHTS)
     else:
-        parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help=f"{about} ({DEFAULT_WEIGHTS})")
-    parser.add_argument("--method", metavar="NAME", help="of published weights: name or path (the one that knows them)")
-    parser.add_argument(
-        "--part",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="weights of another part of the method, beside published weights: autoencoder=autoencoder_vq_f4.pth",
-    )
+        parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help=f"{_WEIGHTS} ({DEFAULT_WEIGHTS})")
+    parser.add_argument("--method", metavar="NAME", help=_METHOD)
+    parser.add_argument("--part", action="append", default=[], metavar="NAME=FILE", help=_PART)
     parser.add_argument("--g", metavar="FILE", help="short for --part g=FILE")
 
 

@@ -14,6 +14,8 @@ from upsr.images.writing import write_photo
 
 REPORT = "not_upscaled.txt"
 """In the ZIP file: photos that are not in it, and why."""
+SETTINGS = "settings.json"
+"""In the ZIP file: what ``upsr upscale --settings`` repeats."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,18 @@ class Batch:
 
 
 def upscale_all(
-    paths: Sequence[Path], upscaled: Callable[[int, Path], Photo], name_of: Callable[[Path], str], folder: Path
+    paths: Sequence[Path],
+    upscaled: Callable[[int, Path], Photo],
+    name_of: Callable[[Path], str],
+    settings: str,
+    folder: Path,
 ) -> Batch:
     """Upscale photos one after another. What is refused is noted, and the others go on.
 
     Args:
         upscaled: the result for a photo, of its number and path; what it raises beside UpsrError ends the work.
         name_of: the name of the result's file.
+        settings: content of the file :data:`SETTINGS`.
         folder: a new folder within it gets the ZIP file.
     """
     place = pictures.new_place(folder)
@@ -54,6 +61,7 @@ def upscale_all(
             write_photo(place / name, result)
             archive.write(place / name, name)
             (place / name).unlink()
+        archive.writestr(SETTINGS, settings)
         if refused:
             archive.writestr(REPORT, "\n".join(refused) + "\n")
     return Batch(str(target) if names else None, len(names), tuple(refused))

@@ -2,69 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 
+from upsr.app.knobs import ModelSettings
 from upsr.app.limits import Limits
+from upsr.app.masks import painting
+from upsr.app.models import Model
 from upsr.app.pictures import SMALLEST_SIDE, heat_legend
 from upsr.app.style import status_line
-from upsr.images.photo import Photo
-from upsr.methods.base import Knob, TextKnob, Watch
-from upsr.pipeline.settings import Settings
-from upsr.tiling.tiles import Progress
 
 WHOLE, SQUARE = "Whole photo", "Square crop"
-LARGEST_SCALE = 8
 COMFORTABLE = 256
 """Side of the crop that is proposed for large photos: a result within seconds, on a CPU too."""
 
-_LARGEST_SEED = 2**31 - 1
 _HEIGHT = 560
-
-
-class Pipeline(Protocol):
-    """The part of :class:`upsr.pipeline.pipeline.UPSRPipeline` that the page uses."""
-
-    @property
-    def scale(self) -> float:
-        """The method's upscaling factor."""
-
-    @property
-    def draws(self) -> bool:
-        """Results depend on the seed."""
-
-    @property
-    def maps(self) -> Sequence[str]:
-        """Names of the maps that ``watch`` sees; the page lays the first one over the photo."""
-
-    def knobs(self) -> Mapping[str, Knob | TextKnob]:
-        """The method's settings, by name."""
-
-    def upscale(
-        self, photo: Photo, settings: Settings, *, progress: Progress | None = None, watch: Watch | None = None
-    ) -> Photo:
-        """Upscale a photo; ``watch`` sees intermediate results, and what ``progress`` raises ends the work."""
 
 
 class Controls:
     """Draws the page within the surrounding :class:`gradio.Blocks`; an attribute for each control.
 
-    The settings, ``seed`` and ``heat`` follow from the method: ``seed`` is ``None`` without noise, ``heat`` without maps.
+    ``settings`` holds those of each model; the chosen model's are visible.
     """
 
-    def __init__(self, pipe: Pipeline, limits: Limits) -> None:
+    def __init__(self, models: Sequence[Model], limits: Limits) -> None:
         gr.Markdown("# UPSR\nSuper-resolution of real photos.", elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=340):
                 self._draw_photo()
-                self._draw_settings(pipe)
+                self._draw_mask(models[0])
+                self._draw_settings(models)
                 self._draw_batch(limits)
             with gr.Column(scale=3, min_width=420):
                 self._draw_buttons(limits)
-                self._draw_results(pipe)
+                self._draw_results(models[0])
 
     def _draw_photo(self) -> None:
         self.upload = gr.State(None)
@@ -83,25 +57,23 @@ class Controls:
                     self.y = gr.Slider(0, 100, 50, step=0.1, label="Down (%)", min_width=120)
         self.region: set[Block] = {self.upload, self.choice, self.side, self.x, self.y}
 
-    def _draw_settings(self, pipe: Pipeline) -> None:
-        shared: dict[str, Any] = {"min_width": 150, "render": False}
-        self.scale = gr.Slider(
-            1, LARGEST_SCALE, min(pipe.scale, LARGEST_SCALE), step=0.5, label="Scale", elem_id="scale",
-            info=f"Native: x{pipe.scale:g}.", **shared,
-        )  # fmt: skip
-        # A slider cannot be left empty: a knob without a value of its own stays with the method.
-        shown = {name: knob for name, knob in pipe.knobs().items() if not knob.advanced and knob.default is not None}
-        self.knobs = {name: _knob(name, knob, shared) for name, knob in shown.items()}
-        self.seed = gr.Number(
-            0, label="Seed", precision=0, minimum=0, maximum=_LARGEST_SEED, elem_id="seed",
-            info="Same seed, same image.", **shared,
-        ) if pipe.draws else None  # fmt: skip
-        self.settings = [self.scale, *self.knobs.values(), *([self.seed] if self.seed else [])]
-        with gr.Group():
-            for first in range(0, len(self.settings), 2):
-                with gr.Row():
-                    for control in self.settings[first : first + 2]:
-                        control.render()
+    def _draw_mask(self, first: Model) -> None:
+        title = "Only here may it invent"
+        with gr.Accordion(title, open=False, visible=first.pipe.takes_masks, elem_id="mask") as self.mask_box:
+            gr.Markdown(
+                "Paint where details may be invented: elsewhere the result is the model's faithful estimate. Nothing painted: "
+                "everywhere. For the one photo above, not for several. A mask file is white where it may invent, black where not."
+            )
+            self.painting = painting()
+            self.mask = gr.File(label="Or a mask file", height=130, elem_id="mask_file")
+
+    def _draw_settings(self, models: Sequence[Model]) -> None:
+        names = [model.name for model in models]
+        self.model = gr.Radio(names, value=names[0], label="Model", elem_id="model", visible=len(names) > 1)
+        self.settings = {
+            model.name: ModelSettings(model.pipe, visible=number == 0) for number, model in enumerate(models)
+        }
+        self.chosen: set[Block] = {self.model, *(c for own in self.settings.values() for c in own.controls)}
 
     def _draw_batch(self, limits: Limits) -> None:
         with gr.Accordion("Several photos", open=False, elem_id="several"):
@@ -120,36 +92,42 @@ class Controls:
         self.status = gr.HTML(greeting(limits), elem_id="status")
         self.progress = gr.HTML("", elem_id="progress")
 
-    def _draw_results(self, pipe: Pipeline) -> None:
+    def _draw_results(self, first: Model) -> None:
         shared: dict[str, Any] = {
             "show_label": False, "interactive": False, "buttons": ["fullscreen"], "height": _HEIGHT
         }  # fmt: skip
-        self.heat = None
         with gr.Tabs():
             with gr.Tab("Before / after"):
                 self.pair = gr.ImageSlider(elem_id="pair", max_height=_HEIGHT, **shared)
                 gr.HTML('<div class="upsr-sides"><span>&larr; bicubic</span><span>result &rarr;</span></div>')
-            for name in pipe.maps[:1]:
-                with gr.Tab(name.capitalize()):
-                    self.heat = gr.Image(elem_id="heat", format="png", **shared)
-                    gr.HTML(heat_legend(f"little {name}", f"much {name}"))
-            # A method does not state its pictures; each result shows or hides the tab.
-            with gr.Tab("Steps", visible=pipe.draws) as self.steps:
+            # A method does not state its pictures, and another model may be chosen: each result shows or hides the tabs.
+            with gr.Tab(heat_title(first), visible=bool(first.pipe.maps)) as self.heat_tab:
+                self.heat = gr.Image(elem_id="heat", format="png", **shared)
+                self.legend = gr.HTML(legend_of(first))
+            with gr.Tab("Steps", visible=first.pipe.draws) as self.steps:
                 self.gallery = gr.Gallery(elem_id="gallery", format="png", columns=4, object_fit="contain", **shared)
                 gr.HTML('<div class="upsr-legend">In the order of the computation; maps come last.</div>')
+        self.beside = gr.File(
+            label="To repeat it: upsr upscale PHOTO -o FOLDER --settings the .json", file_count="multiple",
+            interactive=False, visible=False, elem_id="beside",
+        )  # fmt: skip
+        self.results = [
+            self.pair, self.heat_tab, self.heat, self.legend, self.steps, self.gallery, self.download, self.beside
+        ]  # fmt: skip
+
+
+def heat_title(model: Model) -> str:
+    """The tab of the model's first map."""
+    return (model.pipe.maps[0] if model.pipe.maps else "map").capitalize()
+
+
+def legend_of(model: Model) -> str:
+    """The colours of the model's first map."""
+    name = heat_title(model).lower()
+    return heat_legend(f"little {name}", f"much {name}")
 
 
 def greeting(limits: Limits) -> str:
     """The status before a photo is there."""
     megabytes, megapixels = limits.upload_bytes / 1e6, limits.upload_pixels / 1e6
     return status_line(f"Drop a photo to begin: up to {megabytes:g} MB and {megapixels:g} megapixels.")
-
-
-def _knob(name: str, knob: Knob | TextKnob, shared: Mapping[str, Any]) -> Block:
-    own = {"label": name.replace("_", " ").capitalize(), "info": knob.hint or knob.about, "elem_id": name, **shared}
-    if isinstance(knob, Knob):
-        step, precision = (1, 0) if knob.whole else ((knob.high - knob.low) / 20, None)
-        return gr.Slider(knob.low, knob.high, knob.default, step=step, precision=precision, **own)
-    if knob.choices:
-        return gr.Dropdown(list(knob.choices), value=knob.default, **own)
-    return gr.Textbox(knob.default, max_lines=1, **own)

@@ -14,7 +14,6 @@ from upsr.heat import COLOURS, heat
 from upsr.images.photo import Frame, Photo
 from upsr.images.reading import read_photo
 from upsr.images.samples import to_eight_bit
-from upsr.images.writing import write_photo
 from upsr.pipeline.frames import to_colour, to_frame
 
 SMALLEST_SIDE = 16
@@ -74,6 +73,11 @@ def read_upload(path: Path, max_pixels: int) -> Upload:
     width, height = thumbnail.size
     thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
     return Upload(path, width, height, thumbnail, photo.notes)
+
+
+def whole(upload: Upload) -> Region:
+    """All of a photo."""
+    return Region(0, 0, upload.width, upload.height)
 
 
 def square(width: int, height: int, side: int, x: float, y: float) -> Region:
@@ -142,10 +146,3 @@ def new_place(folder: Path) -> Path:
     place = folder / "results" / uuid.uuid4().hex
     place.mkdir(parents=True)
     return place
-
-
-def save(photo: Photo, folder: Path, name: str) -> str:
-    """Write ``name``, a PNG with all that the photo carries, into a new folder within ``folder``."""
-    path = new_place(folder) / name
-    write_photo(path, photo)
-    return str(path)

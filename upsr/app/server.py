@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from upsr.errors import UpsrError
 if TYPE_CHECKING:
     import gradio as gr
 
-    from upsr.app.layout import Pipeline
+    from upsr.app.models import Model
 
 
 def require_gradio() -> None:
@@ -50,8 +50,11 @@ def check_port(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def serving(pipe: Pipeline, limits: Limits, host: str = "127.0.0.1", port: int = PORT) -> Iterator[str]:
+def serving(models: Sequence[Model], limits: Limits, host: str = "127.0.0.1", port: int = PORT) -> Iterator[str]:
     """Serve the page while the block runs; yields its address. Uploads and results are gone afterwards.
+
+    Args:
+        models: what a visitor may choose; the first is chosen at the start.
 
     Raises:
         UpsrError: gradio is missing, or the address is taken.
@@ -66,7 +69,7 @@ def serving(pipe: Pipeline, limits: Limits, host: str = "127.0.0.1", port: int =
         from upsr.app.jobs import Jobs
 
         jobs = Jobs()
-        app = build_app(pipe, limits, Path(folder), jobs)
+        app = build_app(models, limits, Path(folder), jobs)
         try:
             yield _launch(app, limits, host, port)
         finally:
@@ -78,7 +81,7 @@ def _launch(app: gr.Blocks, limits: Limits, host: str, port: int) -> str:
     from starlette.middleware import Middleware
 
     from upsr.app.guard import Guard
-    from upsr.app.style import CSS, theme
+    from upsr.app.style import CSS, accessible_script, theme
 
     try:
         _, url, _ = app.launch(
@@ -86,6 +89,7 @@ def _launch(app: gr.Blocks, limits: Limits, host: str, port: int) -> str:
             show_error=False, allowed_paths=[], max_file_size=limits.upload_bytes, enable_monitoring=False,
             run_history=False, footer_links=[], strict_cors=True, ssr_mode=False, num_workers=0, pwa=False,
             mcp_server=False, app_kwargs={"middleware": [Middleware(Guard, limits=limits)]}, theme=theme(), css=CSS,
+            head=accessible_script(),
         )  # fmt: skip
     except OSError:
         raise UpsrError(f"--host, --port: {host}:{port} cannot be used; choose another") from None

@@ -10,7 +10,7 @@ from dataclasses import fields
 
 from upsr.app.limits import Limits
 from upsr.app.server import check_port, require_gradio, serving
-from upsr.arguments import add_model, model_of
+from upsr.arguments import add_models, models_of
 from upsr.choices import DTYPES, PORT
 from upsr.errors import UpsrError
 
@@ -18,6 +18,7 @@ _DEFAULTS = Limits()
 
 EXAMPLES = """examples:
   upsr serve                                      http://127.0.0.1:7860, with the weights that come with the package
+  upsr serve --weights tiny-2 --weights ldm-sr/ --method ldm    a choice of two; --method and --part are of the --weights before
   upsr serve --weights upsr.pth --part g=atd_real.pth --device cuda  other weights
   upsr serve --weights RealESRGAN_x4plus.pth      a network that spandrel knows: the page has the settings of its method
   upsr serve --weights ldm-sr/ --method ldm       a folder of diffusers, or another method's published weights
@@ -33,7 +34,7 @@ A proxy in front must run on the same machine and set X-Forwarded-For; otherwise
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr serve``."""
-    add_model(parser)
+    add_models(parser, "those that come with the package")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
     parser.add_argument(
         "--dtype", choices=["auto", *DTYPES], default="auto", help="of the denoiser, where the method allows (auto)"
@@ -71,10 +72,13 @@ def main(given: argparse.Namespace) -> int:
     # SIGTERM must remove the temporary files, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
-    from upsr.pipeline.pipeline import UPSRPipeline  # here: takes seconds, and --help should not
+    from upsr.app.models import named  # here: takes seconds, and --help should not
+    from upsr.pipeline.pipeline import UPSRPipeline
+    from upsr.weights import shipped_names
 
-    pipe = UPSRPipeline.from_pretrained(**model_of(given), device=given.device, dtype=given.dtype)
-    with serving(pipe, limits, given.host, given.port) as url:
+    sources = models_of(given, shipped_names())
+    pipes = [UPSRPipeline.from_pretrained(**source, device=given.device, dtype=given.dtype) for source in sources]
+    with serving(named(list(zip(pipes, sources, strict=True))), limits, given.host, given.port) as url:
         print(f"UPSR is at {url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
     return 0

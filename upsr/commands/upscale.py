@@ -17,7 +17,7 @@ from upsr.choices import QUALITY
 from upsr.commands.processes import launch
 from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
 from upsr.commands.upscale_progress import progress_for, summarise
-from upsr.commands.upscale_settings import KNOBS, check_weights, options_of, repeat
+from upsr.commands.upscale_settings import KNOBS, check_weights, repeat
 from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
 
@@ -86,6 +86,7 @@ def _run(
     devices: list[str],
 ) -> int:
     from upsr.photos.upscaling import Journal, Outcome, upscale_all, write_record
+    from upsr.pipeline.options import KEY, WEIGHTS_SHA256, options_of
     from upsr.pipeline.pipeline import UPSRPipeline
     from upsr.provenance import digest_of, machine, versions
 
@@ -100,14 +101,18 @@ def _run(
         settings = run.from_main(pipe.settled(_parsed(settings, pipe), run.world_size))
         weights = pipe.digest()
         check_weights(given, weights)
+    options = options_of(
+        pipe, model_of(given), settings,
+        mask=given.mask, format=given.format, quality=given.quality, compile=given.compile,
+    )  # fmt: skip
     facts = {
-        "weights": given.weights, "weights_sha256": weights, "config": pipe.config, "settings": asdict(settings),
+        "weights": given.weights, WEIGHTS_SHA256: weights, "config": pipe.config, "settings": asdict(settings),
         "quality": handling.quality, "dtype": str(pipe.dtype), "compile": pipe.compile,
-        "options": options_of(given, pipe, settings), "versions": versions(), "machine": machine(pipe.device),
+        KEY: options, "versions": versions(), "machine": machine(pipe.device),
     }  # fmt: skip
     journal = None
     if folder is not None:
-        key = {name: facts[name] for name in ("weights_sha256", "config", "settings", "quality", "dtype", "compile")}
+        key = {name: facts[name] for name in (WEIGHTS_SHA256, "config", "settings", "quality", "dtype", "compile")}
         journal = Journal(folder, run.rank, {**key, "maps": handling.save_uncertainty})
     peers = run if given.share == "tiles" and run.world_size > 1 else None
     mine = jobs if peers else (jobs[n] for n in itertools.takewhile(lambda n: n < len(jobs), run.numbers("photos")))

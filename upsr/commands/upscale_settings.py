@@ -1,4 +1,4 @@
-"""Options of `upsr upscale` that change results: written to a record, and repeated from it."""
+"""Options of `upsr upscale` that change results, repeated from a record."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from upsr.arguments import ArgumentParser
 from upsr.choices import DEFAULT_WEIGHTS
 from upsr.commands.upscale_arguments import add_arguments
 from upsr.errors import UpsrError, one_line
+from upsr.pipeline.options import KEY, WEIGHTS_SHA256
 
-KEY = "options"
-"""Of a record: an object of options by name, as ``{"seed": 5, "knob": ["eta=0.5"], "consistent": true}``."""
 _MODEL = ("weights", "method", "part", "g")
 _SIZE = ("outscale", "width", "height")
 OPTIONS = (
@@ -25,14 +24,6 @@ OPTIONS = (
 """Names of the options that change results."""
 KNOBS = {"steps": "steps", "fidelity": "fidelity", "adaptive": "adaptive", "colour": "colour_fix"}
 """Knobs of methods that have an option of their own."""
-
-
-def options_of(given: argparse.Namespace, pipe: Any, settings: Any) -> dict[str, Any]:
-    """The options that are given, and what was chosen by the machine in place of "auto", for a record."""
-    chosen = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) not in (None, False, [], "auto")}
-    chosen.setdefault("dtype", str(pipe.dtype).removeprefix("torch."))
-    chosen["tile"] = "none" if settings.tile is None else settings.tile
-    return {name: str(value) if isinstance(value, Path) else value for name, value in chosen.items()}
 
 
 def repeat(given: argparse.Namespace) -> None:
@@ -93,7 +84,7 @@ def _read(path: Path) -> tuple[argparse.Namespace, dict[str, str]]:
             raise UpsrError(f"{where}: {KEY}: '{one_line(name)}' is none that is repeated ({', '.join(OPTIONS)})")
     if "outscale" in options and {"width", "height"} & options.keys():
         raise UpsrError(f"{where}: {KEY}: outscale contradicts width and height; leave one of them out")
-    weights = content.get("weights_sha256")
+    weights = content.get(WEIGHTS_SHA256)
     return _parsed([word for item in options.items() for word in _words(where, *item)], where), (
         weights if isinstance(weights, dict) else {}
     )

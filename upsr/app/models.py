@@ -1,0 +1,107 @@
+"""Models that the page offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from upsr.images.photo import Photo
+from upsr.methods.base import Knob, TextKnob, Watch
+from upsr.pipeline.options import KEY, WEIGHTS_SHA256, options_of
+from upsr.pipeline.settings import Settings
+from upsr.tiling.tiles import Progress
+
+
+class Pipeline(Protocol):
+    """The part of :class:`upsr.pipeline.pipeline.UPSRPipeline` that the page uses."""
+
+    dtype: torch.dtype
+
+    @property
+    def scale(self) -> float:
+        """The method's upscaling factor."""
+
+    @property
+    def draws(self) -> bool:
+        """Results depend on the seed."""
+
+    @property
+    def maps(self) -> Sequence[str]:
+        """Names of the maps that ``watch`` sees; the page lays the first one over the photo."""
+
+    @property
+    def takes_masks(self) -> bool:
+        """The method has a faithful estimate, which a result is outside of a mask."""
+
+    def knobs(self) -> Mapping[str, Knob | TextKnob]:
+        """The method's settings, by name."""
+
+    def digest(self) -> dict[str, str]:
+        """sha256 of the weights, by part."""
+
+    def settled(self, settings: Settings) -> Settings:
+        """The settings with a tile in place of "auto"."""
+
+    def upscale(
+        self,
+        photo: Photo,
+        settings: Settings,
+        *,
+        mask: Tensor | None = None,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
+    ) -> Photo:
+        """Upscale a photo; ``watch`` sees intermediate results, and what ``progress`` raises ends the work."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline, and where it is from.
+
+    Attributes:
+        pipe: restores.
+        source: the arguments of ``from_pretrained`` that say which model it is: ``source``, ``method`` and ``parts``.
+        name: in the page's list.
+    """
+
+    pipe: Pipeline
+    source: Mapping[str, Any]
+    name: str
+
+    @cached_property
+    def _digest(self) -> dict[str, str]:
+        return self.pipe.digest()
+
+    def record(self, settings: Settings, mask: str | None = None) -> dict[str, Any]:
+        """The settings of a result, a PNG, as a file of ``upsr upscale --settings``.
+
+        Args:
+            settings: with a tile in place of "auto".
+            mask: name of the mask's file.
+        """
+        parts = {name: _public(path) for name, path in self.source["parts"].items()}
+        source = {**self.source, "source": _public(self.source["source"]), "parts": parts}
+        return {KEY: options_of(self.pipe, source, settings, mask=mask, format="png"), WEIGHTS_SHA256: self._digest}
+
+
+def named(models: Sequence[tuple[Pipeline, Mapping[str, Any]]]) -> list[Model]:
+    """Pipelines with their sources as models, whose names are the weights' and differ."""
+    found: list[Model] = []
+    for pipe, source in models:
+        plain = name = PurePath(source["source"]).name
+        number = 2
+        while any(name == model.name for model in found):
+            name, number = f"{plain} ({number})", number + 1
+        found.append(Model(pipe, source, name))
+    return found
+
+
+def _public(path: str | Path) -> str:
+    """A path as it was given; of an absolute one the name alone, as folders of the server are no visitor's business."""
+    return PurePath(path).name if PurePath(path).is_absolute() else str(path)
