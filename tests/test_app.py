@@ -402,7 +402,7 @@ def test_the_server_fetches_nothing_and_takes_nothing_large(server):
     join, kind = "/gradio_api/queue/join", {"Content-Type": "application/json"}
     body = {"data": [{"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}], "fn_index": 0}
     assert ask(server, "POST", join, json.dumps(body).encode(), **kind)[0] == 403
-    assert ask(server, "POST", join, b"[" * 70_000, **kind)[0] == 413
+    assert ask(server, "POST", join, b"[" * 600_000, **kind)[0] == 413
     assert ask(server, "POST", join, b"no JSON", **kind)[0] == 400
     for route in ("component_server", "call/upscale", "api/upscale", "run/upscale"):
         assert ask(server, "POST", f"/gradio_api/{route}", b"{}", **kind)[0] == 403

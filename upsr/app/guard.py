@@ -21,7 +21,8 @@ _GETS = re.compile(
     r"|/gradio_api/(startup-events|theme\.css|upload_progress|queue/data|heartbeat/\w+|file=(?!\s*[a-z][a-z0-9+.-]+:).+)",
     re.IGNORECASE,
 )
-_LARGEST_BODY = 1 << 16
+_LARGEST_BODY = 1 << 19
+"""Of an event, in bytes; a painted mask, a PNG of at most 640 pixels a side, is part of one."""
 _MULTIPART_OVERHEAD = 1 << 14
 _POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "

@@ -31,7 +31,7 @@ function line(from, to) {
   pen.lineWidth = Number(size.value);
   pen.beginPath();
   pen.moveTo(from.x, from.y);
-  pen.lineTo(to.x, to.y);
+  pen.lineTo(to.x + 0.01, to.y); // a line without length has no round ends either
   pen.stroke();
 }
 

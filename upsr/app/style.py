@@ -21,7 +21,8 @@ CSS = """
 .upsr-legend { display: flex; gap: 10px; align-items: center; font-size: 14px; color: var(--body-text-color-subdued); }
 .upsr-bar { flex: 0 0 220px; height: 12px; border-radius: 6px; }
 .upsr-sides { display: flex; justify-content: space-between; font-size: 14px; color: var(--body-text-color-subdued); }
-#photo .file-preview, #photos .file-preview { font-size: 14px; }
+#photo .file-preview, #photos .file-preview, #beside .file-preview { font-size: 14px; }
+#beside td button { display: none; }
 .upsr-canvas { position: relative; width: fit-content; max-width: 100%; overflow: hidden; margin: 0 auto; }
 .upsr-canvas[hidden] { display: none; }
 .upsr-canvas img { display: block; max-width: 100%; max-height: 420px; margin: 0; }

@@ -18,7 +18,7 @@ class Knob:
         default: the method's own value; ``None`` where it follows from other settings.
         whole: integers only.
         hint: shorter than ``about``, for those who see the range: ``Fewer: faster.``
-        advanced: for the command and the API; the page shows the others that have a default.
+        advanced: is set rarely; the page has it under More settings, empty for the method's own value.
     """
 
     about: str
