@@ -47,6 +47,7 @@ class FakePipeline:
             "fidelity": Knob("faithfulness", 0, 1, 0.5),
             "prompt": TextKnob("what it shows", ""),
             "colour": TextKnob("correction", "adain", ("none", "adain", "wavelet")),
+            "scale": Knob("upscaling factor, which is the page's", 1, 8, 4, advanced=True),
             "eta": Knob("share of noise", 0, 1, 0.25, advanced=True),
             "start": TextKnob("first state", "photo", ("photo", "noise"), advanced=True),
             "level": Knob("by the scale where it is not set", 1, 3, whole=True),

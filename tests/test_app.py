@@ -139,6 +139,7 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     page.fill("#level textarea, #level input", "2")
     page.keyboard.press("Tab")
     page.click("#more > button")
+    assert page.locator("#scale").count() == 1
     page.fill("#eta textarea, #eta input", "0.5")
     page.locator("#start input").click()
     page.get_by_role("option", name="noise").click()

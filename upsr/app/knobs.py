@@ -12,6 +12,7 @@ from upsr.app.models import Pipeline
 from upsr.choices import COLOUR_FIXES, ColourFix
 from upsr.errors import UpsrError
 from upsr.methods.base import Knob, TextKnob
+from upsr.pipeline.pipeline import SCALE
 from upsr.pipeline.restoration import COLOUR
 from upsr.pipeline.settings import Settings
 
@@ -33,7 +34,8 @@ class ModelSettings:
     """
 
     def __init__(self, pipe: Pipeline, *, visible: bool) -> None:
-        self._pipe, knobs = pipe, pipe.knobs()
+        # A method that restores at any scale does so at the page's.
+        self._pipe, knobs = pipe, {name: knob for name, knob in pipe.knobs().items() if name != SCALE}
         self._shared: dict[str, Any] = {"min_width": 150, "render": False}
         self._scale = gr.Slider(
             1, LARGEST_SCALE, min(pipe.scale, LARGEST_SCALE), step=0.5, label="Scale", elem_id="scale",

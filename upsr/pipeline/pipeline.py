@@ -44,7 +44,7 @@ from upsr.tiling.tiles import Progress, TilePlan
 _LEAST_TILE, _LARGE = 8, 1 << 16
 _COMPILED = "denoiser"
 """The part that is called once for each step."""
-_SCALE = "scale"
+SCALE = "scale"
 """The knob of a method that restores at any scale."""
 
 
@@ -351,7 +351,7 @@ class UPSRPipeline:
                 factor = wide / width if wide is not None else high / height  # type: ignore[operator]
                 return max(round(height * factor), 1), max(round(width * factor), 1)
             return high, wide
-        own: Any = settings.knobs.get(_SCALE) or self.scale
+        own: Any = settings.knobs.get(SCALE) or self.scale
         factor = own if settings.outscale is None else settings.outscale
         if not 0 < factor <= 64:
             raise UpsrError(f"outscale is {factor:g}; give a factor above 0 and up to 64")
@@ -370,13 +370,13 @@ class UPSRPipeline:
         own, given = self.knobs(), settings.knobs
         if settings.colour_fix is not None and COLOUR in own:
             given = {COLOUR: settings.colour_fix, **given}
-        knob: Any = own.get(_SCALE)
+        knob: Any = own.get(SCALE)
         asked = settings.outscale is not None or settings.size is not None
-        if knob is None or given.get(_SCALE) is not None or not asked:
+        if knob is None or given.get(SCALE) is not None or not asked:
             return given
         factor = settings.outscale if settings.size is None else max(size[0] / shape[0], size[1] / shape[1])
         assert factor is not None
-        return {**given, _SCALE: min(max(factor, knob.low), knob.high)}
+        return {**given, SCALE: min(max(factor, knob.low), knob.high)}
 
     def _tile(self, settings: Settings) -> TileOptions | None:
         if settings.tile is None:
