@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import io
 import json
 from collections.abc import Iterator
@@ -398,10 +397,12 @@ def test_paths_of_the_server_are_not_in_the_settings():
     from upsr.pipeline.settings import Settings
 
     fake: Any = FakePipeline()
-    source = {"source": "/home/me/upsr.pth", "method": None, "parts": {"g": "/home/me/g.pth", "vae": "here/vae.pth"}}
+    parts = {"g": "/home/me/g.pth", "vae": "here/vae.pth"}
+    source = {"source": "/home/me/upsr.pth", "method": "/home/me/mine.py", "parts": parts}
     (model,) = named([(fake, source)])
     record = model.record(replace(Settings(), tile=None))
     assert model.name == record["options"]["weights"] == "upsr.pth"
+    assert record["options"]["method"] == "mine.py"
     assert record["options"]["part"] == ["g=g.pth", "vae=here/vae.pth"]
     assert record["weights_sha256"] == {"g": "0123"}
 
@@ -419,5 +420,5 @@ def test_arguments_of_a_model_are_of_the_weights_before_them(words, models):
     add_models(parser, "a and b")
     found = models_of(parser.parse_args(words.split()), ["a", "b"])
     assert [(model["source"], model["method"], model["parts"]) for model in found] == models
-    with contextlib.suppress(SystemExit), pytest.raises(UpsrError, match="--part: u; give NAME=FILE"):
+    with pytest.raises(UpsrError, match="--part: u; give NAME=FILE"):
         models_of(parser.parse_args(["--weights", "x", "--part", "u"]), [])

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tarfile
 import threading
 import time
@@ -30,6 +31,7 @@ from upsr.archs import CompactSR
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.export import check
+from upsr.export.export import ExportedFile
 from upsr.export.formats import FORMATS
 from upsr.export.trace import Sizes, trace
 from upsr.export.web import folder, runtime
@@ -244,6 +246,16 @@ def test_a_method_that_the_page_cannot_restore_as_is_refused(place, monkeypatch)
     assert not Path("page").exists()
 
 
+def test_where_the_weights_lie_is_not_published(place, monkeypatch):
+    model = tiny.model(tiny.random_weights(CompactSR(num_feat=8, num_block=1)))
+    monkeypatch.setattr(folder, "runtime_files", lambda *_: {})
+    monkeypatch.setattr(folder, "trace", lambda *_: None)
+    monkeypatch.setattr(folder, "_write_network", lambda *_: ("float16", ExportedFile("x.onnx", "onnx", "", 32)))
+    folder.export_web(model, "page", source="/home/me/weights.pth")
+    assert json.loads(Path("page/export.json").read_text())["source"] == "weights.pth"
+    assert not [path for path in Path("page").rglob("*") if path.is_file() and b"/home/me" in path.read_bytes()]
+
+
 MISTAKES = [
     (["--web", "--format", "onnx"], "--format: has no effect with --web"),
     (["--web", "--size", "32", "32"], "--size: has no effect with --web"),
@@ -277,6 +289,13 @@ def test_mistakes_are_one_line_and_leave_nothing(place, arguments, message, caps
     assert message in said
     assert said.count("\n") == 1
     assert sorted(path.name for path in place.iterdir()) == before
+
+
+def test_without_onnxruntime_nothing_is_begun(place, monkeypatch, capsys):
+    """Its licence is part of the folder, so ``--no-check`` needs it as well."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert cli.main(["export", "no weights", "-o", "page", "--web", "--no-check"]) == 2
+    assert "needs the package onnxruntime: pip install" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_refused(place, capsys):

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -63,6 +63,11 @@ def file_digest(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def without_folders(path: str | Path) -> str:
+    """A path as it was given; of an absolute one the name alone, for files and pages that strangers see."""
+    return PurePath(path).name if PurePath(path).is_absolute() else str(path)
 
 
 def weights_digest(network: torch.nn.Module) -> str:

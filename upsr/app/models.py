@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,7 @@ from upsr.images.photo import Photo
 from upsr.methods.base import Knob, TextKnob, Watch
 from upsr.pipeline.options import KEY, WEIGHTS_SHA256, options_of
 from upsr.pipeline.settings import Settings
+from upsr.provenance import without_folders
 from upsr.tiling.tiles import Progress
 
 
@@ -85,9 +86,13 @@ class Model:
             settings: with a tile in place of "auto".
             mask: name of the mask's file.
         """
-        parts = {name: _public(path) for name, path in self.source["parts"].items()}
-        source = {**self.source, "source": _public(self.source["source"]), "parts": parts}
-        return {KEY: options_of(self.pipe, source, settings, mask=mask, format="png"), WEIGHTS_SHA256: self._digest}
+        method = self.source["method"]  # may be a file, too
+        public = {
+            "source": without_folders(self.source["source"]),
+            "method": None if method is None else without_folders(method),
+            "parts": {name: without_folders(path) for name, path in self.source["parts"].items()},
+        }
+        return {KEY: options_of(self.pipe, public, settings, mask=mask, format="png"), WEIGHTS_SHA256: self._digest}
 
 
 def named(models: Sequence[tuple[Pipeline, Mapping[str, Any]]]) -> list[Model]:
@@ -100,8 +105,3 @@ def named(models: Sequence[tuple[Pipeline, Mapping[str, Any]]]) -> list[Model]:
             name, number = f"{plain} ({number})", number + 1
         found.append(Model(pipe, source, name))
     return found
-
-
-def _public(path: str | Path) -> str:
-    """A path as it was given; of an absolute one the name alone, as folders of the server are no visitor's business."""
-    return PurePath(path).name if PurePath(path).is_absolute() else str(path)

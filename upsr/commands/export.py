@@ -76,7 +76,7 @@ def _web(given: argparse.Namespace) -> int:
     for option in ("format", "size"):
         if getattr(given, option) is not None:
             raise UpsrError(f"--{option}: has no effect with --web, whose networks are ONNX files for all sizes")
-    require(["onnx"], not given.no_check)
+    require(["onnx"], True)
     method = UPSRPipeline.from_pretrained(**model_of(given), device="cpu").method
     made = export_web(method, given.output, runtime=given.web_runtime, check=not given.no_check, source=given.weights)
     _report(made.networks, given.output)

@@ -22,7 +22,7 @@ from upsr.export.web.licences import write_licences
 from upsr.export.web.runtime import PACKAGE, VERSION, runtime_files
 from upsr.methods.base import Method
 from upsr.methods.graphs import Graph
-from upsr.provenance import file_digest, versions
+from upsr.provenance import file_digest, versions, without_folders
 from upsr.weights.fetch import Network
 
 MANIFEST, SERVICE_WORKER = "manifest.json", "service-worker.js"
@@ -72,7 +72,7 @@ def export_web(
         folder: is made; may be there if it is empty.
         runtime: the npm package of ONNX Runtime Web, a ``.tgz`` file or a folder; by default it is fetched.
         check: run the networks with their stored weights and compare them with torch.
-        source: origin of the weights, for messages, the page and the record.
+        source: origin of the weights, for messages; the page and the record do not have its folders if it is an absolute path.
         network: how the package is fetched.
 
     Raises:
@@ -86,7 +86,7 @@ def export_web(
         raise UpsrError(f"--web: the page runs the networks {' and '.join(_STORAGES)}; {source} has others")
     if method.facts.multiple % _CHUNK or method.facts.channels != 3:
         raise UpsrError(f"--web: takes networks for colours whose sides are multiples of {_CHUNK}; {source} is another")
-    require(["onnx"], check)
+    require(["onnx"], True)  # onnxruntime without a check, too: its licence is part of the folder
     sizes = Sizes(method.facts.multiple)
     networks: dict[str, tuple[Graph, list[ExportedFile]]] = {}
     storages: dict[str, Storage] = {}
@@ -96,11 +96,10 @@ def export_web(
         for graph in exported.graphs:
             storages[graph.name], file = _write_network(trace(graph, sizes), unfinished, sizes, check)
             networks[graph.name] = graph, [file]
-        packed = [name for name in unfinished.iterdir() if name.suffix in (".onnx", ".wasm")]
-        for path in packed:
+        for path in [path for path in unfinished.iterdir() if path.suffix in (".onnx", ".wasm")]:
             _pack(path)
         record = {
-            "source": source,
+            "source": without_folders(source),
             "versions": {**versions("onnx", "onnxscript", "onnxruntime"), PACKAGE: VERSION},
             "tolerance": _LEVEL,
             "restoring": exported.restoring,
