@@ -44,6 +44,7 @@ from tests.page import (
 from upsr.app.jobs import Jobs, Token
 from upsr.app.limits import Limits, RateLimit
 from upsr.cli import main
+from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import write_photo
@@ -348,6 +349,17 @@ def test_what_cannot_be_used_is_said_in_one_line(page, fake, tmp_path):
     assert "secret" not in page.content()
     fake.failing = False
     upscale(page)
+
+
+def test_errors_do_not_name_the_folder_of_the_server(tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    from upsr.app.work import Work
+
+    (tmp_path / "full").touch()
+    with pytest.raises(UpsrError) as error:
+        write_photo(tmp_path.resolve() / "full/photo_x4.png", Photo((np.zeros((2, 2, 3), np.uint8),), "PNG"))
+    said = Work(Limits(), tmp_path).public(str(error.value))
+    assert said.startswith("full/photo_x4.png: the folder cannot be written to")
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -218,7 +218,9 @@ def half_white(path: Path, width: int, height: int) -> Path:
 
 
 def test_a_mask_file_is_taken_as_it_is(page, work, tmp_path):
-    picture, mask = photo(tmp_path / "photo.png", 40, 30), tmp_path / "here.png"
+    """Also one of the photo's name, as masks have in the folder that the command takes."""
+    picture, mask = photo(tmp_path / "photo.png", 40, 30), tmp_path / "masks/photo.png"
+    mask.parent.mkdir()
     colours = np.zeros((60, 80, 3), np.uint8)  # of twice the size, and a mean that 8 bits do not hold
     colours[10:50, 10:40] = (200, 101, 7)
     Image.fromarray(colours).save(mask)
@@ -229,6 +231,7 @@ def test_a_mask_file_is_taken_as_it_is(page, work, tmp_path):
     page.wait_for_selector("#mask_file [aria-label=Clear]")
     upscale(page, "within the mask")
     result, settings, same = saved(page, tmp_path / "saved")
+    assert same.name == "photo_x4_seed0_mask.png"
     assert same.read_bytes() == mask.read_bytes()
     (work / same.name).write_bytes(mask.read_bytes())
     assert repeated(work, picture, settings) == result.read_bytes()

@@ -102,7 +102,8 @@ class Handlers:
         if not isinstance(error, UpsrError):
             _log.exception(unexpected)
             return self._says(unexpected, "error")
-        return self._says(f"{str(error)[:1].upper()}{str(error)[1:]}.", "error")
+        said = self._work.public(str(error))
+        return self._says(f"{said[:1].upper()}{said[1:]}.", "error")
 
     def load(self, values: Values, request: gr.Request) -> Updates:
         """A file was uploaded."""

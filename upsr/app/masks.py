@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ _HTML = """
 
 @dataclass(frozen=True)
 class Mask:
-    """A mask, and the file that it was read from.
+    """A mask, and a file of it.
 
     Attributes:
         weight: (h, w) in [0, 1], see :mod:`upsr.pipeline.masks`.
@@ -77,7 +78,8 @@ def mask_for(
     Args:
         painted: the value of :func:`painting`.
         file: a mask of the whole photo, of its proportions.
-        target: a PNG that the region's mask is written to, where ``file`` is not already it.
+        target: a PNG that the region's mask is written to; ``file``, where it is the region's, is copied beside it under this
+            name and its own ending, as photo and mask may have the same name.
 
     Raises:
         UpsrError: both are given, one cannot be read, or the file has other proportions than the photo.
@@ -90,7 +92,7 @@ def mask_for(
     weight = mask_of(read_photo(file, "the mask", max_pixels=max_pixels))
     check_fits(weight, (upload.height, upload.width))
     if (region.width, region.height) == (upload.width, upload.height):
-        return Mask(weight, file)
+        return Mask(weight, Path(shutil.copyfile(file, target.with_suffix(file.suffix))))
     return _of_region((weight.numpy() * 255).round().astype(np.uint8), upload, region, target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,6 +99,10 @@ class Work:
         if path.stat().st_size > self._limits.upload_bytes:
             raise UpsrError(f"the file is larger than {self._limits.upload_bytes / 1e6:g} MB")
         return path
+
+    def public(self, text: str) -> str:
+        """A text without the folder, which names of files may begin with, as that of a result that the disk has no room for."""
+        return text.replace(f"{self._folder}{os.sep}", "")
 
     def check(self, region: Region, model: Model, settings: Settings) -> None:
         """Raise UpsrError if a result would be beyond the limits."""
