@@ -152,6 +152,47 @@ def test_a_photo_is_extended_and_enlarged_as_by_the_command(modules):
     np.testing.assert_allclose(state, F.pixel_unshuffle(y, 4).flatten().numpy(), atol=1e-5)
 
 
+def test_the_photo_is_the_one_chosen_last_and_nothing_starts_before_it_is_read(browser, tmp_path):
+    shutil.copytree(PAGE, tmp_path / "page")
+    record = {
+        "source": "mine",
+        "restoring": {"scale": 4},
+        "web": {"steps": {"1": [4]}, "default_steps": 1, "max_pixels": 10**6},
+    }
+    (tmp_path / "page/export.json").write_text(json.dumps(record))
+    (tmp_path / "page" / MANIFEST).write_text('{"files": {}}')
+    for name, side in (("slow.png", 20), ("quick.png", 30)):
+        Image.new("RGB", (side, side)).save(tmp_path / name)
+    (tmp_path / "text.png").write_text("no photo")
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    with served(tmp_path / "page") as server:
+        page.goto(server.url)
+        page.get_by_text("It works without a network from now on.").wait_for()
+        page.evaluate("""() => {
+            const read = createImageBitmap;
+            window.createImageBitmap = async (file) => {
+                if (file.name === "slow.png") await new Promise((done) => { window.goOn = done; });
+                return read(file);
+            };
+        }""")
+        run, chosen = page.locator("#run"), page.locator("#chosen")
+        page.set_input_files("#file", tmp_path / "quick.png")
+        page.locator("#run:enabled").wait_for()
+        page.set_input_files("#file", tmp_path / "slow.png")
+        page.locator("#run:disabled").wait_for()
+        page.set_input_files("#file", tmp_path / "quick.png")
+        page.locator("#run:enabled").wait_for()
+        page.evaluate("() => { window.goOn(); return new Promise((done) => setTimeout(done, 100)); }")
+        assert chosen.inner_text() == "quick.png, 30 x 30 pixels"
+        page.set_input_files("#file", tmp_path / "text.png")
+        wait_for(page, "no photo that this browser reads")
+        assert chosen.inner_text() == "text.png"
+        assert run.is_disabled()
+    context.close()
+
+
 RESTORE = """async ({restore}, given) => {
     const {plan, settings, rgba, width, height} = JSON.parse(given);
     const ask = (name) => async (inputs) => {

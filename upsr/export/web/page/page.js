@@ -6,6 +6,7 @@ import { pngOf, readPhoto, show, showEnlarged } from "./photo.js";
 const $ = (id) => document.getElementById(id);
 let record = null; // export.json
 let photo = null;
+let latest = null; // the file that was chosen last
 let worker = null;
 let busy = false;
 let ready = false; // the files are here, or at least the page knows that they cannot be kept
@@ -72,14 +73,19 @@ function listen() {
 
 async function choose(file) {
   if (!file || busy) return;
-  photo = null;
+  photo = null; // until it is read: the button is disabled meanwhile
+  latest = file;
+  $("chosen").textContent = file.name;
   clear();
+  refresh();
   try {
-    photo = { ...(await readPhoto(file, record.web.max_pixels)), name: file.name };
+    const read = await readPhoto(file, record.web.max_pixels);
+    if (latest !== file) return; // another was chosen meanwhile, and is read sooner
+    photo = { ...read, name: file.name };
     $("chosen").textContent = `${file.name}, ${photo.width} x ${photo.height} pixels`;
     tell("");
   } catch (error) {
-    say(error);
+    if (latest === file) say(error);
   }
   refresh();
 }
