@@ -17,13 +17,15 @@ diffusers = pytest.importorskip("diffusers")
 PHOTO = tiny.picture(24, 32)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """UPSR-tiny's shipped weights in the layout; diffusers copies a folder's code into its cache, here one of the test."""
-    monkeypatch.setattr(diffusers.utils.dynamic_modules_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    assert main(["convert", "tiny", "-o", str(tmp_path / "layout"), "--layout", "diffusers"]) == 0
-    return tmp_path / "layout"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """UPSR-tiny's shipped weights in the layout; diffusers copies a folder's code into its cache, here one of the tests."""
+    root = tmp_path_factory.mktemp("diffusers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusers.utils.dynamic_modules_utils, "HF_MODULES_CACHE", str(root / "modules"))
+        patch.syspath_prepend(root / "modules")
+        assert main(["convert", "tiny", "-o", str(root / "layout"), "--layout", "diffusers"]) == 0
+        yield root / "layout"
 
 
 def load(folder):
@@ -32,7 +34,7 @@ def load(folder):
 
 def test_diffusers_loads_it_and_restores_to_the_same_bytes(folder, tmp_path):
     index = json.loads((folder / "model_index.json").read_text())
-    assert index["restoration"] == ["restoration", "Restoration"]
+    assert index["restoration"] == ["restoration", "RestorationModel"]
     pipe = load(folder)
     ours = UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="float32")
     found = pipe(Image.fromarray(PHOTO), num_inference_steps=2, generator=torch.Generator().manual_seed(5)).images[0]

@@ -28,7 +28,7 @@ from upsr.tiling.tiles import Progress
 _CODE = 'from {module} import {name}\n\n__all__ = ["{name}"]\n'
 
 
-class Restoration(ModelMixin):
+class RestorationModel(ModelMixin):
     """The networks of a method, as the one component of the pipeline.
 
     Its folder is one of :meth:`UPSRPipeline.save_pretrained`.
@@ -102,8 +102,10 @@ class UPSRDiffusionPipeline(DiffusionPipeline):
         if generator is not None:
             settings["seed"] = generator.initial_seed()
         part = self.restoration
-        method = copy.deepcopy(part.method).float()  # which parts compute in another type is the method's to decide
-        pipeline = UPSRPipeline(method, part.description, self._execution_device, self.dtype)
+        method, device = part.method, self._execution_device
+        if self.dtype != torch.float32 or self.device != device:
+            method = copy.deepcopy(method).float()  # which parts compute in another type is the method's to decide
+        pipeline = UPSRPipeline(method, part.description, device, self.dtype)
         with self.progress_bar(total=1) as bar:
             output: UPSROutput = pipeline(image, output_type=output_type, progress=_shown_on(bar), **settings)
         return output
@@ -128,11 +130,14 @@ def write_for_diffusers(method: Method, config: dict[str, Any], folder: Path) ->
     component = folder / "restoration"
     component.mkdir()
     save_model(method, config, component)
-    for place, kind in ((folder / "pipeline.py", UPSRDiffusionPipeline), (component / "restoration.py", Restoration)):
+    for place, kind in (
+        (folder / "pipeline.py", UPSRDiffusionPipeline),
+        (component / "restoration.py", RestorationModel),
+    ):
         place.write_text(_CODE.format(module=__name__, name=kind.__name__), encoding="utf-8")
     index = {
         "_class_name": ["pipeline", UPSRDiffusionPipeline.__name__],
         "_diffusers_version": diffusers.__version__,
-        "restoration": ["restoration", Restoration.__name__],
+        "restoration": ["restoration", RestorationModel.__name__],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
