@@ -29,6 +29,12 @@ from upsr.methods.base import Knob
 AXE = "axe-core@4.14.1"
 GRAVE = ("serious", "critical")
 MOST_TABS = 80
+SETTLED = """async () => {
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    const ending = document.getAnimations().filter((one) => one.effect.getComputedTiming().endTime !== Infinity);
+    await Promise.allSettled(ending.map((one) => one.finished));
+}"""
+"""Waits for colours, which change gradually when the scheme does or something is pressed; not for what turns for ever."""
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +73,7 @@ def page(browser, server, fake):
 
 def violations(page, axe: str) -> list[str]:
     """The grave ones, each with its element."""
-    page.wait_for_timeout(400)  # colours change gradually when the scheme does, or something is pressed
+    page.evaluate(SETTLED)
     page.evaluate(axe)
     found = page.evaluate("axe.run(document)")["violations"]
     return [f"{v['id']}: {node['html'][:200]}" for v in found if v["impact"] in GRAVE for node in v["nodes"]]
