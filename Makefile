@@ -20,7 +20,7 @@ help:
 	@echo "make test-all    every test"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation as a site in site/, strictly"
-	@echo "make train-tiny  the long training of UPSR-tiny 2, begun or gone on with; state in experiments/tiny2/state.txt"
+	@echo "make train-tiny  the long training of UPSR-tiny 1, begun or gone on with; state in experiments/tiny2/state.txt"
 	@echo "make venv        only install (7 GB with torch's CUDA; without: TORCH_INDEX=https://download.pytorch.org/whl/cpu)"
 	@echo "make clean-venv  remove .venv"
 

@@ -45,7 +45,7 @@ EXAMPLES = """examples:
   python -m scripts.quality --metric-weights FOLDER --docs docs         docs/quality.md too
 FOLDER holds SqueezeNet's weights, see docs/evaluation.md. Finished images are not restored again."""
 
-METHODS = ("bicubic", "UPSR-tiny", "UPSR-tiny-2", "RealESRGAN")
+METHODS = ("bicubic", "UPSR-tiny", "UPSR-tiny-1", "RealESRGAN")
 DATASETS = ("Val_SR", "RealSet65")
 PROTOCOLS = ("quality", "upsr")
 MEASURES = ("quality/psnr", "quality/ssim", "quality/lpips_squeeze", "quality/niqe", "upsr/niqe")

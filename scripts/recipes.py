@@ -1,4 +1,4 @@
-"""Short trainings of the same budget that choose UPSR-tiny 2's recipe, and their table in docs/quality.md.
+"""Short trainings of the same budget that chose the recipe of UPSR-tiny 1's first two stages, and their table in docs/quality.md.
 
 Each variant changes an option file and is trained for iterations that take about the same processor time, from the same
 weights; what each really took is recorded. All are measured on the crops of photos that none of them was trained on

@@ -31,11 +31,13 @@ from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
 
 EXAMPLES = """examples:
-  python -m scripts.ship_weights upsr/weights/tiny-2 --g experiments/tiny2/stage1 --denoiser experiments/tiny2/stage2
+  python -m scripts.ship_weights upsr/weights/tiny-1 --g experiments/tiny2/stage3 --denoiser experiments/tiny2/stage4
   python -m scripts.ship_weights upsr/weights/tiny --g experiments/tiny_stage1         # before stage two, which reads it"""
 
 RECORD = "training.json"
 RECORDED_ITERATIONS = 200
+_TOTALS = ("losses/total", "losses/g/total")
+"""Without and with a discriminator."""
 
 
 @exiting
@@ -137,14 +139,14 @@ def describe_photos(folder: Path) -> dict[str, Any]:
 
 
 def first_losses(run: Path, until: int = RECORDED_ITERATIONS) -> dict[int, float]:
-    """The total loss by iteration (the mean since the one before), of a run's beginning."""
+    """The total loss of the network that ships, by iteration (the mean since the one before), of a run's beginning."""
     path = run / "metrics.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [(int(row[0]), row[1], float(row[2])) for row in csv.reader(file) if row[0].isdigit()]
     except FileNotFoundError:
         raise UpsrError(f"{path}: no losses; a run writes them with logger.use_csv") from None
-    return {iteration: value for iteration, tag, value in rows if tag == "losses/total" and iteration <= until}
+    return {iteration: value for iteration, tag, value in rows if tag in _TOTALS and iteration <= until}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The long training of UPSR-tiny 2: the teacher cache, then both stages, each begun or gone on with as it stands.
+"""The long training of the tiny weights: the teacher caches, then every stage, each begun or gone on with as it stands.
 
 It runs beside other work for days: at the lowest priority, on one thread, killed at any moment. What is finished is not done
 again, a killed stage goes on exactly at its last checkpoint, and one line in state.txt says where it stands and how fast it is.
 
 A training state that this version of the code cannot read does not end the training: its folder is set aside, and the stage
 begins again from the newest averaged weights in it, with the iterations that are left. Where there is no folder at all,
-snapshot/{stage1,stage2}.safetensors beside the option files, if it is there, takes its place.
+snapshot/STAGE.safetensors beside the option files, if it is there, takes its place.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from scripts.ship_weights import halve
 from upsr.arguments import ArgumentParser
 from upsr.atomic import atomic_write, writable_folder
 from upsr.config import CommonOptions, load_options
+from upsr.config.schema_teach import TeachOptions
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
 from upsr.engine.distributed import runtime
 from upsr.engine.setup import checked_options
@@ -45,9 +46,9 @@ Exit codes: 0 finished; 75 stopped by a signal, run it again; 2 a mistake (one m
 
 STATE = "state.txt"
 SNAPSHOT = "snapshot"
+TEACHING = [Path("options/teaching/tiny2.yml"), Path("options/teaching/tiny2_mild.yml")]
 BEGINNING = "begun_from.safetensors"
 """In a run's folder: weights that it began with in place of those its options name."""
-STAGES = ("stage1", "stage2")
 _SECONDS = 30
 _PROVIDED = {
     Path("datasets/BSDS500"): "data/train/BSDS500",
@@ -65,11 +66,11 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument(
         "--recipe", type=Path, default=Path("options/tiny2"), metavar="FOLDER",
-        help="with stage1.yml and stage2.yml (options/tiny2)",
+        help="with stage1.yml, stage2.yml and so on (options/tiny2)",
     )  # fmt: skip
     parser.add_argument(
-        "--teaching", type=Path, default=Path("options/teaching/tiny2.yml"), metavar="RECIPE.yml",
-        help="of the teacher cache (options/teaching/tiny2.yml)",
+        "--teaching", type=Path, nargs="+", default=TEACHING, metavar="RECIPE.yml",
+        help=f"of each teacher cache that the last stage reads, in its order ({' '.join(map(str, TEACHING))})",
     )  # fmt: skip
     parser.add_argument(
         "--shared", type=Path, default=Path("../shared"), metavar="FOLDER",
@@ -89,20 +90,22 @@ def main() -> None:
         run(given.recipe, given.teaching, given.shared, max(1, given.threads))
 
 
-def run(recipe: Path, teaching: Path, shared: Path, threads: int) -> None:
+def run(recipe: Path, teaching: list[Path], shared: Path, threads: int) -> None:
     """Everything that is not finished."""
     changes = provide(shared)
-    first = load_options(recipe / "stage1.yml", changes)
-    folder = writable_folder(first.path.experiments_root)
+    stages = stages_of(recipe)
+    last = load_options(recipe / f"{stages[-1]}.yml", changes)
+    caches = caches_of(last)
+    if len(caches) != len(teaching):
+        raise UpsrError(
+            f"--teaching: {len(teaching)} recipes, but {stages[-1]} reads {len(caches)} caches; give one each"
+        )
+    folder = writable_folder(last.path.experiments_root)
     with only_one(folder), State(folder) as state:
-        state.stage = "teacher cache"
-        cache = Path(first.datasets["train"].arguments["index"]).parent
-        options = read_recipe(teaching)
-        state.progress = lambda: f"{len(list(cache.glob('crops-*.tar')))} of {options.shards} shards"
-        if len(list(cache.glob("crops-*.tar"))) < options.shards or not (cache / "index.json").is_file():
-            logger.info("%s: %s", cache, state.progress())
-            teach(options, cache, threads)
-        for stage in STAGES:
+        for path, cache in zip(teaching, caches, strict=True):
+            state.stage = f"teacher cache {cache.name}"
+            make_cache(read_recipe(path), cache, threads, state)
+        for stage in stages:
             opt = checked_options(str(recipe / f"{stage}.yml"), [*changes, "auto_resume=true"], "train")
             run_folder = folder / opt.name
             state.stage = stage
@@ -113,6 +116,35 @@ def run(recipe: Path, teaching: Path, shared: Path, threads: int) -> None:
                 with runtime("none", opt.num_gpu) as process:
                     train(opt, process)
         state.stage, state.progress = "finished", lambda: f"weights in {run_folder / 'models'}"
+
+
+def stages_of(recipe: Path) -> list[str]:
+    """Names of the stages, in their order.
+
+    Raises:
+        UpsrError: the folder has none.
+    """
+    if not (found := sorted(path.stem for path in recipe.glob("stage*.yml"))):
+        raise UpsrError(f"{recipe}: no stage1.yml there")
+    return found
+
+
+def caches_of(opt: CommonOptions) -> list[Path]:
+    """Folders of the teacher caches that a stage reads."""
+    index = opt.datasets["train"].arguments["index"]
+    return [Path(each).parent for each in ([index] if isinstance(index, str) else index)]
+
+
+def make_cache(recipe: TeachOptions, cache: Path, threads: int, state: State) -> None:
+    """A teacher cache, unless it is there."""
+
+    def made() -> int:
+        return len(list(cache.glob("crops-*.tar")))
+
+    state.progress = lambda: f"{made()} of {recipe.shards} shards"
+    if made() < recipe.shards or not (cache / "index.json").is_file():
+        logger.info("%s: %s", cache, state.progress())
+        teach(recipe, cache, threads)
 
 
 def provide(shared: Path) -> list[str]:
@@ -197,7 +229,7 @@ def write_snapshot(recipe: Path) -> None:
         UpsrError: no stage has weights yet.
     """
     written = []
-    for stage in STAGES:
+    for stage in stages_of(recipe):
         opt = load_options(recipe / f"{stage}.yml")
         folder = Path(opt.path.experiments_root) / opt.name
         weights = newest_weights(CheckpointStore(folder))
@@ -220,7 +252,7 @@ def newest_weights(store: CheckpointStore) -> Path | None:
 def last_line(log: Path) -> str:
     """The newest report of a training log, without its time."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    reports = [line for line in lines if re.search(r"iteration \d+: l_pix", line)]
+    reports = [line for line in lines if re.search(r"iteration \d+: (g/)?l_pix", line)]
     return reports[-1].split("INFO: ", 1)[-1] if reports else "starting"
 
 

@@ -1,6 +1,7 @@
 """Repeat the beginning of the trainings that made the weights that ship, and compare the losses with the recorded ones.
 
-Needs what they were trained on: photos (tiny), or the teacher cache of options/teaching/tiny2.yml (tiny-2; an hour of one core).
+Needs what they were trained on: photos (tiny), or the teacher caches of options/teaching/tiny2.yml and tiny2_mild.yml (tiny-1; an
+hour of one core).
 A CPU with other vector instructions or another number of threads sums in another order; the differences grow slowly from the
 last bits and stay far below the tolerance in 200 iterations, while another seed, photo or option shows in the first line.
 """
@@ -26,14 +27,14 @@ from upsr.errors import UpsrError, exiting
 EXAMPLES = """examples:
   python -m scripts.verify_weights                              both stages of tiny, five to ten minutes on two cores
   python -m scripts.verify_weights --parts denoiser --iterations 40 --data /data/BSDS500
-  python -m scripts.verify_weights --weights tiny-2 --parts denoiser --data experiments/tiny2_cache/taught/index.json"""
+  python -m scripts.verify_weights --weights tiny-1 --parts denoiser      with the caches that make train-tiny has made"""
 
 WEIGHTS = Path("upsr/weights")
 TRAININGS = {
     "tiny": {"g": "options/tiny/stage1.yml", "denoiser": "options/tiny/stage2.yml"},
-    "tiny-2": {"denoiser": "options/tiny2/stage2.yml"},
+    "tiny-1": {"g": "options/tiny2/stage3.yml", "denoiser": "options/tiny2/stage4.yml"},
 }
-"""Option files by shipped weights and part. The first losses of tiny-2's g were lost with its machine."""
+"""Option files by shipped weights and part."""
 TOLERANCE = 0.02
 
 
@@ -43,8 +44,9 @@ def main() -> int:
     parser.add_argument("--weights", choices=TRAININGS, default="tiny", help="(tiny)")
     parser.add_argument("--parts", nargs="+", metavar="PART", help="g, denoiser (all that are recorded)")
     parser.add_argument(
-        "--data", type=Path, help="photos, or index.json of the teacher cache (as the option file says)"
-    )
+        "--data", type=Path, nargs="+", metavar="PATH",
+        help="photos, or index.json of each teacher cache (as the option file says)",
+    )  # fmt: skip
     parser.add_argument(
         "--force-yml", nargs="+", default=[], metavar="KEY=VALUE", help="as for train.py: a backbone's path"
     )
@@ -62,14 +64,18 @@ def main() -> int:
 
 
 def verify(
-    name: str, part: str, data: Path | None = None, iterations: int = RECORDED_ITERATIONS, changes: Sequence[str] = ()
+    name: str,
+    part: str,
+    data: Sequence[Path] | None = None,
+    iterations: int = RECORDED_ITERATIONS,
+    changes: Sequence[str] = (),
 ) -> float:
     """Train the beginning of a stage; returns the largest relative difference of a loss.
 
     Args:
         name: of shipped weights.
         part: ``"g"`` or ``"denoiser"``.
-        data: photos, or the index of a teacher cache; what the option file names if None.
+        data: photos, or the index of each teacher cache; what the option file names if None.
         changes: ``key=value`` of the option file, such as the path of LPIPS's backbone.
 
     Raises:
@@ -79,15 +85,12 @@ def verify(
     train_set = dict(load_options(option_file).datasets["train"].arguments)
     place = "index" if "index" in train_set else "dataroot_gt"
     if data is not None:
-        train_set[place] = str(data)
-    found_data = describe_data(train_set)
-    if found_data != record["photos"]:
-        number = found_data.get("images", found_data.get("crops"))
-        raise UpsrError(
-            f"{train_set[place]}: {number} {'photos' if place == 'dataroot_gt' else 'crops'}, and not those of the training; "
-            f"see {WEIGHTS / name}/README.md"
-        )
-    return repeat(name, part, f"datasets.train.{place}={train_set[place]}", iterations, changes)
+        paths = [str(path) for path in data]
+        train_set[place] = paths[0] if isinstance(train_set[place], str) and len(paths) == 1 else paths
+    if describe_data(train_set) != record["photos"]:
+        what = "photos" if place == "dataroot_gt" else "crops"
+        raise UpsrError(f"{train_set[place]}: not the {what} of the training; see {WEIGHTS / name}/README.md")
+    return repeat(name, part, f"datasets.train.{place}={json.dumps(train_set[place])}", iterations, changes)
 
 
 def repeat(name: str, part: str, data: str, iterations: int, changes: Sequence[str] = ()) -> float:

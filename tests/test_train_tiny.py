@@ -88,7 +88,7 @@ def wait_for(process: Fork, root: Path, condition) -> None:
 
 def losses(root: Path) -> dict[tuple[str, str, str], str]:
     found = {}
-    for stage in train_tiny.STAGES:
+    for stage in ("stage1", "stage2"):
         with (root / "runs" / stage / "metrics.csv").open(newline="") as file:
             rows = list(csv.reader(file))
         found |= {(stage, row[0], row[1]): row[2] for row in rows if row[1].startswith("losses/")}
@@ -130,7 +130,7 @@ def test_killed_five_times_it_ends_where_an_uninterrupted_one_ends(whole, tmp_pa
     assert "a training is at work there already" in (root / "printed.txt").read_text()
     assert last.wait(timeout=PATIENCE) == 0, (root / "printed.txt").read_text()[-3000:]
     assert losses(root) == losses(whole)
-    for stage in train_tiny.STAGES:
+    for stage in ("stage1", "stage2"):
         expected = weights(whole, stage)
         assert all(torch.equal(value, expected[name]) for name, value in weights(root, stage).items())
     state = (root / "runs" / train_tiny.STATE).read_text()
@@ -187,8 +187,30 @@ def test_a_snapshot_starts_a_training_whose_folder_is_lost(whole, tmp_path):
     train_tiny.begin_again_if_needed(folder, snapshot)  # is what it begins with already
 
 
+def test_the_last_stages_begin_with_the_snapshots_of_the_first_and_read_every_cache():
+    folder = Path("options/tiny2")
+    assert train_tiny.stages_of(folder) == ["stage1", "stage2", "stage3", "stage4"]
+    third, fourth = (load_options(folder / f"{stage}.yml") for stage in ("stage3", "stage4"))
+    begins = {third.path.pretrain_network_g: 12000, fourth.path.pretrain_network_g: 1000}
+    assert {Path(weights): train_tiny.iteration_of(Path(weights)) for weights in begins} == {
+        folder / "snapshot/stage1.safetensors": 12000, folder / "snapshot/stage2.safetensors": 1000,
+    }  # fmt: skip
+    assert train_tiny.caches_of(third) == train_tiny.caches_of(fourth)
+    assert [cache.name for cache in train_tiny.caches_of(fourth)] == ["taught", "mild"]
+    assert len(train_tiny.TEACHING) == 2
+    crops = sum(train_tiny.read_recipe(path).crops for path in train_tiny.TEACHING)
+    assert crops == 2 * 4864
+
+
+def test_a_recipe_without_stages_or_with_other_caches_is_refused(whole, tmp_path):
+    with pytest.raises(UpsrError, match=r"no stage1\.yml there"):
+        train_tiny.stages_of(tmp_path)
+    with pytest.raises(UpsrError, match="--teaching: 2 recipes, but stage2 reads 1 caches"):
+        train_tiny.run(whole, [whole / "teach.yml"] * 2, tmp_path, 1)
+
+
 def test_the_recipe_is_one_that_can_be_read():
-    stage1, stage2 = (load_options(f"options/tiny2/{stage}.yml") for stage in train_tiny.STAGES)
+    stage1, stage2 = (load_options(f"options/tiny2/{stage}.yml") for stage in ("stage1", "stage2"))
     from upsr.evaluation.teaching import read_recipe
 
     cache = read_recipe("options/teaching/tiny2.yml")

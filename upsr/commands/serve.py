@@ -18,7 +18,7 @@ _DEFAULTS = Limits()
 
 EXAMPLES = """examples:
   upsr serve                                      http://127.0.0.1:7860, with the weights that come with the package
-  upsr serve --weights tiny-2 --weights ldm-sr/ --method ldm    a choice of two; --method and --part are of the --weights before
+  upsr serve --weights tiny-1 --weights ldm-sr/ --method ldm    a choice of two; --method and --part are of the --weights before
   upsr serve --weights upsr.pth --part g=atd_real.pth --device cuda  other weights
   upsr serve --weights RealESRGAN_x4plus.pth      a network that spandrel knows: the page has the settings of its method
   upsr serve --weights ldm-sr/ --method ldm       a folder of diffusers, or another method's published weights

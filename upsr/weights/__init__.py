@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 
 
 def shipped_names() -> list[str]:
-    """What there is: ``tiny``, ``tiny-2``."""
+    """What there is: ``tiny``, ``tiny-1``."""
     return sorted(folder.name for folder in _HERE.iterdir() if (folder / "g.safetensors").is_file())
 
 
