@@ -48,7 +48,7 @@ Shared = Literal["photos", "tiles"]
 """Unit of work that several devices share."""
 SHARED: tuple[Shared, ...] = get_args(Shared)
 
-DEFAULT_WEIGHTS = "tiny"
+DEFAULT_WEIGHTS = "tiny-1"
 """Shipped weights that are used unless others are named."""
 
 MAX_MEGAPIXELS = 100

@@ -11,7 +11,7 @@ from dataclasses import fields
 from upsr.app.limits import Limits
 from upsr.app.server import check_port, require_gradio, serving
 from upsr.arguments import add_models, models_of
-from upsr.choices import DTYPES, PORT
+from upsr.choices import DEFAULT_WEIGHTS, DTYPES, PORT
 from upsr.errors import UpsrError
 
 _DEFAULTS = Limits()
@@ -76,7 +76,9 @@ def main(given: argparse.Namespace) -> int:
     from upsr.pipeline.pipeline import UPSRPipeline
     from upsr.weights import shipped_names
 
-    sources = models_of(given, shipped_names())
+    sources = models_of(
+        given, sorted(shipped_names(), key=lambda name: name != DEFAULT_WEIGHTS)
+    )  # what is chosen at first
     pipes = [UPSRPipeline.from_pretrained(**source, device=given.device, dtype=given.dtype) for source in sources]
     with serving(named(list(zip(pipes, sources, strict=True))), limits, given.host, given.port) as url:
         print(f"UPSR is at {url} (Ctrl-C ends it)", flush=True)
