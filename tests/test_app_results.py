@@ -30,6 +30,7 @@ from tests.page import (
 from tests.processes import run_fork
 from tests.upscaling import save_pipeline
 from upsr.arguments import add_models, models_of
+from upsr.choices import DEFAULT_WEIGHTS
 from upsr.errors import UpsrError
 from upsr.methods.base import Knob
 from upsr.pipeline.pipeline import UPSRPipeline
@@ -412,7 +413,7 @@ def test_paths_of_the_server_are_not_in_the_settings():
 
 @pytest.mark.parametrize(("words", "models"), [
     ("", [("a", None, {}), ("b", None, {})]),
-    ("--method ldm", [("tiny", "ldm", {})]),
+    ("--method ldm", [(DEFAULT_WEIGHTS, "ldm", {})]),
     ("--weights x", [("x", None, {})]),
     ("--method ldm --weights x", [("x", "ldm", {})]),
     ("--weights x --g g.pth --weights y --method ldm --part unet=u --part vae=v", [
