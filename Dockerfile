@@ -16,7 +16,7 @@ RUN sed '/^# development/,$d' requirements.txt | grep -vE '^(#|$|basicsr==|pyiqa
     && pip install --no-build-isolation -r runtime.txt \
     && pip install --no-deps --no-build-isolation $(grep '^basicsr==' requirements.txt) \
     && pip install --no-deps --force-reinstall $(grep '^opencv-python-headless==' requirements.txt)
-COPY setup.py pyproject.toml MANIFEST.in README.md ./
+COPY setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY upsr upsr
 COPY options options
 COPY datasets datasets
