@@ -18,8 +18,8 @@ from upsr.config.problems import alternatives, section_of
 from upsr.config.schema import CommonOptions, Component
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_OF_BASICSR = ("CharbonnierLoss", "L1Loss", "MSELoss")
-"""basicsr's losses of two images. Its networks, datasets and metrics do not fit this package's interfaces."""
+_OF_BASICSR = ("CharbonnierLoss", "GANLoss", "L1Loss", "MSELoss", "UNetDiscriminatorSN", "VGGStyleDiscriminator")
+"""basicsr's losses and discriminators. Its other networks, datasets and metrics do not fit this package's interfaces."""
 
 _ARGUMENT = r"^    (\w[\w, ]*): (.*(?:\n     +.*)*)"
 """Names and description in a docstring's section ``Args``."""
