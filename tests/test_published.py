@@ -17,6 +17,7 @@ from torch import nn
 from tests import tiny
 from upsr.archs.weights import load_network_weights
 from upsr.arguments import ArgumentParser, add_model, model_of
+from upsr.choices import DEFAULT_WEIGHTS
 from upsr.config.methods import method_names
 from upsr.config.schema import CommonOptions, PathOptions
 from upsr.errors import UpsrError
@@ -238,7 +239,7 @@ def given(*arguments: str) -> dict[str, Any]:
 
 
 def test_arguments_name_the_model_and_its_parts():
-    assert given() == {"source": "tiny", "method": None, "parts": {}}
+    assert given() == {"source": DEFAULT_WEIGHTS, "method": None, "parts": {}}
     arguments = ("--weights", "a.pth", "--method", "x", "--part", "codec=b=c.pth", "--g", "g.pth")
     assert given(*arguments) == {"source": "a.pth", "method": "x", "parts": {"codec": "b=c.pth", "g": "g.pth"}}
     for wrong in (("--part", "codec"), ("--part", "=b.pth"), ("--part", "codec="), ("--part", "g=a", "--g", "b")):
