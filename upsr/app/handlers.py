@@ -202,9 +202,7 @@ class Handlers:
             region, (model, settings) = self._region(values), self._chosen(values)
             self._work.check(region, model, settings)
             order = Order(upload, region)
-            if (
-                model.pipe.takes_masks
-            ):  # the controls of another model's mask are hidden, and what they hold does not count
+            if model.pipe.takes_masks:  # else its controls are hidden, and what they hold does not count
                 file = values[its.mask]
                 order = Order(upload, region, values[its.painting], file and self._work.uploaded(Path(file)))
             return lambda token: self._shown(self._work.one(order, model, settings, token, progress), model)

@@ -34,14 +34,10 @@ class TaughtCrops:
             raise UpsrError(f"{index}: not the index of a teacher cache; `upsr data teach` makes one")
 
     @property
-    def scale(self) -> int:
-        """Side of the ground truth over that of the LR crop."""
-        return self.image(0, "gt").shape[0] // self.image(0, "lq").shape[0]
-
-    @property
-    def stored(self) -> int:
-        """Side of the ground truth."""
-        return self.image(0, "gt").shape[0]
+    def size(self) -> tuple[int, int]:
+        """Side of the ground truth, and how often it is that of the LR crop."""
+        side = self.image(0, "gt").shape[0]
+        return side, side // self.image(0, "lq").shape[0]
 
     def image(self, number: int, kind: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One image of a crop."""
@@ -88,12 +84,12 @@ class TaughtDataset(ImageDataset):
             )
         self.keys = [key for cache in self.caches for key in cache.keys]
         self._ends = list(accumulate(len(cache.keys) for cache in self.caches))
-        self.scale = self.caches[0].scale
-        stored = self.caches[0].stored
-        for each, cache in zip(indices, self.caches, strict=True):
-            if (cache.scale, cache.stored) != (self.scale, stored):
+        sizes = [cache.size for cache in self.caches]
+        stored, self.scale = sizes[0]
+        for each, (side, scale) in zip(indices, sizes, strict=True):
+            if (side, scale) != sizes[0]:
                 raise UpsrError(
-                    f"datasets.train.index: the crops of {each} are {cache.stored}, x{cache.scale}; those of {indices[0]} "
+                    f"datasets.train.index: the crops of {each} are {side}, x{scale}; those of {indices[0]} "
                     f"{stored}, x{self.scale}. Caches that are trained on together have one size and one scale"
                 )
         if not 0 < gt_size <= stored or gt_size % self.scale:
@@ -145,7 +141,7 @@ class TaughtPairsDataset(ImageDataset):
 
     def __init__(self, index: str) -> None:
         self.crops = TaughtCrops(index)
-        self.keys, self.scale = self.crops.keys, self.crops.scale
+        self.keys, (_, self.scale) = self.crops.keys, self.crops.size
 
     def __getitem__(self, index: int) -> Item:
         lq, gt = (to_tensor(self.crops.image(index, kind)) for kind in ("lq", "gt"))
