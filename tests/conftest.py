@@ -23,6 +23,7 @@ LONGEST = (
     "export",
     "training",
     "training_upkeep",
+    "fake_device",
     "commands",
     "report",
     "app",

@@ -473,7 +473,8 @@ def test_what_goes_wrong_is_said_and_can_be_ended(browser, exported, tmp_path):
         page.get_by_text("It works without a network from now on.").wait_for()
         for name, message in (("notes.png", "no photo that this browser reads"), ("large.png", "up to 1 megapixels")):
             page.set_input_files("#file", tmp_path / name)
-            assert message in wait_for(page, "Not done")
+            wait_for(page, message)
+            assert "Not done" in page.get_by_role("status").inner_text()
             assert page.get_by_role("button", name="Upscale").is_disabled()
         page.set_input_files("#file", tmp_path / "photo.png")
         page.get_by_role("button", name="Upscale").click()
