@@ -12,6 +12,7 @@ import torchvision
 from PIL import Image
 
 from upsr.config import CommonOptions, load_options
+from upsr.devices import device_name
 from upsr.provenance import processor
 
 REPOSITORY = Path(__file__).parents[1]
@@ -21,11 +22,7 @@ IMAGENET_SIZE = (500, 375)
 
 def machine(device: torch.device) -> str:
     """Device and versions."""
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{processor()}, {torch.get_num_threads()} threads"
-    )
+    name = device_name(device) if device.type != "cpu" else f"{processor()}, {torch.get_num_threads()} threads"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
 
 

@@ -17,8 +17,9 @@ from limits import Limits, Traffic
 from tqdm import tqdm
 
 from upsr.atomic import atomic_write
+from upsr.devices import peak_gib, reset_peak, synchronise
 from upsr.provenance import machine, versions
-from upsr.timing import peak_gib, reset_peak, synchronise, timed
+from upsr.timing import timed
 
 Run = Callable[[], Any]
 

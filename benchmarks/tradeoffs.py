@@ -25,10 +25,10 @@ import torch
 from common import machine
 from PIL import Image
 
+from upsr.devices import synchronise
 from upsr.metrics import PSNR, SSIM
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
-from upsr.timing import synchronise
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
 

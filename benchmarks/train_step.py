@@ -33,6 +33,7 @@ from upsr.atomic import atomic_write
 from upsr.config import CommonOptions
 from upsr.data import SampleId
 from upsr.data.loader import collate
+from upsr.devices import peak_gib, reset_peak, synchronise
 from upsr.engine.distributed import Runtime
 from upsr.engine.feed import micro_batch
 from upsr.engine.setup import configure_backends
@@ -41,7 +42,7 @@ from upsr.engine.train_loop import Trainer
 from upsr.methods.base import Batch
 from upsr.methods.upsr.training import Task
 from upsr.rng import torch_generator
-from upsr.timing import Timing, peak_gib, reset_peak, synchronise, timed
+from upsr.timing import Timing, timed
 
 Parts = dict[str, Timing]
 DEVICE_PARTS = ("copy", "degrade", "g", "forward", "loss", "backward", "optimiser", "EMA")

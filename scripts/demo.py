@@ -23,6 +23,7 @@ from upsr.config import CommonOptions
 from upsr.data import PairedFolderDataset, RealESRGANDegradation
 from upsr.data.image_io import decode_image, to_tensor, to_uint8, write_png
 from upsr.data.kernels import draw_kernels
+from upsr.devices import best_device
 from upsr.engine.distributed import Runtime
 from upsr.engine.evaluate import Evaluation, ValidationSet, evaluate
 from upsr.engine.setup import checked_model_options, checked_options
@@ -65,7 +66,7 @@ def main() -> None:
 
 def demo(data: Path, *, quick: bool, backbone: Path = BACKBONE) -> None:
     """Run all steps; pictures go to experiments/demo_upsr_tiny/ and experiments/demo_stage2_tiny/."""
-    run = Runtime(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    run = Runtime(best_device())
     shorter = ["train.total_iter=4"] if quick else []
     here = [f"datasets.train.dataroot_gt={data / 'train'}", *shorter]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import upsr
+from upsr.devices import device_name, is_cuda
 
 _PACKAGES = ("torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers")
 
@@ -30,15 +31,17 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The processor, and the GPU if that is what ``device`` is."""
+    """The processor, and the accelerator if that is what ``device`` is."""
     facts: dict[str, Any] = {
         "system": platform.system(),
         "cpu": processor(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
     }
-    if device.type == "cuda":
-        facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    if device.type != "cpu":
+        facts["gpu"] = device_name(device)
+    if is_cuda(device):
+        facts |= {"rocm": torch.version.hip} if torch.version.hip else {"cuda": torch.version.cuda}
     return facts
 
 

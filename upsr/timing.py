@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from upsr.devices import is_cuda, synchronise
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -26,34 +28,18 @@ class Timing:
 
 
 def timed(run: Callable[[], object], device: torch.device, repeats: int, warmup: int = 2) -> Timing:
-    """Time a function after ``warmup`` runs that are not counted: by CUDA events on a GPU, else by the clock."""
-    measure = _by_events if device.type == "cuda" else _by_clock
+    """Time a function after ``warmup`` runs that are not counted: by CUDA's events where there are any, else by the clock."""
+    measure = _by_events if is_cuda(device) else _by_clock
     for _ in range(warmup):
         run()
     return Timing([measure(run, device) for _ in range(repeats)])
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def reset_peak(device: torch.device) -> None:
-    """Reset the peak of the allocator."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_gib(device: torch.device) -> float | None:
-    """Peak of the allocator in GiB since the last reset; ``None`` on the CPU, where nothing counts it."""
-    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
-
-
 def _by_clock(run: Callable[[], object], device: torch.device) -> float:
+    synchronise(device)
     start = time.perf_counter()
     run()
+    synchronise(device)
     return time.perf_counter() - start
 
 

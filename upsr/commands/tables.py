@@ -198,7 +198,7 @@ def _unusable(names: Sequence[str], root: Path) -> dict[str, str]:
 
 
 def _meter(given: argparse.Namespace, device: torch.device) -> CostMeter:
-    on_gpu = device.type == "cuda"
+    on_gpu = device.type != "cpu"
     repeats = given.repeats or (_GPU_REPEATS if on_gpu else _CPU_REPEATS)
     return CostMeter(device, repeats, batch=given.cost_batch or (None if on_gpu else 1))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from upsr.config.schema_data import BlurOptions, DegradationOptions, FinalOptions
+from upsr.devices import in_float64
 from upsr.rng import numpy_generator
 
 _SMALL_SINC = 13
@@ -46,8 +47,8 @@ def render_kernels(descriptions: Tensor, support: int) -> Tensor:
     Returns:
         (..., support, support) float32 on the device of ``descriptions``.
     """
-    size, kind, sigma_x, sigma_y, theta, beta, cutoff = descriptions.double()[..., None, None].unbind(dim=-3)
-    place = torch.arange(support, device=descriptions.device, dtype=torch.float64) - support // 2
+    size, kind, sigma_x, sigma_y, theta, beta, cutoff = in_float64(descriptions)[..., None, None].unbind(dim=-3)
+    place = torch.arange(support, device=size.device, dtype=torch.float64) - support // 2
     y, x = place[:, None], place[None, :]
     along, across = x * theta.cos() + y * theta.sin(), y * theta.cos() - x * theta.sin()
     distance = ((along / sigma_x).square() + (across / sigma_y).square()).pow(beta)
@@ -57,7 +58,7 @@ def render_kernels(descriptions: Tensor, support: int) -> Tensor:
     value = torch.where(kind == _PLATEAU, 1 / (1 + distance), torch.exp(-0.5 * distance))
     value = torch.where(kind == _SINC, ring, value)
     value = value * (torch.maximum(x.abs(), y.abs()) <= size / 2)
-    return (value / value.sum(dim=(-2, -1), keepdim=True)).float()
+    return (value / value.sum(dim=(-2, -1), keepdim=True)).float().to(descriptions.device)
 
 
 def _draw_blur(options: BlurOptions, rng: np.random.Generator) -> _Description:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from upsr.devices import draws_poisson
 from upsr.rng import stacked
 
 
@@ -52,8 +53,15 @@ def _shot_noise(image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     image = levels / 255
     photons = _next_power_of_two(_distinct(levels)).view(-1, 1, 1, 1)
     rates = image * photons
-    counts = torch.stack([torch.poisson(rate, generator=g) for rate, g in zip(rates, generators, strict=True)])
+    counts = torch.stack([_poisson(rate, g) for rate, g in zip(rates, generators, strict=True)])
     return counts / photons - image
+
+
+def _poisson(rate: Tensor, generator: torch.Generator) -> Tensor:
+    if draws_poisson(rate.device):
+        return torch.poisson(rate, generator=generator)
+    seed = int(torch.randint(1 << 31, (), generator=generator, device=generator.device))
+    return torch.poisson(rate.cpu(), generator=torch.Generator().manual_seed(seed)).to(rate.device)
 
 
 def _distinct(levels: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upsr.devices import copying_stream, current_stream, within
+
 
 class DevicePrefetcher:
     """Copies the batch after the current one to the device while that is busy.
@@ -16,7 +18,7 @@ class DevicePrefetcher:
     The copy runs on a stream of its own, from pinned memory, so neither the host nor the computation waits for it.
 
     Args:
-        batches: dictionaries with tensors among their values; pinned where the device is a GPU.
+        batches: dictionaries with tensors among their values; pinned where the device has streams.
 
     Attributes:
         waited: seconds that the caller has spent waiting for data so far.
@@ -26,7 +28,7 @@ class DevicePrefetcher:
         self.waited = 0.0
         self._batches = batches
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = copying_stream(device)
         self._next: dict[str, Any] | None = None
 
     def prefetch(self) -> None:
@@ -38,7 +40,7 @@ class DevicePrefetcher:
         self.waited += time.perf_counter() - started
         if batch is None:
             return
-        with torch.cuda.stream(self._stream):  # nothing changes for no stream
+        with within(self._stream, self._device):
             self._next = {
                 key: value.to(self._device, non_blocking=True) if isinstance(value, Tensor) else value
                 for key, value in batch.items()
@@ -55,7 +57,7 @@ class DevicePrefetcher:
         if batch is None:
             raise StopIteration
         if self._stream is not None:
-            current = torch.cuda.current_stream(self._device)
+            current = current_stream(self._device)
             current.wait_stream(self._stream)
             for value in batch.values():
                 if isinstance(value, Tensor):

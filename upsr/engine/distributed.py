@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from upsr.choices import Launcher
+from upsr.devices import CPU, best_device, make_current
 from upsr.errors import PeerLostError, UpsrError
 
 logger = logging.getLogger(__name__)
@@ -150,18 +151,19 @@ def runtime(
 
     Args:
         launcher: ``none`` for one process; ``pytorch`` under torchrun; ``slurm`` under srun.
-        num_gpu: GPUs of the whole run; ``auto`` uses as many as processes were started, or the CPU where there is none.
+        num_gpu: GPUs, or accelerators of another kind, of the whole run; ``auto`` uses as many as processes were started, or the
+            CPU where there is none.
         timeout: after which a process that waits for another gives up.
 
     Raises:
-        UpsrError: CUDA or GPUs are missing, or the number of processes is not ``num_gpu``.
+        UpsrError: there is no GPU or too few of them, or the number of processes is not ``num_gpu``.
     """
     rank, world_size, local_rank = _place(launcher)
     device = _device(num_gpu, world_size, local_rank)
     if launcher == "none":
         yield Runtime(device)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = dist.get_default_backend_for_device(device)
     try:
         store = next(iter(dist.rendezvous("env://", rank, world_size, timeout=timeout)))[0]
         store = dist.PrefixStore(f"attempt_{_attempt()}", store)
@@ -239,19 +241,24 @@ def first_host(node_list: str) -> str:
 
 
 def _device(num_gpu: int | Literal["auto"], world_size: int, local_rank: int) -> torch.device:
-    cuda = torch.cuda.is_available()
-    if num_gpu == 0 or (num_gpu == "auto" and not cuda):
-        return torch.device("cpu")
-    if not cuda:
-        raise UpsrError(f"num_gpu: {num_gpu} was asked for, but CUDA is not available here; set num_gpu: auto or 0")
+    found = best_device()
+    if num_gpu == 0 or (num_gpu == "auto" and found == CPU):
+        return CPU
+    if found == CPU:
+        raise UpsrError(
+            f"num_gpu: {num_gpu} was asked for, but torch finds no accelerator here (upsr doctor says what it finds); "
+            "set num_gpu: auto or 0"
+        )
     if num_gpu != "auto" and num_gpu != world_size:
         raise UpsrError(
             f"num_gpu: {num_gpu} was asked for, but {world_size} process(es) were started; start one for each GPU: "
             f"torchrun --nproc_per_node={num_gpu} train.py --launcher pytorch ..., or set num_gpu: auto"
         )
-    if local_rank >= torch.cuda.device_count():
+    if local_rank >= torch.accelerator.device_count():
         raise UpsrError(
-            f"{local_rank + 1} or more processes were started on this machine, which has {torch.cuda.device_count()} GPU(s)"
+            f"{local_rank + 1} or more processes were started on this machine, which has {torch.accelerator.device_count()} "
+            f"{found.type} device(s)"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    device = torch.device(found.type, local_rank)
+    make_current(device)
+    return device

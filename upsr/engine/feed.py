@@ -22,6 +22,7 @@ from upsr.data import (
     build_train_loader,
 )
 from upsr.data.datasets import build_dataset
+from upsr.devices import has_streams
 from upsr.engine.distributed import Runtime
 from upsr.engine.step import MicroBatch
 from upsr.errors import UpsrError
@@ -139,7 +140,7 @@ class TrainingData:
             self.dataset,
             sampler,
             num_workers=self.options.num_worker_per_gpu,
-            pin_memory=self.run.device.type == "cuda",
+            pin_memory=has_streams(self.run.device),
         )
         self._batches = DevicePrefetcher(batches_of(loader), self.run.device)
 

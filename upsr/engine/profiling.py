@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import profile, schedule, supported_activities
 
 from upsr.atomic import atomic_write
 
@@ -38,10 +38,9 @@ def profiled(path: Path, iterations: int | None, device: torch.device) -> Iterat
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             profiler.export_chrome_trace(str(temporary))
-        by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        by = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
         logger.info("trace in %s\n%s", path, profiler.key_averages().table(sort_by=by, row_limit=15))
 
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
     plan = schedule(wait=_SKIPPED - 1, warmup=1, active=iterations, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
+    with profile(activities=supported_activities(), schedule=plan, on_trace_ready=write) as profiler:
         yield profiler

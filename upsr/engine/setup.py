@@ -18,6 +18,7 @@ from upsr.config.load import option_problems, parse_options, read_options, refus
 from upsr.config.methods import UnknownMethodError, find_method
 from upsr.config.problems import Problem
 from upsr.config.schema import CommonOptions
+from upsr.devices import is_cuda
 from upsr.engine.distributed import Runtime, runtime
 from upsr.engine.feed import TrainingSet
 from upsr.errors import UpsrError, exiting
@@ -130,6 +131,6 @@ def _file_problems(data: Mapping[str, Any], purpose: Purpose) -> Iterator[Proble
 
 def configure_backends(device: torch.device) -> None:
     """TF32 matrix products and cuDNN's choice of algorithms on CUDA, as the released training used."""
-    if device.type == "cuda":
+    if is_cuda(device):
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True

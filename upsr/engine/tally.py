@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upsr.devices import peak_gib
 from upsr.engine.distributed import Runtime
 
 _BY_TIMESTEP, _VALUES = "by_timestep", "_values"
@@ -54,7 +55,7 @@ class Tally:
     def report(self, images_per_iteration: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """By tag: means over the iterations and processes, and single values; every process calls it and gets the same."""
         seconds = time.perf_counter() - self._started
-        own: dict[str, Any] = {name: value.double().cpu() for name, value in self._losses.items()}
+        own: dict[str, Any] = {name: value.cpu().double() for name, value in self._losses.items()}
         parts = self.run.gather({"losses": own, "waited": self._waited})
         values: dict[str, float] = {}
         single: dict[str, Tensor] = {}
@@ -84,9 +85,9 @@ class Tally:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """GiB: of the GPU's allocator, or of this process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
+    """GiB: of the device's allocator, or of this process where nothing counts it."""
+    if (peak := peak_gib(device)) is not None:
+        return peak
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from upsr.devices import in_float64
 from upsr.diffusion import VariancePreserving
 from upsr.diffusion.recovery_error import OMEGA, fidelity_loss, printed_fidelity_loss, signature_loss
 from upsr.diffusion.sampling import Denoise
@@ -124,5 +125,5 @@ def _error_at(method: Denoising, sweep: NoiseSweep, i: int, seed: int, draws: in
         t = torch.full((len(x),), i, device=x.device)
         x_t = method.process.q_sample(x, t, noise)
         predicted = method.process.epsilon(method.estimate(x_t, t), x_t, t)
-        total += float((noise - predicted).double().square().flatten(1).mean(1).sum())
+        total += float(in_float64(noise - predicted).square().flatten(1).mean(1).sum())
     return total / draws

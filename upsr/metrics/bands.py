@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from upsr.devices import in_float64
+
 
 def band_energies(image: Tensor, reference: Tensor, scale: float) -> dict[str, float]:
     """Energies for two images (1, C, H, W) in [0, 1], each the mean over their pixels and channels.
@@ -17,9 +19,9 @@ def band_energies(image: Tensor, reference: Tensor, scale: float) -> dict[str, f
         ``low_error``: the squared difference of the two in the low band; ``high`` and ``high_reference``: the square of each in
         the high band.
     """
-    axes = [torch.fft.fftfreq(side, device=image.device).abs() < 1 / (2 * scale) for side in image.shape[-2:]]
-    low = axes[0][:, None] & axes[1]
-    ours, theirs = (torch.fft.fft2(x.double(), norm="ortho") for x in (image, reference))
+    axes = [torch.fft.fftfreq(side).abs() < 1 / (2 * scale) for side in image.shape[-2:]]
+    ours, theirs = (torch.fft.fft2(in_float64(x), norm="ortho") for x in (image, reference))
+    low = (axes[0][:, None] & axes[1]).to(ours.device)
 
     def energy(spectrum: Tensor, band: Tensor) -> float:
         return float(spectrum.abs().square()[..., band].sum() / spectrum.numel())

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from upsr.compat import METRIC_REGISTRY
+from upsr.devices import has_float64
 from upsr.errors import UpsrError
 from upsr.metrics.base import Formula, MetricUnavailableError
 
@@ -51,6 +52,8 @@ class FullReference(Formula, ABC):
                 f"{type(self).__name__} needs {self.smallest_side} pixels inside a border of {self.crop_border}; "
                 f"an image has {sr.shape[-1]}x{sr.shape[-2]}"
             )
+        if not has_float64(sr.device):
+            sr, gt = sr.cpu(), gt.cpu()  # SSIM is computed in it
         y_channel = self.y_channel and sr.shape[1] == 3
         return float(self._function()(sr, gt, self.crop_border, test_y_channel=y_channel))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from upsr.compat import METRIC_REGISTRY
+from upsr.devices import in_float64
 from upsr.metrics.base import Formula, MetricUnavailableError
 
 _SMALLEST = 64
@@ -42,7 +43,7 @@ class Grid(Formula):
         height, width = (side // 4 * 4 for side in sr.shape[-2:])
         if min(height, width) < _SMALLEST:
             raise MetricUnavailableError(f"Grid needs {_SMALLEST} pixels; an image has {sr.shape[-1]}x{sr.shape[-2]}")
-        grey = sr[0, :, :height, :width].double().mean(dim=0)
+        grey = in_float64(sr[0, :, :height, :width]).mean(dim=0)
         window = torch.outer(*(torch.hann_window(n, periodic=False).to(grey) for n in (height, width)))
         power = torch.fft.fft2((grey - grey.mean()) * window).abs().square()
         floor = float(window.square().sum()) / (12 * 255**2)  # power of the rounding to 8 bit

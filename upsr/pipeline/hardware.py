@@ -6,6 +6,7 @@ import torch
 
 from upsr.accelerate.processor import cpu_capabilities
 from upsr.choices import DTYPES
+from upsr.devices import all_devices, best_device, computes_fast_in_bfloat16
 from upsr.errors import UpsrError
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -14,19 +15,20 @@ _DTYPES: dict[str, torch.dtype] = {
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """A device by its name; "auto" is CUDA where there is one, else the CPU.
+    """A device by its name; "auto" is the accelerator where there is one, else the CPU.
 
     Raises:
         UpsrError: it is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return best_device()
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UpsrError(f"device '{device}' cannot be used here ({reason}); give auto, cpu or cuda:N") from None
+        names = ", ".join(str(found) for found in all_devices())
+        raise UpsrError(f"device '{device}' cannot be used here ({reason}); give auto or one of {names}") from None
     return wanted
 
 
@@ -48,6 +50,6 @@ def dtype_for(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
 
 def _computes_in_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is fast here."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(cpu_capabilities().get("avx512_bf16"))
+    if device.type == "cpu":
+        return bool(cpu_capabilities().get("avx512_bf16"))
+    return computes_fast_in_bfloat16(device)

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from upsr.devices import memory_left
 from upsr.methods.base import Method
 
 TILE_SIDES = (256, 192, 128, 96, 64)
@@ -34,10 +35,9 @@ def tile_memory(method: Method, side: int) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on the device: for the CPU what the system and the control group have left."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return min([psutil.virtual_memory().available, *_group_memory(Path("/sys/fs/cgroup"))])
+    """Bytes that can be had on the device: where it shares the CPU's memory, what the system and the control group have left."""
+    own = memory_left(device)
+    return own if own is not None else min([psutil.virtual_memory().available, *_group_memory(Path("/sys/fs/cgroup"))])
 
 
 def _group_memory(root: Path) -> list[int]:

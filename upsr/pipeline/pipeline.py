@@ -106,7 +106,7 @@ class UPSRPipeline:
             method: name or path of the only method that is asked; by default every one of this package.
             parts: weights of the method's other parts by their names, beside published weights: ``{"g": "atd_real.pth"}``.
             g: as ``parts={"g": ...}``.
-            device: "auto" (CUDA where there is one, else the CPU), or any torch device.
+            device: "auto" (the accelerator where there is one, else the CPU), or any torch device.
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
             compile: "default", "reduce-overhead" or "max-autotune" of ``torch.compile`` for the denoiser; starting takes up to

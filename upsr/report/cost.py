@@ -18,6 +18,7 @@ from pydantic import Field
 from upsr.config.methods import method_of
 from upsr.config.schema import CommonOptions, Section
 from upsr.data.kernels import draw_kernels
+from upsr.devices import peak_gib, reset_peak
 from upsr.engine.distributed import Runtime
 from upsr.engine.feed import DegradedPairs, micro_batch
 from upsr.engine.setup import checked_model_options, configure_backends
@@ -28,7 +29,7 @@ from upsr.homes import option_file
 from upsr.methods import build_training
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
-from upsr.timing import peak_gib, reset_peak, timed
+from upsr.timing import timed
 
 _MILLION = 1e6
 

@@ -244,4 +244,4 @@ def proportional_timesteps(t: Tensor, steps: int) -> Tensor:
         t: (B,) int64.
     """
     left = torch.arange(steps, 0, -1, device=t.device)
-    return rounded(t[:, None].double() * left / steps)
+    return (2 * t[:, None] * left + steps) // (2 * steps)
