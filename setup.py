@@ -40,6 +40,7 @@ setup(
         "upsr": [
             "py.typed",
             "app/*.js",
+            "pipeline/*.safetensors",
             "report/page/*",
             "export/web/page/*",
             "report/published/*.yml",

@@ -29,6 +29,7 @@ _COMMANDS = {
     "options": "JSON schemas and the reference page of option files",
     "convert": "released checkpoints and trained weights as a folder of safetensors files",
     "export": "the networks as files for other runtimes: ONNX, torch.export",
+    "doctor": "what there is to compute with, and whether it computes right",
     "completion": "a script that completes commands and options in a shell",
 }
 _CONVERT = "convert"

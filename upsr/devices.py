@@ -50,9 +50,10 @@ def device_name(device: torch.device) -> str:
 
 def has_float64(device: torch.device) -> bool:
     """Whether the device computes in float64; Apple's do not, nor do all of Intel's."""
-    if device.type == "xpu":
-        return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", True))
-    return device.type != "mps"
+    if device.type in ("cpu", "cuda", "mps"):
+        return device.type != "mps"
+    properties = getattr(_module(device), "get_device_properties", None)
+    return properties is None or bool(getattr(properties(device), "has_fp64", True))
 
 
 def in_float64(x: Tensor) -> Tensor:
