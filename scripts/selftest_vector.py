@@ -1,4 +1,4 @@
-"""Makes the picture and the restoration that `upsr doctor` compares devices with. Only a change of the shipped weights asks for it."""
+"""Makes the picture and the restoration that `upsr doctor` compares devices with; needed when the shipped weights change."""
 
 from __future__ import annotations
 

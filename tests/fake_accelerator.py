@@ -1,7 +1,7 @@
 """An accelerator that is not there, under a name that nothing in the package knows: it computes on the CPU, and has no float64.
 
-Torch's own registration of another maker's device, in Python: ``torch.accelerator`` finds it, ``tensor.to("fastcard")`` moves there,
-and operators refuse tensors of both sides as those of a card do. It cannot be taken back: for a process of its own.
+Torch's own registration of another maker's device, in Python: ``torch.accelerator`` finds it, ``tensor.to("fastcard")`` moves
+there, and operators refuse tensors of both sides as those of a card do. It cannot be taken back: for a process of its own.
 """
 
 from __future__ import annotations

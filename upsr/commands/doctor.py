@@ -27,7 +27,7 @@ Exit codes: 0 every device is right; 1 one is not, or restores nothing."""
 _FEATURES = {
     "avx2": "AVX2", "avx512_f": "AVX-512", "avx512_vnni": "AVX-512 VNNI", "avx512_bf16": "AVX-512 BF16",
     "avx512_fp16": "AVX-512 FP16", "amx_tile": "AMX", "amx_bf16": "AMX BF16", "amx_int8": "AMX INT8",
-    "neon": "NEON", "sve": "SVE", "sve2": "SVE2", "arm_bf16": "BF16", "bf16": "BF16",
+    "neon": "NEON", "sve": "SVE", "sve2": "SVE2", "bf16": "BF16",
 }  # fmt: skip
 """Names of what decides how fast a processor is here, by torch's."""
 
