@@ -124,6 +124,12 @@ def entries_of(name: str) -> dict[str, Entry]:
     return {known: catalogue[known] for known in dict.fromkeys((*needed, *meant))}
 
 
+def published_name(path: str | Path) -> str | None:
+    """The entry that a file or folder is of, by its name and place; ``None`` for no published weights."""
+    found = _fetchable(Path(path))
+    return None if found is None else found[0]
+
+
 def fetch_hint(paths: Iterable[str | Path]) -> str:
     """The ending of an error about missing files: the command that fetches those that the catalogue has.
 
