@@ -64,8 +64,8 @@ class RestorationModel(ModelMixin):
         """The component in a folder.
 
         Args:
-            kwargs: ``dtype`` or its older name ``torch_dtype``, by default float32; what else diffusers passes to every model is about the
-                memory that loading takes.
+            kwargs: ``dtype`` or its older name ``torch_dtype``, by default float32; what else diffusers passes to every model is
+                about the memory that loading takes.
         """
         method, description = load_model(pretrained_model_name_or_path)
         asked = kwargs.get("dtype") or kwargs.get("torch_dtype")
