@@ -53,11 +53,11 @@ class RestorationModel(ModelMixin):
         """The type that the pipeline computes in where the method allows."""
         return self._asked
 
-    def to(self, *args: Any, **kwargs: Any) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
         """As of any module, but for the type, which is kept for the pipeline."""
         device, dtype, blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
         self._asked = dtype or self._asked
-        return self if device is None else super().to(device=device, non_blocking=blocking)
+        return self if device is None else nn.Module.to(self, device=device, non_blocking=blocking)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
