@@ -48,6 +48,7 @@ for amount in (0, 1, 2):
     result = pipe(photo, amount=amount).images[0]
     result.save(OUT / f"sharpened_{amount}.png")
     print(f"amount {amount}: {result.size}")
+result  # a notebook shows the last expression of a cell
 
 # %% In a module my_method.py, it is a method of every command, in any option file that says `method: my_method`:
 #

@@ -44,6 +44,7 @@ options = {
 
 # %% The degradation: each row is a photo and versions of it, as the training sees them
 upsr(["data", "preview", "--opt", str(OUT / "mine.yml"), "--input", str(PHOTOS), "--output", str(OUT / "preview.png")])
+Image.open(OUT / "preview.png")  # a notebook shows the last expression of a cell
 
 # %% Train: an interrupted training goes on with "--auto-resume"
 upsr(["train", "--opt", str(OUT / "mine.yml")])

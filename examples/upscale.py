@@ -26,6 +26,7 @@ for name, knob in pipe.knobs().items():
 large = pipe(photo, seed=1).images[0]
 large.save(OUT / "large.png")
 print(f"{photo.size} became {large.size}")
+large  # a notebook shows the last expression of a cell
 
 # %% Knobs are keywords. Fewer steps are faster, 0 is the first estimate g(y) alone; more fidelity is less invented detail.
 pipe(photo, seed=1, steps=1).images[0].save(OUT / "large_1_step.png")
@@ -39,3 +40,4 @@ result = pipe(photo, seed=1, return_intermediates=True)
 result.uncertainty[0].save(OUT / "uncertainty.png")
 for name, picture in result.intermediates[0].items():
     print(f"on the way: {name}, {picture.size}")
+result.uncertainty[0]

@@ -7,8 +7,12 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.page import FakePipeline
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Test files run side by side (make test): one core each, for the processes they start too.
@@ -61,6 +65,14 @@ def logging_as_at_the_start():
     logger.setLevel(logging.NOTSET)
     logger.propagate = True
     logger.handlers.clear()
+
+
+@pytest.fixture(scope="module")
+def fake() -> FakePipeline:
+    """A pipeline for the page of ``upsr serve``."""
+    from tests.page import FakePipeline
+
+    return FakePipeline()
 
 
 @pytest.fixture(scope="module")

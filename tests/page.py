@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,14 @@ class FakePipeline:
         return {"g": "0123"}
 
     def settled(self, settings: Settings) -> Settings:
-        return replace(settings, tile=64)
+        return replace(settings, tile=64) if settings.tile == "auto" else settings
+
+    def target_size(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
+        height, width = (round(side * (settings.outscale or self.scale)) for side in shape)
+        if settings.size is not None:
+            wide, high = settings.size
+            width, height = wide or round(shape[1] * high / shape[0]), high or round(shape[0] * wide / shape[1])
+        return height, width
 
     def upscale(self, photo: Photo, settings: Settings, *, mask=None, progress=None, watch=None) -> Photo:
         self.given, self.mask = settings, mask
@@ -76,7 +83,7 @@ class FakePipeline:
         if self.failing:
             raise RuntimeError("/secret/path/of/the/server")
         (frame,) = photo.frames
-        size = [round(side * settings.outscale) for side in frame.shape[:2]]
+        size = self.target_size(frame.shape[:2], settings)
         colour = torch.nn.functional.interpolate(to_colour(frame)[None], size)
         noise = torch.rand(colour.shape, generator=torch.Generator().manual_seed(settings.seed)) / 10
         watch = watch or (lambda seen: None)

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import zipfile
 import zlib
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -51,11 +52,6 @@ from upsr.images.writing import write_photo
 from upsr.pipeline.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def fake() -> FakePipeline:
-    return FakePipeline()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +147,87 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     given = {"steps": 2, "fidelity": 0.75, "prompt": "a red barn", "colour": "wavelet"}
     given |= {"eta": 0.5, "start": "noise", "level": 2}
     assert fake.given == Settings(seed=3, outscale=4, tile=64, consistent=True, knobs=given)
+
+
+def test_size_format_quality_and_tile_are_chosen(page, fake, tmp_path):
+    Image.fromarray(np.full((30, 40), 30_000, np.uint16)).save(tmp_path / "photo.png")
+    upload(page, tmp_path / "photo.png")
+    wait_for_status(page, "40 x 30 pixels")
+    page.click("#more > button")
+    for name, value in {"width": "100", "tile": "32"}.items():
+        page.fill(f"#{name} textarea, #{name} input", value)
+    page.get_by_label("number input for Quality").fill("60")
+    page.keyboard.press("Tab")
+    lost = "; more than 8 bits left out"
+    for seed, (form, note) in enumerate({"AVIF": "", "WebP": lost, "JPEG": lost}.items(), 1):
+        page.locator("#format input").click()
+        page.get_by_role("option", name=form, exact=True).click()
+        page.fill("#seed input", str(seed))
+        page.press("#seed input", "Tab")
+        upscale(page, f"40 x 30 to 100 x 75 pixels, seed {seed}{note}")
+        page.wait_for_function(
+            "t => document.querySelector('#download').innerText.trim() === t", arg=f"Download {form.upper()}"
+        )
+        wait_for_image(page, "#pair img")
+        with page.expect_download() as waiting:
+            page.click("#download")
+        assert waiting.value.suggested_filename.startswith(f"photo_w100_seed{seed}.")
+        with Image.open(waiting.value.path()) as image:
+            assert (image.format, image.size) == (form.upper(), (100, 75))
+    assert (fake.given.size, fake.given.outscale, fake.given.tile) == ((100, None), None, 32)
+    for name, value, message in (
+        ("tile", "65", "Tile: at most 64 pixels fit into the memory here, not 65."),
+        ("tile", "", "Done in"),
+        ("height", "wide", "Height: wide is no number of pixels, 1 to 1000000."),
+        ("height", "9000", "The result would have 0.9 megapixels, more than the 0.4 allowed"),
+    ):
+        page.fill(f"#{name} textarea, #{name} input", value)
+        page.keyboard.press("Tab")
+        upscale(page, message)
+    assert fake.given.tile == 64
+
+
+def test_a_limit_counts_what_the_model_computes_though_the_result_is_small(tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    from upsr.app.models import Model
+    from upsr.app.pictures import Region
+    from upsr.app.work import Work
+
+    work, free = Work(Limits(output_pixels=160_000), tmp_path), FakePipeline()
+    fixed = FakePipeline()
+    fixed.knobs = dict  # type: ignore[method-assign]
+    for pipe, most in ((fixed, 10_000), (free, 160_000)):  # x4; at the result's scale
+        model, settings = Model(pipe, {}, "fake"), Settings(outscale=1)
+        work.check(Region(0, 0, most // 100, 100), model, settings)
+        with pytest.raises(UpsrError, match="megapixels"):
+            work.check(Region(0, 0, most // 100 + 1, 100), model, settings)
+    with pytest.raises(
+        UpsrError, match=r"computes x4, 0\.3 megapixels, before .*; 0\.16 are allowed: choose a smaller crop"
+    ):
+        work.check(Region(0, 0, 200, 100), Model(fixed, {}, "fake"), Settings(size=(10, None)))
+
+
+def test_each_of_several_photos_is_decoded_once(tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    from upsr.app import pictures
+    from upsr.app.models import Saving, named
+    from upsr.app.work import Work
+
+    (model,) = named([(FakePipeline(), {"source": "fake", "method": None, "parts": {}})])
+    read: list[str] = []
+    monkeypatch.setattr(
+        pictures, "read_photo", lambda path, *a, **k: read.append(path.name) or read_photo(path, *a, **k)
+    )
+    photos = [photo(tmp_path / "a.png", 20, 20), photo(tmp_path / "thin.png", 40, 8), photo(tmp_path / "b.jpg", 20, 20)]
+    batch, _ = Work(Limits(), tmp_path).several(
+        photos, model, Settings(outscale=2, tile=64), Saving(".webp", 50), Token(), lambda *_, **__: None
+    )
+    assert read == ["a.png", "thin.png", "b.jpg"]
+    assert (batch.done, batch.refused) == (2, ("thin.png: the photo is smaller than 16 pixels",))
+    assert batch.path is not None
+    with zipfile.ZipFile(batch.path) as archive:
+        assert {"a_x2_seed0.webp", "b_x2_seed0.webp"} <= set(archive.namelist())
+        assert json.loads(archive.read("settings.json"))["options"]["quality"] == 50
 
 
 def test_a_network_that_spandrel_knows_has_no_seed_no_sliders_and_nothing_on_the_way(browser, tmp_path):

@@ -51,11 +51,6 @@ def axe(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakePipeline:
-    return FakePipeline()
-
-
-@pytest.fixture(scope="module")
 def server(fake) -> Iterator[str]:
     other = FakePipeline()
     other.takes_masks, other.draws, other.maps = False, False, ()

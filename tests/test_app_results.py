@@ -57,11 +57,6 @@ def page(browser, server):
 
 
 @pytest.fixture(scope="module")
-def fake() -> FakePipeline:
-    return FakePipeline()
-
-
-@pytest.fixture(scope="module")
 def fake_server(fake) -> Iterator[str]:
     other = FakePipeline()
     other.takes_masks, other.draws, other.maps, other.scale = False, False, (), 2
@@ -151,6 +146,27 @@ def test_the_page_s_settings_give_the_command_the_same_bytes(page, work, tmp_pat
     }  # fmt: skip
     assert repeated(work, picture, settings) == result.read_bytes()
     assert repeated(work, picture, settings, "--seed", "6") != result.read_bytes()
+
+
+def test_file_and_size_are_those_of_the_command_too(page, work, tmp_path):
+    picture = photo(tmp_path / "photo.png", 60, 40)
+    upload(page, picture)
+    wait_for_status(page, "60 x 40 pixels")
+    page.click("#more > button")
+    for name, value in {"width": "150", "height": "90", "tile": "32"}.items():
+        page.fill(f"#{name} textarea, #{name} input", value)
+    page.locator("#format input").click()
+    page.get_by_role("option", name="JPEG").click()
+    page.get_by_label("number input for Quality").fill("70")
+    page.keyboard.press("Tab")
+    upscale(page, "60 x 40 to 150 x 90 pixels, seed 0")
+    result, settings = saved(page, tmp_path)
+    assert (result.name, settings.name) == ("photo_w150_h90_seed0.jpg", "photo_w150_h90_seed0.json")
+    given = json.loads(settings.read_text())["options"]
+    assert {name: given.get(name) for name in ("width", "height", "outscale", "tile", "format", "quality")} == {
+        "width": 150, "height": 90, "outscale": None, "tile": 32, "format": "jpg", "quality": 70,
+    }  # fmt: skip
+    assert repeated(work, picture, settings) == result.read_bytes()
 
 
 def test_a_painted_mask_is_that_of_the_command_and_outside_of_it_is_the_faithful_estimate(page, work, tmp_path):
@@ -397,14 +413,15 @@ def test_what_is_no_number_is_said(fake_page, tmp_path):
 
 def test_paths_of_the_server_are_not_in_the_settings():
     pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
-    from upsr.app.models import named
+    from upsr.app.models import Saving, named
     from upsr.pipeline.settings import Settings
 
     fake: Any = FakePipeline()
     parts = {"g": "/home/me/g.pth", "vae": "here/vae.pth"}
     source = {"source": "/home/me/upsr.pth", "method": "/home/me/mine.py", "parts": parts}
     (model,) = named([(fake, source)])
-    record = model.record(replace(Settings(), tile=None))
+    record = model.record(replace(Settings(), tile=None), Saving())
+    assert (record["options"]["format"], "quality" in record["options"]) == ("png", False)  # which has none
     assert model.name == record["options"]["weights"] == "upsr.pth"
     assert record["options"]["method"] == "mine.py"
     assert record["options"]["part"] == ["g=g.pth", "vae=here/vae.pth"]

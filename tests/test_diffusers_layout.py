@@ -12,6 +12,7 @@ from PIL import Image
 from tests import tiny
 from upsr import UPSRPipeline
 from upsr.cli import main
+from upsr.errors import UpsrError
 
 diffusers = pytest.importorskip("diffusers")
 PHOTO = tiny.picture(24, 32)
@@ -47,10 +48,31 @@ def test_diffusers_loads_it_and_restores_to_the_same_bytes(folder, tmp_path):
     assert again.digest() == ours.digest()
 
 
-def test_it_goes_to_another_type_as_pipelines_do(folder):
-    pipe = load(folder).to(torch.bfloat16)
-    assert pipe.dtype == torch.bfloat16
-    assert pipe(PHOTO, output_type="np").images[0].shape == (96, 128, 3)
+def test_another_type_is_that_of_computing_and_the_weights_stay(folder):
+    ours = UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="bfloat16")
+    expected = ours(PHOTO, steps=1).images[0]
+    loaded = diffusers.DiffusionPipeline.from_pretrained(folder, trust_remote_code=True, torch_dtype=torch.bfloat16)
+    for pipe in (load(folder).to(torch.bfloat16), load(folder).to("cpu", torch.bfloat16), loaded):
+        assert pipe.dtype == torch.bfloat16
+        assert np.array_equal(pipe(PHOTO, num_inference_steps=1).images[0], expected)
+        assert {value.dtype for value in pipe.restoration.parameters()} == {torch.float32}
+    back = loaded.to(torch.float32)(PHOTO, num_inference_steps=1).images[0]
+    exact = UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="float32")(PHOTO, steps=1).images[0]
+    assert np.array_equal(back, exact)
+    assert not np.array_equal(back, expected)
+
+
+def test_a_list_of_generators_has_one_for_each_image(folder):
+    pipe = load(folder)
+    ours = UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="float32")
+    photos, masks = [PHOTO, tiny.picture(24, 32, 1)], [np.full((24, 32), 255, np.uint8), np.zeros((24, 32), np.uint8)]
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    found = pipe(photos, num_inference_steps=1, generator=generators, mask=masks, return_intermediates=True)
+    assert len(found.images) == len(found.uncertainty) == len(found.intermediates) == len(found.notes) == 2
+    for photo, mask, seed, image in zip(photos, masks, (5, 6), found.images, strict=True):
+        assert np.array_equal(image, ours(photo, mask=mask, steps=1, seed=seed).images[0])
+    with pytest.raises(UpsrError, match=r"generator: 2 for 1 images; give one for each"):
+        pipe(PHOTO, generator=generators)
 
 
 def test_code_that_nobody_trusts_is_not_run(folder):

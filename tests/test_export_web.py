@@ -37,6 +37,7 @@ from upsr.export.trace import Sizes, trace
 from upsr.export.web import folder, runtime
 from upsr.export.web.compact import store_weights
 from upsr.export.web.folder import MANIFEST, SERVICE_WORKER, TILE
+from upsr.export.web.licences import write_licences
 from upsr.restoring.restore import NoiseField, restore
 from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.scratch import Scratch
@@ -336,7 +337,20 @@ def test_without_onnxruntime_nothing_is_begun(place, monkeypatch, capsys):
     """Its licence is part of the folder, so ``--no-check`` needs it as well."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert cli.main(["export", "no weights", "-o", "page", "--web", "--no-check"]) == 2
-    assert "needs the package onnxruntime: pip install" in capsys.readouterr().err
+    assert "--web needs the package onnxruntime: pip install" in capsys.readouterr().err
+
+
+def test_terms_of_published_weights_go_into_the_folder(tmp_path):
+    pytest.importorskip("onnxruntime", reason="its licence is part of the folder: pip install 'upsr[export]'")
+    write_licences(tmp_path / "known", "experiments/pretrained_models/resshift_realsrx4_s15_v1.pth")
+    terms = (tmp_path / "known/weights.txt").read_text()
+    assert "ResShift-v1: resshift_realsrx4_s15_v1.pth\n" in terms
+    assert "ResShift-autoencoder: autoencoder_vq_f4.pth\n" in terms  # which the first needs
+    assert terms.count("licence: S-Lab Licence 1.0; not for commercial use\n") == 2
+    assert "weights.txt " in (tmp_path / "known/index.txt").read_text()
+    write_licences(tmp_path / "unknown", "/home/somebody/mine.pth")
+    assert not (tmp_path / "unknown/weights.txt").exists()
+    assert "The terms of the weights, mine.pth, are not known" in (tmp_path / "unknown/index.txt").read_text()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(place, capsys):

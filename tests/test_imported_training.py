@@ -107,6 +107,25 @@ def test_basicsr_trains_on_pairs_as_it_is(root, tmp_path):
     assert (root / "experiments/edsr_pairs_x4/validation.csv").is_file()
 
 
+def test_pairs_at_three_times_are_trained_on_and_tested(root, tmp_path):
+    for kind, side in (("hr3", 72), ("lr3", 24)):
+        (root / kind).mkdir()
+        Image.fromarray(tiny.picture(72, 72)).resize((side, side)).save(root / kind / "0.png")
+    source = changed("basicsr.yml", tmp_path, scale=3, network_g={"upscale": 3})
+    sets = [f"datasets.{name}.dataroot_{side}={root / folder}"
+            for name in ("train", "val") for side, folder in (("gt", "hr3"), ("lq", "lr3"))]  # fmt: skip
+    sets += ["datasets.train.meta_info=null", "datasets.val_2=null", "datasets.train.gt_size=48"]
+    force = [*ITERATIONS, *places(root), *TINY_EDSR, *sets, "datasets.train.batch_size_per_gpu=2",
+             "datasets.train.num_worker_per_gpu=0", "name=three"]  # fmt: skip
+    mine = imported(source, tmp_path / "mine.yml")
+    folder = train(checked_options(str(mine), force, "train"), CPU)
+    weights = next((folder / "models").glob("net_g_latest*"))
+    test_set = [*force, f"path.pretrain_network_g={weights}", "datasets.train=null", "val.save_img=true"]
+    run_test(checked_options(str(mine), test_set, "test"), CPU)
+    written = next((root / "results/three/visualization").rglob("*.png"))
+    assert Image.open(written).size == (72, 72)
+
+
 def test_pairs_are_cropped_at_one_place(root):
     data = PairedCropsDataset(str(root / "hr"), str(root / "lr"), gt_size=32, scale=4)
     data.bind(0, parse_options({**tiny_options(root, root / "hr")}, "x").degradation)

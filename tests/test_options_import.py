@@ -300,12 +300,30 @@ def test_a_student_s_file_is_of_the_distillation(tmp_path):
     assert opt.network_g.arguments["in_channels"] == 3
 
 
-def test_a_scale_that_is_not_here_is_one_line(tmp_path, capsys):
-    source = changed("basicsr.yml", tmp_path, scale=3, network_g={"upscale": 3})
+@pytest.mark.parametrize(
+    ("name", "scale", "wanted"), [("basicsr.yml", 5, "1, 2, 3, 4 or 8"), ("upsr_000.yml", 3, "1, 2, 4 or 8")]
+)
+def test_a_scale_that_is_not_here_is_one_line(name, scale, wanted, tmp_path, capsys):
+    source = changed(name, tmp_path, scale=scale)
     assert cli.main(["options", "import", str(source), "-o", str(tmp_path / "mine.yml")]) == 2
     error = capsys.readouterr().err
-    assert "scale: input should be 1, 2, 4 or 8" in error
+    assert f"scale: input should be {wanted} (found {scale})" in error
     assert error.count("\n") == 1
+
+
+def test_no_two_data_sets_become_one(tmp_path, capsys):
+    sets = {
+        key: {"type": "SingleImageDataset", "dataroot_lq": f"datasets/{key}"}
+        for key in ("test_1", "1", "val_1", "val_2")
+    }
+    opt = load_options(imported(changed("basicsr.yml", tmp_path, datasets=sets), tmp_path / "mine.yml"))
+    folders = {
+        key: opt.datasets[key].arguments["dataroot_lq"].rpartition("/")[2] for key in opt.datasets if key != "train"
+    }
+    assert folders == {"val": "lr", "val_1": "val_1", "val_1_2": "test_1", "val_1_3": "1", "val_2": "val_2"}
+    report = capsys.readouterr().out
+    assert "(test_1 there; val_1 is another set)" in report
+    assert "(1 there; val_1 is another set)" in report
 
 
 def test_a_network_that_is_not_here_is_found_by_its_weights_or_named(tmp_path, capsys):

@@ -14,6 +14,8 @@ from upsr.images.writing import write_photo
 
 REPORT = "not_upscaled.txt"
 """In the ZIP file: photos that are not in it, and why."""
+NOTES = "notes.txt"
+"""In the ZIP file: what the format of the results does not hold, of which photo."""
 SETTINGS = "settings.json"
 """In the ZIP file: what ``upsr upscale --settings`` repeats."""
 
@@ -36,7 +38,8 @@ class Batch:
 def upscale_all(
     paths: Sequence[Path],
     upscaled: Callable[[int, Path], Photo],
-    name_of: Callable[[Path], str],
+    name_of: Callable[[Path], Path],
+    quality: int,
     settings: str,
     folder: Path,
 ) -> Batch:
@@ -45,12 +48,13 @@ def upscale_all(
     Args:
         upscaled: the result for a photo, of its number and path; what it raises beside UpsrError ends the work.
         name_of: the name of the result's file.
+        quality: of formats that have one.
         settings: content of the file :data:`SETTINGS`.
         folder: a new folder within it gets the ZIP file.
     """
     place = pictures.new_place(folder)
-    target, names, refused = place / "upscaled.zip", set[str](), []
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # a PNG does not become smaller
+    target, names, refused, notes = place / "upscaled.zip", set[str](), [], []
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:  # photos do not become smaller
         for number, path in enumerate(paths):
             try:
                 result = upscaled(number, path)
@@ -58,19 +62,21 @@ def upscale_all(
                 refused.append(f"{path.name}: {error}")
                 continue
             name = _unused(name_of(path), names)
-            write_photo(place / name, result)
+            notes += [f"{name}: {note}" for note in write_photo(place / name, result, quality=quality)]
             archive.write(place / name, name)
             (place / name).unlink()
         archive.writestr(SETTINGS, settings)
+        if notes:
+            archive.writestr(NOTES, "\n".join(notes) + "\n")
         if refused:
             archive.writestr(REPORT, "\n".join(refused) + "\n")
     return Batch(str(target) if names else None, len(names), tuple(refused))
 
 
-def _unused(name: str, names: set[str]) -> str:
+def _unused(name: Path, names: set[str]) -> str:
     """The name, with a number where another photo has it; noted among ``names``."""
-    stem, number, chosen = Path(name).stem, 2, name
+    number, chosen = 2, str(name)
     while chosen in names:
-        chosen, number = f"{stem}_{number}{Path(name).suffix}", number + 1
+        chosen, number = f"{name.stem}_{number}{name.suffix}", number + 1
     names.add(chosen)
     return chosen

@@ -17,11 +17,12 @@ from upsr.app.knobs import Values
 from upsr.app.layout import COMFORTABLE, SQUARE, WHOLE, Controls, greeting, heat_title, legend_of
 from upsr.app.limits import Limits, RateLimit
 from upsr.app.masks import photo_to_paint
-from upsr.app.models import Model
+from upsr.app.models import Model, Saving
 from upsr.app.pictures import SMALLEST_SIDE, Region, Upload
 from upsr.app.style import status_line
 from upsr.app.work import Order, Result, Work
 from upsr.errors import UpsrError
+from upsr.images.writing import WRITABLE_SUFFIXES
 from upsr.pipeline.settings import Settings
 
 _CANCELLING, _CANCELLED = "Cancelling ...", "Cancelled. Nothing is running."
@@ -170,9 +171,10 @@ class Handlers:
         boxes = {own.box: gr.Group(visible=name == other) for other, own in its.settings.items()}
         return {**boxes, its.mask_box: gr.Accordion(visible=self._models[name].pipe.takes_masks)}
 
-    def _chosen(self, values: Values) -> tuple[Model, Settings]:
+    def _chosen(self, values: Values) -> tuple[Model, Settings, Saving]:
         model = self._models[values[self._controls.model]]
-        return model, self._controls.settings[model.name].of(values)
+        own = self._controls.settings[model.name]
+        return model, own.of(values), own.saving(values)
 
     async def _answer(self, request: gr.Request, prepared: Callable[[], Callable[[Token], Updates]]) -> Updates:
         """Prepare a computation and run it in a thread of its own; it ends early when the visitor cancels or leaves.
@@ -199,13 +201,13 @@ class Handlers:
             upload = values[its.upload]
             if upload is None:
                 raise UpsrError("drop a photo first")
-            region, (model, settings) = self._region(values), self._chosen(values)
+            region, (model, settings, saving) = self._region(values), self._chosen(values)
             self._work.check(region, model, settings)
             order = Order(upload, region)
             if model.pipe.takes_masks:  # else its controls are hidden, and what they hold does not count
                 file = values[its.mask]
                 order = Order(upload, region, values[its.painting], file and self._work.uploaded(Path(file)))
-            return lambda token: self._shown(self._work.one(order, model, settings, token, progress), model)
+            return lambda token: self._shown(self._work.one(order, model, settings, saving, token, progress), model)
 
         return await self._answer(request, prepared)
 
@@ -221,7 +223,7 @@ class Handlers:
             its.legend: legend_of(model),
             its.gallery: gallery,
             its.steps: _tab(shown=bool(gallery)),
-            its.download: gr.DownloadButton(value=result.path, interactive=True),
+            its.download: gr.DownloadButton(_download(result.path), value=result.path, interactive=True),
             its.beside: gr.File(result.beside, visible=True),
             **self._says(result.text, "done"),
         }
@@ -239,10 +241,10 @@ class Handlers:
                 raise UpsrError("drop some photos first, or choose a folder")
             if len(paths) > self._limits.batch_photos:
                 raise UpsrError(f"{len(paths)} photos are more than the {self._limits.batch_photos} allowed at once")
-            model, settings = self._chosen(values)
+            model, settings, saving = self._chosen(values)
 
             def computation(token: Token) -> Updates:
-                batch, text = self._work.several(paths, model, settings, token, progress)
+                batch, text = self._work.several(paths, model, settings, saving, token, progress)
                 button = gr.DownloadButton(value=batch.path, interactive=batch.path is not None)
                 return {its.zip: button, **self._says(text, "error" if batch.refused else "done")}
 
@@ -263,6 +265,11 @@ class Handlers:
 def _enabled(enabled: bool) -> str:
     """JavaScript that enables or disables a button."""
     return f'() => ({{__type__: "update", interactive: {json.dumps(enabled)}}})'
+
+
+def _download(path: str) -> str:
+    """The button's text for a file of a result."""
+    return f"Download {WRITABLE_SUFFIXES[Path(path).suffix]}"
 
 
 def _tab(*, shown: bool, **changes: Any) -> gr.Tab:

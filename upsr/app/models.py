@@ -5,18 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from upsr.choices import QUALITY
 from upsr.images.photo import Photo
+from upsr.images.writing import takes_quality
 from upsr.methods.base import Knob, TextKnob, Watch
 from upsr.pipeline.options import KEY, WEIGHTS_SHA256, options_of
 from upsr.pipeline.settings import Settings
 from upsr.provenance import without_folders
 from upsr.tiling.tiles import Progress
+
+
+@dataclass(frozen=True)
+class Saving:
+    """The file that a result becomes.
+
+    Attributes:
+        suffix: of its format.
+        quality: of JPEG, WebP and AVIF, 1 to 100; without effect on others.
+    """
+
+    suffix: str = ".png"
+    quality: int = QUALITY
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of ``upsr upscale`` that make such a file."""
+        quality = self.quality if takes_quality(Path(f"result{self.suffix}")) else None
+        return {"format": self.suffix.removeprefix("."), "quality": quality}
 
 
 class Pipeline(Protocol):
@@ -49,6 +70,9 @@ class Pipeline(Protocol):
     def settled(self, settings: Settings) -> Settings:
         """The settings with a tile in place of "auto"."""
 
+    def target_size(self, shape: Sequence[int], settings: Settings) -> tuple[int, int]:
+        """(height, width) of the result of a (height, width) photo."""
+
     def upscale(
         self,
         photo: Photo,
@@ -79,11 +103,12 @@ class Model:
     def _digest(self) -> dict[str, str]:
         return self.pipe.digest()
 
-    def record(self, settings: Settings, mask: str | None = None) -> dict[str, Any]:
-        """The settings of a result, a PNG, as a file of ``upsr upscale --settings``.
+    def record(self, settings: Settings, saving: Saving, mask: str | None = None) -> dict[str, Any]:
+        """The settings of a result as a file of ``upsr upscale --settings``.
 
         Args:
             settings: with a tile in place of "auto".
+            saving: of the result.
             mask: name of the mask's file.
         """
         method = self.source["method"]  # may be a file, too
@@ -92,7 +117,7 @@ class Model:
             "method": None if method is None else without_folders(method),
             "parts": {name: without_folders(path) for name, path in self.source["parts"].items()},
         }
-        return {KEY: options_of(self.pipe, public, settings, mask=mask, format="png"), WEIGHTS_SHA256: self._digest}
+        return {KEY: options_of(self.pipe, public, settings, mask=mask, **saving.options), WEIGHTS_SHA256: self._digest}
 
 
 def named(models: Sequence[tuple[Pipeline, Mapping[str, Any]]]) -> list[Model]:

@@ -136,9 +136,9 @@ def fitted(image: Image.Image, side: int = 1024) -> Image.Image:
     return small
 
 
-def result_name(path: Path, scale: float, seed: int | None) -> str:
+def result_name(path: Path, size: str, seed: int | None, suffix: str) -> str:
     """Name of the file with the result for an uploaded photo: ``photo_x4_seed0.png``."""
-    return f"{path.stem}_x{scale:g}{'' if seed is None else f'_seed{seed}'}.png"
+    return f"{path.stem}_{size}{'' if seed is None else f'_seed{seed}'}{suffix}"
 
 
 def new_place(folder: Path) -> Path:

@@ -17,13 +17,14 @@ from upsr.app.batch import Batch, upscale_all
 from upsr.app.jobs import Token
 from upsr.app.limits import Limits
 from upsr.app.masks import mask_for
-from upsr.app.models import Model
+from upsr.app.models import Model, Saving
 from upsr.app.pictures import SMALLEST_SIDE, Region, Upload
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
-from upsr.images.writing import write_photo
+from upsr.images.writing import check_writable, write_photo
 from upsr.methods.base import Seen
 from upsr.pipeline.images import shown_frame
+from upsr.pipeline.pipeline import SCALE
 from upsr.pipeline.settings import Settings
 
 Report = Callable[..., Any]
@@ -51,7 +52,7 @@ class Result:
 
     Attributes:
         before: the region at the result's size, by bicubic interpolation; ``before_path`` is its file.
-        path: the result, a PNG with all that the photo carries.
+        path: the result, with all of what the photo carries that its format holds.
         beside: files with which ``upsr upscale`` repeats it: the settings, then the mask and the crop where there are any.
         images, maps: pictures on the way, by name.
         text: what was done.
@@ -83,8 +84,7 @@ class Work:
             UpsrError: it is no upload, no photo, or too large or small.
         """
         upload = pictures.read_upload(self.uploaded(path), self._limits.upload_pixels)
-        if min(upload.width, upload.height) < SMALLEST_SIDE:
-            raise UpsrError(f"the photo is smaller than {SMALLEST_SIDE} pixels")
+        _check_side(upload.width, upload.height)
         return upload
 
     def uploaded(self, path: Path) -> Path:
@@ -105,19 +105,30 @@ class Work:
         return text.replace(f"{self._folder}{os.sep}", "")
 
     def check(self, region: Region, model: Model, settings: Settings) -> None:
-        """Raise UpsrError if a result would be beyond the limits."""
-        pixels, most = region.width * region.height * _scale(model, settings) ** 2, self._limits.output_pixels
-        if pixels > most:
+        """Raise UpsrError if a result, or what the model computes before it is made smaller, would be beyond the limits."""
+        height, width = model.pipe.target_size((region.height, region.width), settings)
+        most = self._limits.output_pixels
+        if (pixels := height * width) > most:
             raise UpsrError(
                 f"the result would have {pixels / 1e6:.1f} megapixels, more than the {most / 1e6:g} allowed: "
                 "choose a smaller crop or scale"
             )
+        if SCALE in model.pipe.knobs():
+            return  # it restores at the result's scale
+        if (pixels := round(region.height * region.width * model.pipe.scale**2)) > most:
+            raise UpsrError(
+                f"the model computes x{model.pipe.scale:g}, {pixels / 1e6:.1f} megapixels, before the result is made smaller; "
+                f"{most / 1e6:g} are allowed: choose a smaller crop"
+            )
 
-    def one(self, order: Order, model: Model, settings: Settings, token: Token, progress: Report) -> Result:
+    def one(
+        self, order: Order, model: Model, settings: Settings, saving: Saving, token: Token, progress: Report
+    ) -> Result:
         """Upscale a region.
 
         Args:
             settings: with a tile in place of "auto".
+            saving: of the result.
             token: ends it.
 
         Raises:
@@ -132,8 +143,9 @@ class Work:
         upload, region = order.upload, order.region
         if not upload.path.is_file():
             raise UpsrError("the photo is no longer on the server; please upload it again")
-        place, name = pictures.new_place(self._folder), _name_of(upload.path, model, settings)
+        place, name = pictures.new_place(self._folder), _name_of(upload.path, model, settings, saving)
         photo = pictures.crop(pictures.open_photo(upload.path, self._limits.upload_pixels), region)
+        check_writable(Path(name), photo, model.pipe.target_size(photo.frames[0].shape[:2], settings))
         mask = mask_for(
             order.painted, order.mask, upload, region, place / f"{Path(name).stem}_mask.png", self._limits.upload_pixels
         )
@@ -148,9 +160,10 @@ class Work:
         token.check()
         height, width = large.frames[0].shape[:2]
         before = pictures.enlarged(photo, width, height)
-        write_photo(place / name, large)
+        losses = write_photo(place / name, large, quality=saving.quality)
         write_photo(place / "bicubic.png", before)
-        beside = [_record(place / f"{Path(name).stem}.json", model, settings, None if mask is None else mask.path.name)]
+        record = model.record(settings, saving, None if mask is None else mask.path.name)
+        beside = [_record(place / f"{Path(name).stem}.json", record)]
         if mask is not None:
             beside.append(str(mask.path))
         if region != pictures.whole(upload):
@@ -158,14 +171,14 @@ class Work:
             write_photo(Path(beside[-1]), photo)
         text = f"{region.width} x {region.height} to {width} x {height} pixels"
         said = [text, *([f"seed {settings.seed}"] if model.pipe.draws else []), *(["within the mask"] if mask else [])]
-        notes = "".join(f"; {note}" for note in large.notes[len(photo.notes) :])
+        notes = "".join(f"; {note}" for note in (*large.notes[len(photo.notes) :], *losses))
         return Result(
             before, str(place / "bicubic.png"), str(place / name), beside,
             f"Done in {time.perf_counter() - began:.1f} s: {', '.join(said)}{notes}.", seen["image"], seen["map"],
         )  # fmt: skip
 
     def several(
-        self, paths: list[Path], model: Model, settings: Settings, token: Token, progress: Report
+        self, paths: list[Path], model: Model, settings: Settings, saving: Saving, token: Token, progress: Report
     ) -> tuple[Batch, str]:
         """Upscale photos whole, into a ZIP file that holds the settings, too; what became of them, also as a text."""
         began = time.perf_counter()
@@ -176,27 +189,37 @@ class Work:
                 progress((number * total + done, len(paths) * total), desc=f"Photo {number + 1} of {len(paths)}")
 
             token.check()
-            upload = self.read(path)
-            self.check(pictures.whole(upload), model, settings)
-            photo = pictures.open_photo(upload.path, self._limits.upload_pixels)
+            photo = pictures.open_photo(self.uploaded(path), self._limits.upload_pixels)
+            height, width = photo.frames[0].shape[:2]
+            _check_side(width, height)
+            self.check(Region(0, 0, width, height), model, settings)
+            check_writable(name_of(path), photo, model.pipe.target_size((height, width), settings))
             return model.pipe.upscale(photo, settings, progress=report)
 
-        record = json.dumps(model.record(settings), indent=2) + "\n"
-        batch = upscale_all(paths, upscaled, lambda path: _name_of(path, model, settings), record, self._folder)
+        def name_of(path: Path) -> Path:
+            return Path(_name_of(path, model, settings, saving))
+
+        record = json.dumps(model.record(settings, saving), indent=2) + "\n"
+        batch = upscale_all(paths, upscaled, name_of, saving.quality, record, self._folder)
         text = f"{batch.done} of {len(paths)} photos done in {time.perf_counter() - began:.1f} s."
         if batch.refused:
             text += f" Not done: {'; '.join(batch.refused[:3])}{'; ...' if len(batch.refused) > 3 else ''}."
         return batch, text
 
 
-def _record(path: Path, model: Model, settings: Settings, mask: str | None) -> str:
-    path.write_text(json.dumps(model.record(settings, mask), indent=2) + "\n", encoding="utf-8")
+def _check_side(width: int, height: int) -> None:
+    if min(width, height) < SMALLEST_SIDE:
+        raise UpsrError(f"the photo is smaller than {SMALLEST_SIDE} pixels")
+
+
+def _record(path: Path, record: dict[str, Any]) -> str:
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return str(path)
 
 
-def _scale(model: Model, settings: Settings) -> float:
-    return settings.outscale or model.pipe.scale
-
-
-def _name_of(path: Path, model: Model, settings: Settings) -> str:
-    return pictures.result_name(path, _scale(model, settings), settings.seed if model.pipe.draws else None)
+def _name_of(path: Path, model: Model, settings: Settings, saving: Saving) -> str:
+    sides = zip("wh", settings.size or (), strict=False)
+    size = (
+        "_".join(f"{letter}{side}" for letter, side in sides if side) or f"x{settings.outscale or model.pipe.scale:g}"
+    )
+    return pictures.result_name(path, size, settings.seed if model.pipe.draws else None, saving.suffix)

@@ -32,7 +32,7 @@ class AnySR(SRNetwork):
     def __init__(
         self,
         network: NetworkComponent,
-        scale: Literal[1, 2, 4, 8] = 4,
+        scale: Literal[1, 2, 3, 4, 8] = 4,
         channels: Literal[1, 3] = 3,
         size_multiple: Annotated[int, Field(ge=1)] = 1,
     ) -> None:

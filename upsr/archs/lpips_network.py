@@ -35,14 +35,27 @@ def lpips_network(net: Backbone, backbone_path: str | None, key: str) -> nn.Modu
         UpsrError: the file does not fit.
     """
     network = without_backbone(net)
-    path = Path(backbone_path) if backbone_path is not None else local_backbone(net)
-    if path is None:
-        source, weights = _backbone(net).url, _fetched(net, key)
-    else:
-        source, weights = str(path), _read(net, path, key)
+    try:
+        weights, source = backbone_weights(net, backbone_path, key)
+    except BackboneUnavailableError as error:
+        raise BackboneUnavailableError(f"LPIPS needs its ImageNet backbone: {error}") from None
     assert isinstance(network.net, nn.Module)
     _fill(network.net, weights, f"{key}: {source}")
     return network.requires_grad_(False).eval()
+
+
+def backbone_weights(net: Backbone, backbone_path: str | None, key: str) -> tuple[Mapping[str, Any], str]:
+    """torchvision's state dict of a backbone, and where it is from.
+
+    Args:
+        backbone_path, key: see :func:`lpips_network`.
+
+    Raises:
+        BackboneUnavailableError: it is neither given nor found nor reachable.
+        UpsrError: the file cannot be read.
+    """
+    path = Path(backbone_path) if backbone_path is not None else local_backbone(net)
+    return (fetched(_backbone(net), key), _backbone(net).url) if path is None else (_read(net, path, key), str(path))
 
 
 def without_backbone(net: Backbone) -> nn.Module:
@@ -98,13 +111,6 @@ def _read(net: str, path: Path, key: str) -> Mapping[str, Tensor]:
         return select_weights(read_weight_file(path), None, path)[1]
     except UpsrError as error:
         raise UpsrError(f"{key}: {error}; {file_name} is needed") from None
-
-
-def _fetched(net: str, key: str) -> Mapping[str, Any]:
-    try:
-        return fetched(_backbone(net), key)
-    except BackboneUnavailableError as error:
-        raise BackboneUnavailableError(f"LPIPS needs its ImageNet backbone: {error}") from None
 
 
 def _fill(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -69,14 +69,14 @@ def _files(given: argparse.Namespace) -> int:
 
 
 def _web(given: argparse.Namespace) -> int:
-    from upsr.export.export import require
+    from upsr.export.formats import require_onnx
     from upsr.export.web.folder import export_web
     from upsr.pipeline.pipeline import UPSRPipeline
 
     for option in ("format", "size"):
         if getattr(given, option) is not None:
             raise UpsrError(f"--{option}: has no effect with --web, whose networks are ONNX files for all sizes")
-    require(["onnx"], True)
+    require_onnx(True, "--web")
     method = UPSRPipeline.from_pretrained(**model_of(given), device="cpu").method
     made = export_web(method, given.output, runtime=given.web_runtime, check=not given.no_check, source=given.weights)
     _report(made.networks, given.output)

@@ -294,7 +294,7 @@ class BicubicFolderDataset(ImageDataset):
     def __init__(
         self,
         dataroot_gt: str,
-        scale: Literal[1, 2, 4, 8] = 4,
+        scale: Literal[1, 2, 3, 4, 8] = 4,
         meta_info: str | None = None,
         channels: Literal[1, 3] = 3,
     ) -> None:

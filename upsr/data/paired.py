@@ -47,7 +47,7 @@ class PairedCropsDataset(ImageDataset):
         gt_suffix: str = "",
         meta_info: str | None = None,
         gt_size: Annotated[int, Field(ge=1)] = 256,
-        scale: Literal[1, 2, 4, 8] = 4,
+        scale: Literal[1, 2, 3, 4, 8] = 4,
         channels: Literal[1, 3] = 3,
         use_hflip: bool = True,
         use_vflip: bool = True,

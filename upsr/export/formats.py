@@ -43,17 +43,25 @@ class Format:
     guarded: bool = True
 
 
-def _require_onnx(check: bool) -> None:
+def require_onnx(check: bool, option: str = "--format onnx") -> None:
+    """Find the packages that ONNX files need, or to run them, too.
+
+    Args:
+        option: that asks for such files, for the message.
+
+    Raises:
+        UpsrError: one is missing.
+    """
     for name in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
-        package(name)
+        package(name, option)
 
 
-def package(name: str) -> Any:
+def package(name: str, option: str = "--format onnx") -> Any:
     """An optional package. (Imported by name: not every environment that is type-checked has it.)"""
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UpsrError(f"--format onnx needs the package {name}: pip install 'upsr[export]'") from None
+        raise UpsrError(f"{option} needs the package {name}: pip install 'upsr[export]'") from None
 
 
 def _write_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
@@ -126,7 +134,7 @@ def _load_aoti(path: Path) -> Run:
 
 
 FORMATS: dict[ExportFormat, Format] = {
-    "onnx": Format(".onnx", _require_onnx, _write_onnx, _load_onnx, guarded=False),
+    "onnx": Format(".onnx", require_onnx, _write_onnx, _load_onnx, guarded=False),
     "torch": Format(".pt2", lambda check: None, _write_torch, _load_torch),
     "aoti": Format(".aoti.pt2", _require_compiler, _write_aoti, _load_aoti),
 }

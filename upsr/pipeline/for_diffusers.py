@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from upsr.errors import UpsrError
 from upsr.methods.base import Method
 from upsr.pipeline.files import load_model, save_model
-from upsr.pipeline.images import OutputType
+from upsr.pipeline.images import OutputType, items_of
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import UPSROutput
 from upsr.tiling.tiles import Progress
@@ -33,25 +35,41 @@ class RestorationModel(ModelMixin):
 
     Its folder is one of :meth:`UPSRPipeline.save_pretrained`.
 
+    Its parameters stay in float32: which parts compute in another type is the method's to decide, and rounded ones would be
+    other weights. ``dtype`` is the type that was asked for.
+
     Args:
         method: restores images.
         description: the method's ``config.json``.
+        dtype: see above.
     """
 
-    def __init__(self, method: Method, description: dict[str, Any]) -> None:
+    def __init__(self, method: Method, description: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.method, self.description = method, description
+        self.method, self.description, self._asked = method.float(), description, dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the pipeline computes in where the method allows."""
+        return self._asked
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """As of any module, but for the type, which is kept for the pipeline."""
+        device, dtype, blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        self._asked = dtype or self._asked
+        return self if device is None else nn.Module.to(self, device=device, non_blocking=blocking)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
         """The component in a folder.
 
         Args:
-            kwargs: ``torch_dtype``, what its networks are kept in, by default float32; what else diffusers passes to every model
-                is about the memory that loading takes.
+            kwargs: ``dtype`` or its older name ``torch_dtype``, by default float32; what else diffusers passes to every model is
+                about the memory that loading takes.
         """
         method, description = load_model(pretrained_model_name_or_path)
-        return cls(method.to(kwargs.get("torch_dtype") or torch.float32), description).eval()
+        asked = kwargs.get("dtype") or kwargs.get("torch_dtype")
+        return cls(method, description, asked or torch.float32).eval()
 
     def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> None:
         """Write the folder; what else diffusers passes is about its own format."""
@@ -78,7 +96,7 @@ class UPSRDiffusionPipeline(DiffusionPipeline):
         self,
         image: Any,
         num_inference_steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: OutputType = "pil",
         **settings: Any,
     ) -> UPSROutput:
@@ -87,7 +105,8 @@ class UPSRDiffusionPipeline(DiffusionPipeline):
         Args:
             image: as there.
             num_inference_steps: the knob ``steps`` of methods that have one.
-            generator: its ``initial_seed()`` is the seed; a seed of ``settings`` is another way to say it.
+            generator: its ``initial_seed()`` is the seed; a list has one for each image. A seed of ``settings`` is another way to
+                say it.
             output_type: "pil", "np" or "pt".
             settings: further ones, such as tile, mask, fidelity, outscale.
 
@@ -95,20 +114,47 @@ class UPSRDiffusionPipeline(DiffusionPipeline):
             An output whose ``images`` are as ``output_type`` says.
 
         Raises:
-            UpsrError: an image cannot be read, or a setting is out of its range.
+            UpsrError: an image cannot be read, a setting is out of its range, or there are more or fewer generators than images.
         """
         if num_inference_steps is not None:
             settings["steps"] = num_inference_steps
-        if generator is not None:
-            settings["seed"] = generator.initial_seed()
         part = self.restoration
         method, device = part.method, self._execution_device
-        if self.dtype != torch.float32 or self.device != device:
-            method = copy.deepcopy(method).float()  # which parts compute in another type is the method's to decide
-        pipeline = UPSRPipeline(method, part.description, device, self.dtype)
+        if self.device != device:
+            method = copy.deepcopy(method)
+        pipeline = UPSRPipeline(method, part.description, device, part.dtype)
         with self.progress_bar(total=1) as bar:
-            output: UPSROutput = pipeline(image, output_type=output_type, progress=_shown_on(bar), **settings)
+            settings |= {"output_type": output_type, "progress": _shown_on(bar)}
+            if isinstance(generator, list):
+                return _one_each(pipeline, image, [one.initial_seed() for one in generator], settings)
+            if generator is not None:
+                settings["seed"] = generator.initial_seed()
+            output: UPSROutput = pipeline(image, **settings)
         return output
+
+
+def _one_each(pipeline: UPSRPipeline, image: Any, seeds: Sequence[int], settings: dict[str, Any]) -> UPSROutput:
+    """The results of images that have a seed each, as one output."""
+    items, masks = list(items_of(image)), settings.pop("mask", None)
+    if len(seeds) != len(items):
+        raise UpsrError(f"generator: {len(seeds)} for {len(items)} images; give one for each, or one that is no list")
+    own = [None] * len(items) if masks is None else list(items_of(masks))
+    if len(own) != len(items):
+        raise UpsrError(f"mask: {len(own)} for {len(items)} images; give one for each")
+    found = [
+        pipeline(item, mask=mask, **{**settings, "seed": seed})
+        for item, mask, seed in zip(items, own, seeds, strict=True)
+    ]
+
+    def joined(parts: Iterable[list[Any] | None]) -> list[Any]:
+        return [entry for part in parts for entry in part or ()]
+
+    return UPSROutput(
+        joined(one.images for one in found),
+        joined(one.maps for one in found) or None,
+        joined(one.intermediates for one in found) or None,
+        joined(one.notes for one in found),
+    )
 
 
 def _shown_on(bar: Any) -> Progress:

@@ -7,7 +7,7 @@ what it made before.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upsr.archs.weights import check_finite, load_network_weights
-from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY
+from upsr.compat import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY
 from upsr.config.components import build
-from upsr.config.schema import LossComponent, NetworkComponent
+from upsr.config.schema import LossComponent, MetricComponent, NetworkComponent
 from upsr.errors import UpsrError
 from upsr.methods.base import Knob, Method
 from upsr.pipeline.files import load_model
 from upsr.restoring import ModelRestorer
 from upsr.rng import torch_generator
-from upsr.weights.catalogue import Entry
+from upsr.weights.catalogue import Entry, read_catalogue
 from upsr.weights.diffusers_folder import class_in, read_network
 from upsr.weights.lock import NAME, Lock
 from upsr.weights.places import model_place
@@ -136,11 +136,19 @@ def _of_network(entry: Entry, folder: Path) -> tuple[Networks, Method | None]:
 
 
 def _of_loss(entry: Entry, folder: Path) -> tuple[Networks, Method | None]:
-    named: dict[str, Any] = {
-        key: str(folder / value) if value in entry.files else value for key, value in (entry.loss or {}).items()
-    }
-    loss: nn.Module = build(LOSS_REGISTRY, LossComponent.model_validate(named))
+    loss: nn.Module = build(LOSS_REGISTRY, LossComponent.model_validate(_with_paths(entry.loss, entry.files, folder)))
     return {"loss": loss}, None
+
+
+def _of_metric(entry: Entry, folder: Path) -> tuple[Networks, Method | None]:
+    files = {*entry.files, *(file for need in entry.needs for file in read_catalogue()[need].files)}
+    metric = build(METRIC_REGISTRY, MetricComponent.model_validate(_with_paths(entry.metric, files, folder)))
+    return {"metric": metric.network}, None
+
+
+def _with_paths(component: Mapping[str, Any] | None, files: Container[Any], folder: Path) -> dict[str, Any]:
+    """A component with paths in place of names of files."""
+    return {key: str(folder / value) if value in files else value for key, value in (component or {}).items()}
 
 
 def _of_repository(entry: Entry, folder: Path) -> tuple[Networks, Method | None]:
@@ -153,6 +161,7 @@ _MAKERS: dict[str, Callable[[Entry, Path], tuple[Networks, Method | None]]] = {
     "method": _of_method,
     "network": _of_network,
     "loss": _of_loss,
+    "metric": _of_metric,
     "repository": _of_repository,
 }
 """The networks of an entry, and the method where there is one, by the key of the entry that says what it is."""

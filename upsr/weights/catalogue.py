@@ -63,6 +63,7 @@ class Entry(_Structure):
         parts: files of the method's other parts, by the parts' names.
         network: registered network that the first file fills, where no method reads it.
         loss: registered loss that reads a file; its argument has the file's name.
+        metric: registered metric that reads files of the entry and of those that it needs; as ``loss``.
         parameters: number in each part of the method or the network, as its authors state it or as it was counted.
         restored: what :func:`upsr.pipeline.verification.restored_values` gave with weights that were compared with the authors'.
     """
@@ -80,6 +81,7 @@ class Entry(_Structure):
     parts: dict[str, str] = {}
     network: dict[str, Any] | None = None
     loss: dict[str, Any] | None = None
+    metric: dict[str, Any] | None = None
     parameters: dict[str, int] = {}
     restored: list[float] | None = None
 
@@ -91,7 +93,7 @@ class Entry(_Structure):
     @property
     def loadable(self) -> bool:
         """Something in this package reads the files, by themselves or converted."""
-        return any(what is not None for what in (self.method, self.network, self.loss, self.repository))
+        return any(what is not None for what in (self.method, self.network, self.loss, self.metric, self.repository))
 
 
 @cache
@@ -122,6 +124,12 @@ def entries_of(name: str) -> dict[str, Entry]:
         raise UpsrError(f"{name}: no published weights of this name{did_you_mean(name, words)}; see upsr weights list")
     needed = [need for known in meant for need in catalogue[known].needs]
     return {known: catalogue[known] for known in dict.fromkeys((*needed, *meant))}
+
+
+def published_name(path: str | Path) -> str | None:
+    """The entry that a file or folder is of, by its name and place; ``None`` for no published weights."""
+    found = _fetchable(Path(path))
+    return None if found is None else found[0]
 
 
 def fetch_hint(paths: Iterable[str | Path]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from upsr.config.imports.rules import (
@@ -42,10 +43,26 @@ _MEASURED_ON = {
 _VIDEOS = ("video", "reds", "vimeo", "recurrent")
 
 
-def set_name(key: str) -> str:
-    """The key of a data set: ``train``, or one that begins with ``val``."""
-    if key == "train" or key.startswith("val"):
-        return key
+def set_name(place: Place) -> str:
+    """The key of a data set here: ``train``, or one that begins with ``val``; ``_2`` and so on where that is taken."""
+    return _set_names(place.source["datasets"])[place.path[1]]
+
+
+def _set_names(keys: Iterable[str]) -> dict[str, str]:
+    """Keys of data sets here by those there. Keys that can stay come first, so that none of them is renamed."""
+    names: dict[str, str] = {}
+    for key in sorted(keys, key=lambda key: not _stays(key)):
+        name = key if _stays(key) else _renamed(key)
+        endings = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+        names[key] = next(name + ending for ending in endings if name + ending not in names.values())
+    return names
+
+
+def _stays(key: str) -> bool:
+    return key == "train" or key.startswith("val")
+
+
+def _renamed(key: str) -> str:
     return f"val{key.removeprefix('test')}" if key.startswith("test") else f"val_{key}"
 
 
@@ -53,7 +70,7 @@ def in_set(key: str, convert: Callable[[Any], Any] = lambda value: value) -> Rul
     """The rule of a key of a data set."""
 
     def rule(value: Any, place: Place) -> Iterator[Outcome]:
-        target = f"datasets.{set_name(place.path[1])}.{key}"
+        target = f"datasets.{set_name(place)}.{key}"
         yield Left("nothing is set") if value is None else Put(target, convert(value))
 
     return rule
@@ -77,11 +94,15 @@ def _kind(value: Any, section: Mapping[str, Any], training: bool) -> str | None:
 
 def set_type(value: Any, place: Place) -> Iterator[Outcome]:
     """The type of a data set."""
-    section = f"datasets.{set_name(place.path[1])}"
+    section = f"datasets.{set_name(place)}"
     found = _kind(value, place.get(".".join(place.path[:2]), {}), place.path[1] == "train")
     known = found is not None and str(value).lower() in {**_TRAINED_ON, **_MEASURED_ON}
-    note = "" if known else f"{value} there, by its folders" if found else "there is no such data set here"
-    yield Put(f"{section}.type", found or str(value), note)
+    key = place.path[1]
+    notes = [
+        "" if known else f"{value} there, by its folders" if found else "there is no such data set here",
+        "" if set_name(place) in (key, _renamed(key)) else f"{key} there; {_renamed(key)} is another set",
+    ]
+    yield Put(f"{section}.type", found or str(value), "; ".join(filter(None, notes)))
     if found in (PAIRS, "BicubicFolderDataset"):
         yield Put(f"{section}.scale", whole(place.get("scale", 4)))
     if found == PAIRS:
@@ -92,7 +113,7 @@ def folder(key: str) -> Rule:
     """The rule of a data set's folder, of which a list may be given."""
 
     def rule(value: Any, place: Place) -> Iterator[Outcome]:
-        target = f"datasets.{set_name(place.path[1])}.{key}"
+        target = f"datasets.{set_name(place)}.{key}"
         if not isinstance(value, list):
             yield Left("nothing is set") if value is None else Put(target, str(value))
             return
@@ -151,7 +172,7 @@ def rotation(value: Any, place: Place) -> Iterator[Outcome]:
 def colour(value: Any, place: Place) -> Iterator[Outcome]:
     """``y`` for luma alone."""
     if value == "y":
-        yield Put(f"datasets.{set_name(place.path[1])}.channels", 1, "grey here, luma of BT.601 there")
+        yield Put(f"datasets.{set_name(place)}.channels", 1, "grey here, luma of BT.601 there")
     else:
         yield Left("in colour, as here")
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from upsr.atomic import atomic_folder
 from upsr.errors import UpsrError
-from upsr.export.export import RECORD, ExportedFile, exported_of, network_record, require, write
+from upsr.export.export import RECORD, ExportedFile, exported_of, network_record, write
+from upsr.export.formats import require_onnx
 from upsr.export.trace import Sizes, Traced, trace
 from upsr.export.web.compact import Storage, store_weights
 from upsr.export.web.licences import write_licences
@@ -86,7 +87,7 @@ def export_web(
         raise UpsrError(f"--web: the page runs the networks {' and '.join(_STORAGES)}; {source} has others")
     if method.facts.multiple % _CHUNK or method.facts.channels != 3:
         raise UpsrError(f"--web: takes networks for colours whose sides are multiples of {_CHUNK}; {source} is another")
-    require(["onnx"], True)  # onnxruntime without a check, too: its licence is part of the folder
+    require_onnx(True, "--web")  # onnxruntime without a check, too: its licence is part of the folder
     sizes = Sizes(method.facts.multiple)
     networks: dict[str, tuple[Graph, list[ExportedFile]]] = {}
     storages: dict[str, Storage] = {}
