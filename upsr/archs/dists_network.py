@@ -70,7 +70,8 @@ class L2Pooling(nn.Module):
 
 def _similarities(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Of texture (means) and structure (covariances) of features, (B, C, 1, 1) each."""
-    (mean_x, mean_y), places = (image.mean(dim=(2, 3), keepdim=True) for image in (x, y)), (2, 3)
+    places = (2, 3)
+    mean_x, mean_y = x.mean(dim=places, keepdim=True), y.mean(dim=places, keepdim=True)
     texture = (2 * mean_x * mean_y + _STABLE) / (mean_x.square() + mean_y.square() + _STABLE)
     x, y = x - mean_x, y - mean_y
     squares = (x.square() + y.square()).mean(dim=places, keepdim=True)
