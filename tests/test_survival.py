@@ -86,16 +86,29 @@ def iterations_in(log: str) -> list[int]:
     return [int(n) for n in re.findall(r"iteration (\d+): l_pix", log)]
 
 
+def trained_beside_writing(process: TrainingProcess, before: int) -> bool:
+    """A checkpoint is unfinished, and an iteration after it is done.
+
+    Args:
+        before: length of the log when the process began.
+    """
+    unfinished = [int(path.name.split(".")[1]) for path in (process.folder / "training_states").glob(".*.part")]
+    return bool(unfinished) and max(iterations_in(process.log()[before:]), default=0) > max(unfinished)
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photos, uninterrupted):
-    """SIGKILL at random moments, every third one while a checkpoint is being written."""
+    """SIGKILL at random moments, every third one while a checkpoint is being written, every third when training has gone on."""
     rng = random.Random(0)
     settings = options(root, photos, "killed")
-    killed_in_writing = 0
+    killed_in_writing = killed_beside_it = 0
     for life in range(KILLS):
-        process = TrainingProcess(settings)
+        process = TrainingProcess(settings, program=("train.py", "tests/slow_disk.py", "train.py")[life % 3])
         before = len(process.log())
-        if life % 3 == 2:
+        if life % 3 == 1:
+            process.wait_for(lambda p=process, n=before: trained_beside_writing(p, n), "training beside the writing")
+            time.sleep(rng.uniform(0, 0.2))
+        elif life % 3 == 2:
             states = process.folder / "training_states"
             process.wait_for(lambda states=states: list(states.glob(".*.part")), "checkpoint being written")
             time.sleep(rng.uniform(0, 0.02))
@@ -106,8 +119,10 @@ def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photo
         assert process.popen.poll() is None, process.printed()[-3000:]
         process.popen.kill()
         assert process.wait() == -signal.SIGKILL
+        killed_beside_it += trained_beside_writing(process, before)
         killed_in_writing += bool(list((process.folder / "training_states").glob(".*.part")))
     assert killed_in_writing >= 2
+    assert killed_beside_it >= 2
 
     last = TrainingProcess(settings)
     assert last.wait() == 0, last.printed()[-3000:]
