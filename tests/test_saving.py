@@ -67,30 +67,35 @@ def waits_before_writing(monkeypatch, condition, at: int = 2) -> None:
 
 
 class SlowToRead(dict):
-    """Tensors that are copied long after training has gone on."""
+    """Tensors that are copied late."""
+
+    def __init__(self, tensors, wait) -> None:
+        super().__init__(tensors)
+        self.wait = wait
 
     def items(self):
-        time.sleep(0.5)
+        self.wait()
         return super().items()
-
-
-def slow_to_copy(monkeypatch) -> None:
-    content = Updater.state
-
-    def slow(self):
-        own = content(self)
-        return replace(own, params=SlowToRead(own.params))
-
-    monkeypatch.setattr(Updater, "state", slow)
 
 
 def test_training_goes_on_meanwhile_and_the_state_is_that_of_its_iteration(tmp_path, photos, begun, monkeypatch):
     waiting = run(tmp_path, photos, name="waiting", logger={"save_beside": False})
     begun.clear()
-    slow_to_copy(monkeypatch)
-    waits_before_writing(
-        monkeypatch, lambda: 3 in begun
-    )  # the step after the checkpoint is done, and the copy is still whole
+
+    def wait() -> None:
+        """Not for ever: only a training that changes the state before it is copied reaches the iteration."""
+        deadline = time.monotonic() + 4
+        while 3 not in begun and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    content = Updater.state
+
+    def slow_to_copy(self):
+        own = content(self)
+        return replace(own, params=SlowToRead(own.params, wait))
+
+    monkeypatch.setattr(Updater, "state", slow_to_copy)
+    waits_before_writing(monkeypatch, lambda: 3 in begun)  # the copy is still whole when the next steps are done
     beside = run(tmp_path, photos, name="beside")
     for iteration in (2, 4):
         one, other = state(waiting, iteration), state(beside, iteration)
@@ -106,8 +111,8 @@ def test_the_state_may_not_change_before_it_is_copied(tmp_path):
         def save(self, checkpoint):
             return Path("2.state")
 
-    weight = torch.ones(3)
-    checkpoint = Checkpoint(2, 8, {"g": PlayerState(SlowToRead(w=weight), {}, {"state": {}}, {})}, {}, {}, {}, {})
+    params = SlowToRead({"w": torch.ones(3)}, lambda: time.sleep(0.5))
+    checkpoint = Checkpoint(2, 8, {"g": PlayerState(params, {}, {"state": {}}, {})}, {}, {}, {}, {})
     with Saver(Store(), torch.device("cpu")) as saver:
         saver.begin(checkpoint)
         started = time.monotonic()
