@@ -102,9 +102,10 @@ class Trainer:
             keep_last=opt.logger.keep_last,
             weight_formats=opt.logger.weight_formats,
         )
-        self.saver = Saver(self.store, run.device, beside=opt.logger.save_beside)
+        self.saver = saver = Saver(self.store, run.device, beside=opt.logger.save_beside)
         for updater in self.step.updaters.values():
-            updater.optimizer.register_step_pre_hook(lambda *_: self.saver.copied())
+            # Without self, so that nothing refers in a circle: loader processes end when the trainer is let go.
+            updater.optimizer.register_step_pre_hook(lambda *_: saver.copied())
         self.guard = NonFiniteGuard(self.settings.guard, folder, run)
         self.saved_at = -1
         self._data_error: str | None = None
