@@ -86,14 +86,21 @@ def iterations_in(log: str) -> list[int]:
     return [int(n) for n in re.findall(r"iteration (\d+): l_pix", log)]
 
 
-def trained_beside_writing(process: TrainingProcess, before: int) -> bool:
-    """A checkpoint is unfinished, and an iteration after it is done.
+def writing(process: TrainingProcess, before: int) -> list[int]:
+    """Iterations of the checkpoints that are unfinished; those that the process found when it began do not count.
 
     Args:
         before: length of the log when the process began.
     """
-    unfinished = [int(path.name.split(".")[1]) for path in (process.folder / "training_states").glob(".*.part")]
-    return bool(unfinished) and max(iterations_in(process.log()[before:]), default=0) > max(unfinished)
+    if not iterations_in(process.log()[before:]):  # it has not swept yet
+        return []
+    return [int(path.name.split(".")[1]) for path in (process.folder / "training_states").glob(".*.part")]
+
+
+def trained_beside_writing(process: TrainingProcess, before: int) -> bool:
+    """A checkpoint is unfinished, and an iteration after it is done."""
+    unfinished = writing(process, before)
+    return bool(unfinished) and max(iterations_in(process.log()[before:])) > max(unfinished)
 
 
 @pytest.mark.slow
@@ -109,8 +116,7 @@ def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photo
             process.wait_for(lambda p=process, n=before: trained_beside_writing(p, n), "training beside the writing")
             time.sleep(rng.uniform(0, 0.2))
         elif life % 3 == 2:
-            states = process.folder / "training_states"
-            process.wait_for(lambda states=states: list(states.glob(".*.part")), "checkpoint being written")
+            process.wait_for(lambda p=process, n=before: writing(p, n), "checkpoint being written")
             time.sleep(rng.uniform(0, 0.02))
         else:
             done = rng.randint(2, 7)
@@ -121,7 +127,7 @@ def test_killed_twenty_times_it_ends_where_an_uninterrupted_run_ends(root, photo
         process.popen.kill()
         assert process.wait() == -signal.SIGKILL
         killed_beside_it += trained_beside_writing(process, before)
-        killed_in_writing += bool(list((process.folder / "training_states").glob(".*.part")))
+        killed_in_writing += bool(writing(process, before))
     assert killed_in_writing >= 2
     assert killed_beside_it >= 2
 
