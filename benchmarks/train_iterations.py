@@ -19,7 +19,7 @@ from upsr.timing import synchronise
 _TINY = {
     "demo/stage1_tiny.yml": [],
     "demo/stage2_tiny.yml": ["path.pretrain_network_aux=null"],
-    "tiny/one_step.yml": [],
+    "tiny/one_step.yml": ["train.perceptual_opt=null"],
     "resshift/tiny.yml": [],
     "diffsr/tiny.yml": [],
     "dmsr/tiny_timestep.yml": [],
