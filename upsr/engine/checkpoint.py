@@ -113,7 +113,7 @@ class CheckpointStore:
         players = {player: dict(vars(state)) for player, state in checkpoint.players.items()}
         content = {"format": _FORMAT, **vars(checkpoint), "players": players}
         with atomic_write(path) as temporary, temporary.open("wb") as file:
-            hashed = _HashedFile(file)
+            hashed: Any = _HashedFile(file)  # torch asks for no more than its methods
             torch.save(content, hashed)
             record = hashed.record()
         description = {
