@@ -44,6 +44,7 @@ MINUTES = {
     "training_compiled": 6.0,
     "training_graphs": 5.0,
     "data_wait": 3.0,
+    "checkpoints": 2.0,
     "train_tiny": 1.5,
 }
 """The stages in their order, and the most minutes that each may take; the last takes what is left, and at least so much."""

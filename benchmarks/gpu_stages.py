@@ -11,12 +11,13 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import train_iterations
 import train_step
 from cases import SECTIONS, Setting
 from common import FULL_SIZE, REPOSITORY, training_options
@@ -213,6 +214,19 @@ def data_wait(scene: Scene) -> Result:
     return {**kept, "markdown": text}
 
 
+def checkpoints(scene: Scene) -> Result:
+    """How long training stands still for a checkpoint: the full-size UPSR, from pinned memory."""
+    batch = 2 if scene.rehearse else 16
+    changes = [
+        *train_iterations.TRAININGS[scene.option_file], "num_gpu=auto", "train.amp=bf16", "datasets.train.num_worker_per_gpu=1",
+        f"datasets.train.batch_size_per_gpu={batch}",
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        repeats = 1 if scene.rehearse else 5
+        row = train_iterations.measured(scene.option_file, changes, Path(name), scene.device, repeats)
+    return {**asdict(row), "markdown": train_iterations.table([row])}
+
+
 def train_tiny(scene: Scene) -> Result:
     """The training of `make train-tiny`, for as long as there is time; its state goes into the folder of the results.
 
@@ -282,6 +296,7 @@ STAGES: dict[str, Callable[[Scene], Result]] = {
         training_compiled,
         training_graphs,
         data_wait,
+        checkpoints,
         train_tiny,
     )
 }

@@ -5,6 +5,8 @@ examples:
   python benchmarks/train_step.py --device cuda --amp fp16 --workers 6 --json result.json
   python benchmarks/train_step.py --set train.compile=default train.channels_last=true
   python benchmarks/train_step.py -opt options/demo/stage2_tiny.yml --batch 8
+  python benchmarks/train_step.py --methods                        # whole iterations and checkpoints of every method's trainings
+  python benchmarks/train_step.py --methods options/resshift/tiny.yml --set train.amp=bf16
 
 The plain implementation (plain_training.py) trains the same networks with the same precision on the same photos: kernels by
 NumPy in the loader, float images to the device, basicsr's operators as they come, g in float32, torch's default AdamW, an
@@ -19,6 +21,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from common import FULL_SIZE, machine, training_options
 from PIL import Image
 from plain_training import PlainAverage, PlainDegradation, PlainPool, blur_kernel, final_kernel
 from torch import Tensor
+from train_iterations import TRAININGS, Iterations, measured, table
 
 from upsr.atomic import atomic_write
 from upsr.config import CommonOptions
@@ -265,10 +269,16 @@ def main() -> int:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options for ours, as --force-yml")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each part (default 5)")
     parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument(
+        "--methods", nargs="*", type=Path, metavar="FILE.yml",
+        help="instead: whole iterations of these trainings, and what a checkpoint adds (by default one of each training)",
+    )  # fmt: skip
     given = parser.parse_args()
     device = torch.device(given.device)
     cuda = device.type == "cuda"
     configure_backends(device)
+    if given.methods is not None:
+        return methods(given.methods or list(TRAININGS), device, given.set, given.repeats, given.json)
     changes = [
         f"datasets.train.batch_size_per_gpu={given.batch or (16 if cuda else 1)}",
         f"train.amp={given.amp or ('bf16' if cuda else 'fp32')}",
@@ -282,6 +292,23 @@ def main() -> int:
             path.write_text(
                 json.dumps({"machine": machine(device), **content(results)}, indent=2) + "\n", encoding="utf-8"
             )
+    return 0
+
+
+def methods(
+    files: Sequence[Path], device: torch.device, changes: Sequence[str], repeats: int, json_file: Path | None
+) -> int:
+    """Print a row for each training as it is measured."""
+    rows: list[Iterations] = []
+    print(machine(device), table([]), sep="\n\n", flush=True)
+    for file in files:
+        with tempfile.TemporaryDirectory() as name:
+            rows.append(measured(file, [*TRAININGS.get(file.resolve(), []), *changes], Path(name), device, repeats))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    if json_file:
+        with atomic_write(json_file) as path:
+            content = {"machine": machine(device), "trainings": [asdict(row) for row in rows]}
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

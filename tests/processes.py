@@ -108,17 +108,18 @@ def run_fork(
 
 
 class TrainingProcess:
-    """``python train.py`` (or torchrun) on an option mapping, with its output in a file."""
+    """``python train.py`` (or torchrun, or a program around it) on an option mapping, with its output in a file."""
 
     def __init__(
-        self, options: dict[str, Any], *, launcher: tuple[str, ...] = (), arguments: tuple[str, ...] = ()
-    ) -> None:
+        self, options: dict[str, Any], *, launcher: tuple[str, ...] = (), arguments: tuple[str, ...] = (),
+        program: str = "train.py",
+    ) -> None:  # fmt: skip
         root = Path(options["path"]["experiments_root"]).parent
         self.folder = Path(options["path"]["experiments_root"]) / options["name"]
         option_file = root / f"{options['name']}.yml"
         option_file.write_text(yaml.safe_dump(options))
         self.output = root / f"{options['name']}.out"
-        command = (*launcher, "train.py", "-opt", str(option_file), *arguments)
+        command = (*launcher, program, "-opt", str(option_file), *arguments)
         self.output.touch()
         self.popen: Fork | subprocess.Popen[bytes]
         if launcher:

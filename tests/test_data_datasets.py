@@ -20,6 +20,7 @@ from upsr.data import (
     RealESRGANDataset,
     SampleId,
     build_train_loader,
+    datasets,
 )
 from upsr.data.backends import list_keys, names_in
 from upsr.data.copies import make_lmdb, make_shards
@@ -42,6 +43,36 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index(tmp_path):
     assert not torch.equal(item["kernels"], other_epoch["kernels"])
     dataset.bind(1, DegradationOptions())
     assert not torch.equal(item["gt"], dataset[SampleId(2, 1)]["gt"])
+
+
+def test_images_of_a_small_set_are_decoded_once_and_crops_are_the_same(tmp_path, monkeypatch):
+    decoded = []
+
+    def counted(decode):
+        return lambda data, *others: decoded.append(data) or decode(data, *others)
+
+    for name in ("decode_image", "decode_region"):
+        monkeypatch.setattr(datasets, name, counted(getattr(datasets, name)))
+    small = tiny.save_pictures(tmp_path / "small", 3)
+    dataset = make_dataset(small)
+    samples = [SampleId(epoch, image) for epoch in range(3) for image in range(3)]
+    crops = [dataset[sample]["gt"] for sample in samples]
+    assert len(decoded) == 3
+    monkeypatch.setattr(datasets, "_FEW_IMAGES", 2)
+    of_many = make_dataset(small)
+    assert all(torch.equal(crop, of_many[sample]["gt"]) for crop, sample in zip(crops, samples, strict=True))
+    assert len(decoded) == 3 + 9
+
+
+def test_an_image_that_changes_or_goes_is_noticed_though_it_was_decoded(tmp_path):
+    dataset = make_dataset(tiny.save_pictures(tmp_path, 2))
+    before = dataset[SampleId(0, 0)]["gt"]
+    first, second = (tmp_path / key for key in dataset.keys)
+    second.rename(first)
+    assert not torch.equal(before, dataset[SampleId(0, 0)]["gt"])
+    first.unlink()
+    with pytest.raises(UpsrError, match="could not be read"):
+        dataset[SampleId(0, 0)]
 
 
 def test_flips_and_transposition_each_come_half_of_the_time(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,11 +39,14 @@ def writable_folder(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, *full: type[Exception]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
     The content is on disk before the name is. When the block fails nothing is left behind, and an older file at
     ``path`` stays as it was. What a killed process leaves behind is removed by :func:`sweep`.
+
+    Args:
+        full: exceptions that mean a full disk, beside OSError.
 
     Raises:
         UpsrError: the folder cannot be written to, or the disk is full.
@@ -49,25 +54,25 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=_UNFINISHED)
+        temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}{_UNFINISHED}")
+        # Not mkstemp, whose files are private: the umask can only be read by setting it, for all threads.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
     except OSError as error:
         raise UpsrError(f"{path}: the folder cannot be written to ({error.strerror})") from None
     os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
+        temporary.chmod(mode)  # some writers replace the file by one that is private
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except Exception as error:
-        cause = _disk_error(error)
+        cause = error if isinstance(error, full) else _disk_error(error)
         if cause is None:
             raise
-        raise UpsrError(f"{path}: cannot be written ({cause.strerror or cause})") from None
+        raise UpsrError(f"{path}: cannot be written ({getattr(cause, 'strerror', None) or cause})") from None
     finally:
         temporary.unlink(missing_ok=True)
 

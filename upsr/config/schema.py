@@ -271,6 +271,11 @@ class LoggerOptions(Section):
 
     print_freq: int = Field(100, ge=1, description="Iterations between two log lines.")
     save_checkpoint_freq: int = Field(10000, ge=1, description="Iterations between two checkpoints.")
+    save_beside: bool = Field(
+        True,
+        description="Write checkpoints while training goes on, from a copy of the state in host memory; false takes no "
+        "memory for a copy, and training waits.",
+    )
     keep_last: int | None = Field(None, ge=1, description="Checkpoints that stay; null keeps all.")
     keep_best: KeepBestOptions | None = Field(None, description="Also keep the weights of the best validation.")
     weight_formats: Annotated[list[Literal["safetensors", "pth"]], Field(min_length=1)] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,6 +36,10 @@ from upsr.rng import numpy_generator
 
 _ATTEMPTS = 10
 
+_FEW_IMAGES = 64
+_KEPT_BYTES = 64 << 20
+"""Sets of few images keep them decoded, up to so many bytes in each process that reads."""
+
 Item = dict[str, Any]
 Sides = dict[str, tuple["ImageFolder", Sequence[str]]]
 """Folders of the "gt" and the "lq" images, as far as there are such files, with their keys in the order of the items."""
@@ -49,6 +54,8 @@ class ImageFolder:
         self.channels = channels
         self._backend = open_backend(root)
         self.keys = PackedStrings(list_keys(root, meta_info, self._backend))
+        self._kept: dict[str, tuple[bytes, NDArray[np.uint8]]] = {}
+        self._left = _KEPT_BYTES if len(self.keys) <= _FEW_IMAGES else 0
 
     def image(self, key: str) -> NDArray[np.uint8]:
         """(H, W, C) uint8."""
@@ -73,10 +80,29 @@ class ImageFolder:
         height, width = image_size(data, name)
         top, left = choose(max(height, side), max(width, side))
         if min(height, width) >= side:
+            whole = self._decoded_once(key, data)
+            if whole is not None:
+                return whole[top : top + side, left : left + side]
             return decode_region(data, self.channels, name, top, left, side)
         margins = [(0, max(0, side - height)), (0, max(0, side - width)), (0, 0)]
         image = np.pad(decode_image(data, self.channels, name), margins, mode="reflect")
         return image[top : top + side, left : left + side]
+
+    def _decoded_once(self, key: str, data: bytes) -> NDArray[np.uint8] | None:
+        """The image of a small set, decoded again only if its file has changed; ``None`` of others and of damaged files."""
+        former, image = self._kept.get(key, (b"", None))
+        if image is not None and former == data:
+            return image
+        height, width = image_size(data, key)
+        size = len(data) + height * width * self.channels
+        if size > self._left:
+            return None
+        with contextlib.suppress(UnreadableImageError):  # a part of it may be good
+            image = decode_image(data, self.channels, key)
+            self._kept[key] = data, image
+            self._left -= size
+            return image
+        return None
 
     def names(self) -> list[str]:
         """Names of the images, see :meth:`upsr.data.backends.ImageBackend.name`; keys where names are not distinct."""

@@ -113,15 +113,19 @@ class Updater:
             own.data, averaged.data = averaged.data, own.data
 
     def state(self) -> PlayerState:
-        """Content of a checkpoint."""
-        params = self._saved()
+        """Content of a checkpoint: the tensors themselves until the next step, but for buffers, of which it has copies."""
+        saved = self._saved()
         averages: dict[Tensor, Tensor] = {self.parameters[name]: value for name, value in self.average.items()}
+        trained = set(self.parameters.values())
+        # Some networks change buffers in the forward pass, before the step.
+        params = {name: value.detach() if value in trained else value.clone() for name, value in saved.items()}
+        # Buffers have no average; with them the tensors are complete for use.
+        averaged = {
+            name: averages[value].detach() if value in averages else params[name] for name, value in saved.items()
+        }
         return PlayerState(
-            params={name: value.detach() for name, value in params.items()},
-            # Buffers have no average; with them the tensors are complete for use.
-            params_ema={name: averages.get(value, value).detach() for name, value in params.items()}
-            if averages
-            else {},
+            params=params,
+            params_ema=averaged if averages else {},
             optimizer=self.optimizer.state_dict(),
             scaler=self.scaler.state_dict(),
         )

@@ -8,7 +8,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -27,6 +27,7 @@ from upsr.engine.logging import setup_logging
 from upsr.engine.preemption import StopSignal
 from upsr.engine.profiling import profiled
 from upsr.engine.resume import changes_since, newest_own, set_aside, was_restarted
+from upsr.engine.saving import Saver
 from upsr.engine.setup import configure_backends
 from upsr.engine.sinks import Sinks, open_sinks
 from upsr.engine.step import TrainingStep
@@ -101,6 +102,10 @@ class Trainer:
             keep_last=opt.logger.keep_last,
             weight_formats=opt.logger.weight_formats,
         )
+        self.saver = saver = Saver(self.store, run.device, beside=opt.logger.save_beside)
+        for updater in self.step.updaters.values():
+            # Without self, so that nothing refers in a circle: loader processes end when the trainer is let go.
+            updater.optimizer.register_step_pre_hook(lambda *_: saver.copied())
         self.guard = NonFiniteGuard(self.settings.guard, folder, run)
         self.saved_at = -1
         self._data_error: str | None = None
@@ -181,6 +186,7 @@ class Trainer:
             tqdm(total=total, initial=self.iteration, desc=opt.name, unit="it", disable=quiet) as bar,
             profiled(trace, profile if self.run.is_main else None, self.run.device) as profiler,
             self.run.peers_answering(),
+            self.saver,
         ):
             while self.iteration < total:
                 heartbeat.beat(self.iteration, "training")
@@ -199,6 +205,7 @@ class Trainer:
                 if self._due(opt.val.val_freq):
                     self._validate(sinks, stop, heartbeat)
                     tally.restart_clock()
+            self._finish_saving()
         sinks.close()
         if self.run.is_main:
             written = self.store.save_weights("latest", self._checkpoint({}))
@@ -240,7 +247,8 @@ class Trainer:
             return _NO_DATA
         return _STOP if stop.received else _GO_ON
 
-    def _give_up(self, decision: int, stop: StopSignal) -> None:
+    def _give_up(self, decision: int, stop: StopSignal) -> NoReturn:
+        self._finish_saving()
         where = (
             f"at iteration {self.iteration} of {self.settings.total_iter}; the state is saved in {self.store.states}"
         )
@@ -250,30 +258,29 @@ class Trainer:
         raise PreemptedError(f"{stop.received or 'a signal to another process'} {where}; --auto-resume continues")
 
     def save(self) -> None:
-        """Write a checkpoint; processes other than the main one hand in their pool.
+        """Begin to write a checkpoint, after the one before; processes other than the main one hand in their pool.
 
         A full disk is logged, and the run goes on: earlier checkpoints stay good, the next one may fit.
-
-        Raises:
-            UpsrError: it was the last checkpoint of the run.
         """
+        self._finish_saving()
         if self.saved_at == self.iteration:
             return
         pools = self.run.gather_to_main(self.data.feed.state_dict())
-        problem = None
         if self.run.is_main:
-            pool = {slot: pairs for part in pools for slot, pairs in part.items()}
-            try:
-                logger.info("saved %s", self.store.save(self._checkpoint(pool)))
-            except UpsrError as error:
-                problem = str(error)
-                logger.error(
-                    "iteration %d was not saved: %s; earlier checkpoints are untouched", self.iteration, problem
-                )
-        problem = self.run.from_main(problem)
+            self.saver.begin(self._checkpoint({slot: pairs for part in pools for slot, pairs in part.items()}))
+        self.saved_at = self.iteration
+
+    def _finish_saving(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            UpsrError: it cannot be written, and was the last one of the run.
+        """
+        problem = self.run.from_main(self.saver.finish())
         if problem is None:
-            self.saved_at = self.iteration
-        elif self.iteration == self.settings.total_iter:
+            return
+        was_last, self.saved_at = self.saved_at == self.settings.total_iter, -1
+        if was_last:
             raise UpsrError(f"{problem}; make room and resume with --auto-resume")
 
     def _checkpoint(self, pool: dict[int, dict[str, Any]]) -> Checkpoint:
@@ -308,7 +315,8 @@ class Trainer:
         if values is None:
             self.save()
             self._give_up(_STOP, stop)
-        elif self.run.is_main and self.validation.record(values, self.iteration):
+        self._finish_saving()  # what is best is not on record before the checkpoint it belongs to
+        if self.run.is_main and self.validation.record(values, self.iteration):
             written = self.store.save_weights("best", self._checkpoint({}))
             logger.info("the best %s so far; weights in %s", self.validation.best.tag, ", ".join(map(str, written)))
 

@@ -261,7 +261,7 @@ class Feed(Protocol):
         """
 
     def state_dict(self) -> dict[int, dict[str, Any]]:
-        """Content of a checkpoint, by slot."""
+        """Content of a checkpoint, by slot; not changed by later batches, beside which it is written."""
 
     def load_state_dict(
         self, state: Mapping[int, Mapping[str, Any]], slots: Sequence[int], device: torch.device
