@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upsr.devices import copying_stream, current_stream, has_streams, within
 from upsr.engine.checkpoint import Checkpoint, CheckpointStore, PlayerState
 from upsr.errors import UpsrError
 
@@ -29,7 +30,7 @@ class Saver:
     A thread suffices: writing 1.9 GB by torch.save holds the interpreter's lock for at most some 30 ms at a time.
 
     Args:
-        device: that the players are on; copies of a GPU's tensors are in pinned memory.
+        device: that the players are on; copies are in pinned memory where the device has streams.
         beside: make a copy and write it while training goes on; otherwise :meth:`begin` returns when all is written.
     """
 
@@ -52,7 +53,7 @@ class Saver:
             self._saving = _done(self._write(checkpoint))
             return
         self._copied.clear()
-        ready = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
+        ready = current_stream(self.device).record_event() if has_streams(self.device) else None
         self._saving = self._threads.submit(self._copy_and_write, checkpoint, ready)
 
     def copied(self) -> None:
@@ -78,7 +79,7 @@ class Saver:
         elif (second := self._saving.exception()) is not None:
             logger.error("the checkpoint that was being written is lost: %s", second)
 
-    def _copy_and_write(self, checkpoint: Checkpoint, ready: torch.cuda.Event | None) -> str | None:
+    def _copy_and_write(self, checkpoint: Checkpoint, ready: Any) -> str | None:
         try:
             copy = self._copy(checkpoint, ready)
         except UpsrError as error:
@@ -87,12 +88,11 @@ class Saver:
             self._copied.set()
         return self._write(copy)
 
-    def _copy(self, checkpoint: Checkpoint, ready: torch.cuda.Event | None) -> Checkpoint:
-        stream = None
-        if ready is not None:
-            stream = torch.cuda.Stream(self.device)
+    def _copy(self, checkpoint: Checkpoint, ready: Any) -> Checkpoint:
+        stream = copying_stream(self.device)
+        if stream is not None:
             stream.wait_event(ready)
-        with torch.cuda.stream(stream):  # nothing changes for no stream
+        with within(stream, self.device):
             players = self._copies(checkpoint.players, {})
         if stream is not None:
             stream.synchronize()
@@ -115,14 +115,14 @@ class Saver:
             return value
         source = (value.data_ptr(), value.dtype, value.shape, value.stride())
         if source not in seen:
-            seen[source] = self._memory_for(value, place).copy_(value, non_blocking=True)
+            seen[source] = self._memory_for(value, place).copy_(value, non_blocking=has_streams(value.device))
         return seen[source]
 
     def _memory_for(self, tensor: Tensor, place: Hashable) -> Tensor:
         memory = self._memory.get(place)
         if memory is None or memory.shape != tensor.shape or memory.dtype != tensor.dtype:
             try:
-                memory = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type != "cpu")
+                memory = torch.empty_like(tensor, device="cpu", pin_memory=has_streams(tensor.device))
             except RuntimeError as error:
                 raise UpsrError(f"no memory for a copy of the state ({error}); set logger.save_beside: false") from None
             self._memory[place] = memory
