@@ -94,11 +94,13 @@ def test_any_name_is_shown_in_one_line(name, shown):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "10000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({"GOMP_SPINCOUNT": "5"}, "5")],
+    [({}, ("10000", "1000")), ({"OMP_WAIT_POLICY": "ACTIVE"}, ("None",)), ({"GOMP_SPINCOUNT": "5"}, ("5",))],
 )
 def test_threads_do_not_spin_for_long_unless_asked_to(given, expected):
     others = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     code = "import os, sys, upsr; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     run = [sys.executable, "-c", code]
     printed = subprocess.run(run, env={**others, **given}, capture_output=True, text=True, check=True).stdout
-    assert printed.split() == [str(expected), "False"]
+    spins, imported = printed.split()
+    assert spins in expected
+    assert imported == "False"

@@ -7,8 +7,8 @@ import json
 import torch
 
 from upsr import cli
+from upsr.busy import cores
 from upsr.pipeline import selftest
-from upsr.provenance import cores
 
 
 def test_people_are_shown_what_there_is(capsys, monkeypatch):

@@ -6,17 +6,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from upsr.busy import busy_cores, set_waiting
+
 if TYPE_CHECKING:
     from upsr.pipeline.pipeline import UPSRPipeline
 
 __version__ = "0.1.0"
 __all__ = ["UPSRPipeline", "__version__"]
 
-# The OpenMP threads of torch wait for each other by spinning: where other programs run too, a thread that spins keeps the one it
-# waits for from its core. A photo of 160 x 147 took 19 to 29 s on two busy cores, and 3 to 11 s with this count. OpenMP reads it
-# when torch is imported, so it has to be set before, and here is what is imported before all else.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# OpenMP reads how long threads spin when torch is imported, so it is set before, and here is what is imported before all else.
+set_waiting(os.environ, busy_cores())
 
 # What torch has no operator for on Apple's graphics processors is computed on the CPU. Read at the import of torch, too.
 if sys.platform == "darwin":

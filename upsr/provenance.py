@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path, PurePath
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 import upsr
+from upsr.busy import cores
 from upsr.devices import device_name, is_cuda
 
 _PACKAGES = ("torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers")
@@ -43,11 +43,6 @@ def machine(device: torch.device) -> dict[str, Any]:
     if is_cuda(device):
         facts |= {"rocm": torch.version.hip} if torch.version.hip else {"cuda": torch.version.cuda}
     return facts
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -77,9 +77,10 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from upsr.accelerate.processor import cpu_capabilities
+    from upsr.busy import busy_cores, cores
     from upsr.devices import CPU, best_device
     from upsr.pipeline.memory import free_memory
-    from upsr.provenance import cores, processor, versions
+    from upsr.provenance import processor, versions
 
     found = cpu_capabilities()
     return {
@@ -91,7 +92,7 @@ def _machine() -> dict[str, Any]:
         "cores": cores(),
         "cores_of_machine": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "busy_cores": busy_cores(),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "memory_free_gib": free_memory(CPU) / 2**30,
         "environment": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
@@ -119,10 +120,9 @@ def _print_machine(machine: Mapping[str, Any]) -> None:
     print(", ".join(f"{name} {version}" for name, version in machine["versions"].items()))
     print(machine["system"])
     print(f"processor: {machine['processor']}; {', '.join(machine['features']) or 'no feature that torch names'}")
-    load = "" if machine["load"] is None else f"; load {machine['load']:.1f}"
     print(
-        f"cores: {machine['cores']} allowed of {machine['cores_of_machine']}; {machine['threads']} threads of torch, "
-        f"kernels for {machine['kernels']}{load}"
+        f"cores: {machine['cores']} allowed of {machine['cores_of_machine']}, {machine['busy_cores']} busy with other programs; "
+        f"{machine['threads']} threads of torch, kernels for {machine['kernels']}"
     )
     print(f"memory: {machine['memory_gib']:.1f} GiB{_memory(machine['memory_free_gib'])}")
     if machine["environment"]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+from upsr.busy import cores
 from upsr.errors import UpsrError
 
 _SEEN = {"cpu": None, "cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
@@ -19,8 +20,6 @@ def launch(devices: list[str]) -> int:
     Raises:
         UpsrError: the devices are not all of one kind, or cannot be shared out among processes.
     """
-    from upsr.provenance import cores  # here: it imports torch
-
     kinds = {device.partition(":")[0] for device in devices}
     if len(kinds) > 1 or not kinds <= _SEEN.keys():
         raise UpsrError(

@@ -35,7 +35,9 @@ A proxy in front must run on the same machine and set X-Forwarded-For; otherwise
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``upsr serve``."""
     add_models(parser, "those that come with the package")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto (an accelerator, else the CPU), cpu, cuda:1, xpu, mps, ... (auto)"
+    )
     parser.add_argument(
         "--dtype", choices=["auto", *DTYPES], default="auto", help="of the denoiser, where the method allows (auto)"
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from upsr.arguments import default_launcher, model_of
 from upsr.atomic import writable_folder
+from upsr.busy import busy_cores, fit_threads
 from upsr.choices import QUALITY
 from upsr.commands.processes import launch
 from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
@@ -101,6 +102,8 @@ def _run(
         settings = run.from_main(pipe.settled(_parsed(settings, pipe), run.world_size))
         weights = pipe.digest()
         check_weights(given, weights)
+    if pipe.device.type == "cpu" and (line := fit_threads(busy_cores())) is not None and not given.quiet:
+        print(line, file=sys.stderr)
     options = options_of(
         pipe, model_of(given), settings,
         mask=given.mask, format=given.format, quality=given.quality, compile=given.compile,

@@ -119,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--devices",
         default="auto",
         metavar="LIST",
-        help="auto, cpu, cuda:0, or several: cuda:0,cuda:1 share the photos",
+        help="auto (an accelerator, else the CPU), cpu, cuda:0, xpu, mps, or several: cuda:0,cuda:1 share the photos",
     )
     work.add_argument(
         "--share",
