@@ -99,11 +99,11 @@ def _run(
             **model_of(given), device=device, dtype=given.dtype or "auto", compile=given.compile or "none"
         )
         _check_model(given, pipe)
-    if pipe.device.type == "cpu" and (line := fit_threads(busy_cores())) is not None and not given.quiet:
-        print(line, file=sys.stderr)
         settings = run.from_main(pipe.settled(_parsed(settings, pipe), run.world_size))
         weights = pipe.digest()
         check_weights(given, weights)
+    if pipe.device.type == "cpu" and (line := fit_threads(busy_cores())) is not None and not given.quiet:
+        print(line, file=sys.stderr)
     options = options_of(
         pipe, model_of(given), settings,
         mask=given.mask, format=given.format, quality=given.quality, compile=given.compile,
