@@ -68,7 +68,10 @@ def fit_threads(busy: int) -> str | None:
     if not busy or any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")):
         return None
     torch.set_num_threads(min(threads_beside(busy, cores()), torch.get_num_threads()))
+    spins = "".join(
+        f", {name}={os.environ[name]}" for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ
+    )
     return (
-        f"other programs keep {busy} of {cores()} cores busy: {torch.get_num_threads()} thread(s), which hardly spin; "
-        "OMP_NUM_THREADS and GOMP_SPINCOUNT choose others"
+        f"other programs keep {busy} of {cores()} cores busy: {torch.get_num_threads()} thread(s){spins}; "
+        "OMP_NUM_THREADS chooses their number"
     )
