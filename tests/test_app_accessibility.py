@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,11 +140,24 @@ def tab_to(page, selector: str) -> None:
 
 
 def choose_by_key(page, selector: str, files: Path | list[Path]) -> None:
-    tab_to(page, selector)
-    page.wait_for_timeout(300)  # what has just appeared moves
-    with page.expect_file_chooser() as choosing:
-        page.keyboard.press("Space")  # after Enter, headless Chromium does not always report the dialog
-    choosing.value.set_files(files)
+    dialogs = []
+
+    def keep(dialog) -> None:
+        dialogs.append(dialog)
+
+    page.on("filechooser", keep)
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not dialogs and time.monotonic() < deadline:
+        tab_to(page, selector)
+        page.wait_for_timeout(300)  # what has just appeared moves
+        # After Enter, headless Chromium does not always report the dialog; a key is lost where a busy page exchanges the element.
+        page.keyboard.press("Space")
+        for _ in range(50):
+            if not dialogs:
+                page.wait_for_timeout(100)
+    page.remove_listener("filechooser", keep)
+    assert dialogs, f"{selector}: Space opens no file dialog"
+    dialogs[0].set_files(files)
 
 
 def test_a_whole_upscaling_by_keyboard(page, fake, tmp_path):
