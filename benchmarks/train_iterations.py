@@ -30,7 +30,8 @@ TRAININGS: dict[Path, list[str]] = {
     **{REPOSITORY / "options" / name: changes for name, changes in _TINY.items()},
     FULL_SIZE: [
         "datasets.val_1=null", "datasets.train.meta_info=null", "path.pretrain_network_aux=null",
-        "train.perceptual_opt=null", "datasets.train.batch_size_per_gpu=1", "datasets.train.num_worker_per_gpu=0",
+        "train.perceptual_opt=null", "train.amp=fp32",
+        "datasets.train.batch_size_per_gpu=1", "datasets.train.num_worker_per_gpu=0",
     ],
 }  # fmt: skip
 """One option file for each training, and what it leaves out that is not here; stage two of StableSR needs triples."""
