@@ -44,7 +44,7 @@ class Iterations:
     Attributes:
         name: of the run, with its method.
         parameters: trained.
-        state: bytes of a training state.
+        state_bytes: of a training state.
         alone: an iteration without a checkpoint.
         waited: of it, waiting for data.
         stall: the loop stands still for a checkpoint beside training.
@@ -56,7 +56,7 @@ class Iterations:
 
     name: str
     parameters: int
-    state: int
+    state_bytes: int
     alone: float
     waited: float
     stall: float
@@ -131,7 +131,7 @@ def measured(option_file: Path, changes: Sequence[str], folder: Path, device: to
     return Iterations(
         name=f"{opt.name} ({type(trainer.training).__name__}, batch {opt.datasets['train'].batch_size_per_gpu})",
         parameters=sum(p.numel() for u in trainer.step.updaters.values() for p in u.parameters.values()),
-        state=newest.stat().st_size,
+        state_bytes=newest.stat().st_size,
         alone=statistics.median(alone),
         waited=waited,
         stall=statistics.median(stalls[1:]),
@@ -154,7 +154,7 @@ def table(rows: Sequence[Iterations]) -> str:
     for row in rows:
         milliseconds = [row.stall, row.first_stall, row.beside, row.writing, row.standing]
         cells = [
-            row.name, f"{row.parameters / 1e6:.2f}", f"{row.state / 1e6:.0f}", f"{1e3 * row.alone:.0f}",
+            row.name, f"{row.parameters / 1e6:.2f}", f"{row.state_bytes / 1e6:.0f}", f"{1e3 * row.alone:.0f}",
             f"{100 * row.waited / row.alone:.0f} %", *(f"{1e3 * seconds:.0f}" for seconds in milliseconds),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
