@@ -22,6 +22,7 @@ from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.images.writing import write_photo
 from upsr.pipeline.hardware import dtype_for
+from upsr.pipeline.images import photo_of
 from upsr.pipeline.memory import OVERLAP, TILE_SIDES, choose_tile, tile_memory
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
@@ -65,6 +66,19 @@ def test_every_kind_of_input_gives_the_same_result(pipe, tmp_path):
     both = pipe([pixels, small(seed=1)]).images
     assert np.array_equal(array(both[0]), expected)
     assert not np.array_equal(array(both[1]), expected)
+
+
+def test_numbers_of_every_type_are_the_same_picture():
+    levels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(levels).permute(2, 0, 1)
+    assert (photo_of(tensor).frames[0] == levels).all()
+    assert (photo_of(tensor // 128).frames[0] == levels // 128).all()
+    assert (photo_of(np.ones((4, 4, 3), np.float16)).frames[0] == 65535).all()
+    expected = photo_of(levels / np.float32(255)).frames[0].astype(int)
+    for image in (tensor.to(torch.bfloat16) / 255, tensor.half() / 255, tensor.double() / 255):
+        assert abs(photo_of(image).frames[0].astype(int) - expected).max() <= 65535 * 2**-8
+    grey = torch.full((4, 4), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert photo_of(grey).frames[0].shape == (4, 4, 1)
 
 
 def test_tensors_and_outputs(pipe):

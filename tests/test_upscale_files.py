@@ -348,6 +348,17 @@ def test_what_the_result_cannot_be_is_refused_before_the_work(place, upscale, mo
     assert files_in(place) == {"a.png"}
 
 
+def test_the_memory_of_a_resizing_counts(place, upscale, monkeypatch):
+    photo("a.png")
+    width = 8 * Image.open("a.png").width
+    # Eight bits of the result would fit; the planes of which it is resized do not.
+    monkeypatch.setattr("upsr.photos.upscaling.free_memory", lambda device: 9 * width * width)
+    code, lines = upscale("a.png", "-o", "b.png", "--width", str(width), "--height", str(width))
+    assert code == 1
+    assert "GB of memory" in lines[-1]
+    assert files_in(place) == {"a.png"}
+
+
 def test_whatever_goes_wrong_with_one_photo_the_others_are_done(place, upscale, monkeypatch):
     photo("in/a.png", "in/b.png", "in/c.png")
     right = UPSRPipeline.upscale

@@ -251,10 +251,16 @@ def _upscale_one(
     return large, maps
 
 
-def _check_room(name: str, photo: Photo, size: tuple[int, int]) -> None:
-    """Refuse a result that is larger than the free memory; a system without memory ends the process without a message."""
+def _check_room(name: str, photo: Photo, size: tuple[int, int], scale: float) -> None:
+    """Refuse a result that is larger than the free memory; a system without memory ends the process without a message.
+
+    A result of another size than the method's comes from a resizing, which holds a frame's planes twice in float32.
+    """
     height, width = size
+    frame = photo.frames[0]
+    is_resized = size != tuple(round(side * scale) for side in frame.shape[:2])
     needed = height * width * sum(frame.shape[-1] * frame.itemsize for frame in photo.frames)
+    needed += height * width * frame.shape[-1] * 2 * torch.float32.itemsize if is_resized else 0
     free = free_memory(_CPU)
     if needed > free:
         raise UpsrError(
@@ -277,7 +283,7 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
         check_writable(job.target if job.target != STREAM else Path(_stream_name(photo, handling)), photo, size)
     except UpsrError as error:
         raise UpsrError(f"{name}: {error}") from None
-    _check_room(name, photo, size)
+    _check_room(name, photo, size, pipe.scale)
     mask = None if job.mask is None else read_mask(job.mask, name, shape, max_pixels=handling.max_pixels)
     return photo, mask
 

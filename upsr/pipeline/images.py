@@ -81,10 +81,17 @@ def photo_of(image: ImageLike) -> Photo:
     if isinstance(image, Photo):
         return image
     if isinstance(image, Tensor):
-        image = image.detach().float().cpu().permute(1, 2, 0).numpy() if image.dim() == 3 else image.numpy()
+        image = _array_of(image)
     if not isinstance(image, np.ndarray):
         raise UpsrError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
     return Photo((_of_array(image),), "PNG")
+
+
+def _array_of(image: Tensor) -> NDArray[Any]:
+    """(H, W, C) of (C, H, W), or (H, W): whole numbers as they are, others in float32 at least, as bfloat16 has no array."""
+    pixels = image.detach().cpu()
+    pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32)) if pixels.is_floating_point() else pixels
+    return (pixels.permute(1, 2, 0) if pixels.dim() == 3 else pixels).numpy()
 
 
 def _of_array(pixels: NDArray[Any]) -> Frame:
@@ -98,7 +105,8 @@ def _of_array(pixels: NDArray[Any]) -> Frame:
     if pixels.dtype.kind != "f" or not np.isfinite(pixels).all() or pixels.min() < -0.01 or pixels.max() > 1.01:
         raise UpsrError(f"an image of {pixels.dtype} is in [0, 1] and finite, or give uint8 or uint16")
     # 16 bits are finer than any result; every entry of a photo is then of one kind.
-    return np.rint(pixels.clip(0, 1) * 65535).astype(np.uint16)
+    wide = pixels.astype(np.result_type(pixels, np.float32), copy=False)  # 65535 is beyond float16
+    return np.rint(wide.clip(0, 1) * 65535).astype(np.uint16)
 
 
 def _to_pil(frame: Frame) -> Image.Image:
