@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,11 @@ def test_files_are_not_overwritten_and_strangers_are_named(tmp_path, capsys):
     assert out.read_text() == before
     assert cli.main([*command, "--force"]) == 0
     assert out.read_text() != before
+    source = tmp_path / "theirs.yml"
+    shutil.copy(FOREIGN / "basicsr.yml", source)
+    assert cli.main(["options", "import", str(source), "-o", str(source), "--force"]) == 2
+    assert "choose another name" in capsys.readouterr().err
+    assert source.read_text() == (FOREIGN / "basicsr.yml").read_text()
     for text, message in (
         ("a: 1\n", "not an option file of a project that is known here"),
         ("[1]\n", "a mapping"),

@@ -19,10 +19,12 @@ def import_file(source: Path, out: Path, *, force: bool) -> None:
     """Translate a file, print what became of each of its keys, and write the result.
 
     Raises:
-        UpsrError: the file is of no known kind, has no option file of ours as its like, or ``out`` exists.
+        UpsrError: the file is of no known kind, has no option file of ours as its like, ``out`` is it, or ``out`` exists.
     """
     from upsr.engine.setup import component_problems_in
 
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UpsrError(f"{out}: is the file that is translated; choose another name for the result")
     if out.exists() and not force:
         raise UpsrError(f"{out}: exists already; choose another name, or replace it with --force")
     read = read_source(source)
