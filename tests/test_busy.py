@@ -35,7 +35,7 @@ def threads(monkeypatch):
 )
 def test_threads_spin_shorter_beside_others_unless_the_user_says(given, count, expected):
     environment = dict(given)
-    busy.set_waiting(environment, count)
+    busy.set_waiting(environment, lambda: count)
     assert environment == expected
 
 

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 __all__ = ["UPSRPipeline", "__version__"]
 
 # OpenMP reads how long threads spin when torch is imported, so it is set before, and here is what is imported before all else.
-set_waiting(os.environ, busy_cores())
+set_waiting(os.environ, busy_cores)
 
 # What torch has no operator for on Apple's graphics processors is computed on the CPU. Read at the import of torch, too.
 if sys.platform == "darwin":

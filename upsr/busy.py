@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 QUIET_SPINS, BUSY_SPINS = 10000, 1000
@@ -39,13 +39,16 @@ def busy_cores() -> int:
     return min(round(max(min(running), 0) * cores() / (os.cpu_count() or 1)), cores())
 
 
-def set_waiting(environment: MutableMapping[str, str], busy: int) -> None:
+def set_waiting(environment: MutableMapping[str, str], busy: Callable[[], int]) -> None:
     """Let the threads of libgomp, which torch brings on Linux, wait for a shorter time than they do by themselves.
 
-    Comes before the import of torch, which reads the variable. What a user has set stays.
+    Comes before the import of torch, which reads the variable. What a user, or the process that started this one, has set stays.
+
+    Args:
+        busy: tells the cores that other programs keep busy, in some time; asked only if it matters.
     """
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", str(BUSY_SPINS if busy else QUIET_SPINS))
+    if "OMP_WAIT_POLICY" not in environment and "GOMP_SPINCOUNT" not in environment:
+        environment["GOMP_SPINCOUNT"] = str(BUSY_SPINS if busy() else QUIET_SPINS)
 
 
 def threads_beside(busy: int, allowed: int) -> int:
