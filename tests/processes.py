@@ -203,3 +203,11 @@ def whole_and_killed(options: dict[str, Any], run: Runtime) -> list[dict[str, An
     last = f"{options['train']['total_iter']}.state"
     states = [folder / "training_states" / last for folder in (whole, again.folder)]
     return [torch.load(state, weights_only=True)["players"] for state in states]
+
+
+def cases_apart(cases: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a file in a pytest of its own, with more variables of the environment."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
+    return subprocess.run(
+        command, cwd=cases.parents[1], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )

@@ -7,9 +7,9 @@ The fake tensors of torch 2.11 end their process with a segmentation fault after
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.processes import cases_apart
 
 CASES = Path(__file__).with_name("on_fake_device.py")
 CRASHED = -signal.SIGSEGV
@@ -17,9 +17,8 @@ TRIES = 4
 
 
 def test_restoration_and_training_stay_on_the_device():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)]
     for _ in range(TRIES):
-        ran = subprocess.run(command, cwd=CASES.parent.parent, capture_output=True, text=True, check=False)
+        ran = cases_apart(CASES)
         if ran.returncode != CRASHED:
             break
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-5_000:]
