@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -53,6 +53,17 @@ def _drawing(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return drawn
 
 
+def _copied(parameter: Tensor, memo: dict[int, Any]) -> Tensor:
+    """What ``copy.deepcopy`` gets of a fake tensor. Its own way is to copy the mode too, and the process of torch 2.11 ended, now
+    and then, with a segmentation fault, or a tensor took the place of another.
+    """
+    if id(parameter) not in memo:
+        copied = parameter.detach().clone().requires_grad_(parameter.requires_grad)
+        is_parameter = isinstance(parameter, nn.Parameter)
+        memo[id(parameter)] = nn.Parameter(copied, parameter.requires_grad) if is_parameter else copied
+    return memo[id(parameter)]
+
+
 @contextmanager
 def fake_cuda() -> Iterator[None]:
     """Tensors made inside are fake, on the CPU too."""
@@ -60,6 +71,7 @@ def fake_cuda() -> Iterator[None]:
         patch.setattr(torch, "Generator", FakeGenerator)
         for name in DRAWS:
             patch.setattr(torch, name, _drawing(getattr(torch, name)))
+        patch.setattr(FakeTensor, "__deepcopy__", _copied, raising=False)
         WindowOrder.build.cache_clear()
         yield
     WindowOrder.build.cache_clear()
