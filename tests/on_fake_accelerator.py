@@ -25,10 +25,12 @@ from upsr.errors import UpsrError  # noqa: E402
 from upsr.metrics import SSIM  # noqa: E402
 from upsr.metrics.bands import band_energies  # noqa: E402
 from upsr.metrics.grid import Grid  # noqa: E402
+from upsr.philox import normal_field, philox  # noqa: E402
 from upsr.pipeline import selftest  # noqa: E402
 from upsr.pipeline.hardware import dtype_for, usable_device  # noqa: E402
 from upsr.pipeline.memory import free_memory  # noqa: E402
 from upsr.provenance import machine  # noqa: E402
+from upsr.rng import derive_seed  # noqa: E402
 
 CARD = torch.device(NAME)
 PHOTO = torch.from_numpy(tiny.picture(64, 64)).permute(2, 0, 1)[None] / 255
@@ -134,6 +136,18 @@ def test_schedules_are_computed_on_the_host():
         own = forward(state.to(CARD), noise.to(CARD), t.to(CARD))
         assert isinstance(own, CardTensor)
         assert torch.equal(own.cpu(), forward(state, noise, t))
+
+
+def test_noise_by_counters_is_that_of_the_cpu():
+    words = [torch.tensor([0xD16CFE09, 7]), torch.tensor([3, 0xFFFFFFFF])]
+    own = philox([word.to(CARD) for word in words * 2], [word.to(CARD) for word in words])
+    for made, expected in zip(own, philox(words * 2, words), strict=True):
+        assert isinstance(made, CardTensor)
+        assert torch.equal(made.cpu(), expected)
+    window = ([derive_seed(0, "a")], 3, slice(5, 9), slice(2, 40))
+    own = normal_field(*window, CARD)
+    assert isinstance(own, CardTensor)
+    assert torch.equal(own.cpu(), normal_field(*window, CPU))
 
 
 def test_kernels_and_metrics_need_no_float64():

@@ -107,6 +107,15 @@ def test_restoring_copies_its_noise_to_the_device_and_nothing_else(step, draws):
     restoring(upsr(step), {**SCHEDULE, WINDOWS: 2, NOISE: draws})
 
 
+def test_noise_by_counters_is_drawn_on_the_device():
+    model = on_cuda(upsr("posterior")).eval()
+    lq = torch.empty(2, 3, 20, 12, device="cuda")
+    keys = {"philox.py normal_field: cpu -> cuda": 5}
+    stays_on_the_device(
+        lambda: restore(model, lq, seed=0, names=["one", "two"], noise="counter"), {**SCHEDULE, WINDOWS: 2, **keys}
+    )
+
+
 @pytest.mark.parametrize(("step", "draws"), [("ddim", 1), ("posterior", 5)])
 def test_restoring_in_tiles_that_meet_at_every_step_does_so_too(step, draws):
     tile = TileOptions(size=16, overlap=4, blend="step")

@@ -38,7 +38,8 @@ from upsr.export.web import folder, runtime
 from upsr.export.web.compact import store_weights
 from upsr.export.web.folder import MANIFEST, SERVICE_WORKER, TILE
 from upsr.export.web.licences import write_licences
-from upsr.restoring.restore import NoiseField, restore
+from upsr.restoring.noise import SequentialNoise
+from upsr.restoring.restore import restore
 from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.windows import axis_windows
@@ -114,7 +115,7 @@ def test_digests_are_those_of_blake2b(modules, length):
 def test_noise_is_that_of_the_command(modules, seed):
     function = "({noiseField}, seed) => Array.from(noiseField(BigInt(seed), 'a photo', 2, 48, 8 * 24))"
     found = np.array(modules("noise.js", function, str(seed)), dtype=np.float32)
-    expected = NoiseField(seed, ["a photo"], (48, 8, 24), Scratch(torch.device("cpu")))(2)
+    expected = SequentialNoise(seed, ["a photo"], (48, 8, 24), Scratch(torch.device("cpu")))(2)
     np.testing.assert_allclose(found, expected.flatten().numpy(), atol=2e-6)
 
 

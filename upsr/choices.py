@@ -30,6 +30,10 @@ Prediction = Literal["epsilon", "sample", "v_prediction"]
 VPSampler = Literal["ddim", "ddpm"]
 """Reverse step of a variance-preserving process."""
 
+NoiseSource = Literal["sequential", "counter"]
+"""Generator of a restoration's noise, see :mod:`upsr.restoring.noise`."""
+NOISE_SOURCES: tuple[NoiseSource, ...] = get_args(NoiseSource)
+
 ColourFix = Literal["none", "adain", "wavelet"]
 COLOUR_FIXES: tuple[ColourFix, ...] = get_args(ColourFix)
 

@@ -176,7 +176,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
         (("resume",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
         (("resume",), given.inputs == ["-"], "of standard input, which cannot be read again"),
         (
-            ("seed", "adaptive", "compile", "dtype", "mask"),
+            ("seed", "noise", "adaptive", "compile", "dtype", "mask"),
             without_noise,
             "where nothing is denoised: --steps 0, --fidelity 1",
         ),
@@ -196,7 +196,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
 def _check_model(given: argparse.Namespace, pipe: Any) -> None:
     """Refuse settings that the method does not have."""
     names = [name for name in ("steps", "fidelity", "adaptive") if name not in pipe.knobs()]
-    names += [] if pipe.draws else ["seed"]
+    names += [] if pipe.draws else ["seed", "noise"]
     names += [] if pipe.maps else ["save_uncertainty"]
     for name in names:
         if (value := getattr(given, name)) is not None and value is not False:
@@ -248,6 +248,7 @@ def _settings(given: argparse.Namespace) -> Any:
             raise UpsrError(f"--{name}: at least 1 pixel, not {side}")
     return Settings(
         seed=given.seed or 0,
+        noise=given.noise or Settings.noise,
         outscale=given.outscale,
         size=(given.width, given.height) if given.width is not None or given.height is not None else None,
         tile=_tile(given.tile),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from upsr.arguments import add_model, path
-from upsr.choices import COLOUR_FIXES, COMPILE_MODES, DTYPES, MAX_MEGAPIXELS, QUALITY, SHARED
+from upsr.choices import COLOUR_FIXES, COMPILE_MODES, DTYPES, MAX_MEGAPIXELS, NOISE_SOURCES, QUALITY, SHARED
 
 EXAMPLES = """examples:
   upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look = parser.add_argument_group("restoration")
     add_model(look)
     look.add_argument("--seed", type=int, metavar="N", help="of the noise (0)")
+    look.add_argument(
+        "--noise",
+        choices=NOISE_SOURCES,
+        help="its generator (sequential); counter: other noise, which needs no room",
+    )
     look.add_argument(
         "--steps", type=int, metavar="N", help="network calls (the model's own number); UPSR: 0 for g alone"
     )

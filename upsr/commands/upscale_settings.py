@@ -18,8 +18,8 @@ from upsr.pipeline.options import KEY, WEIGHTS_SHA256
 _MODEL = ("weights", "method", "part", "g")
 _SIZE = ("outscale", "width", "height")
 OPTIONS = (
-    *_MODEL, *_SIZE, "seed", "steps", "fidelity", "adaptive", "knob", "colour_fix", "mask", "consistent", "format", "quality",
-    "dtype", "compile", "tile", "batch",
+    *_MODEL, *_SIZE, "seed", "noise", "steps", "fidelity", "adaptive", "knob", "colour_fix", "mask", "consistent", "format",
+    "quality", "dtype", "compile", "tile", "batch",
 )  # fmt: skip
 """Names of the options that change results."""
 KNOBS = {"steps": "steps", "fidelity": "fidelity", "adaptive": "adaptive", "colour": "colour_fix"}

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from upsr.choices import Sampler
 from upsr.diffusion.coefficients import Table, like
+from upsr.diffusion.sampling import Field
 
 GeneratorLike = torch.Generator | Sequence[torch.Generator]
 
@@ -178,11 +179,11 @@ class Between:
         """The denoiser's input, see :meth:`ResidualShift.scale_input`."""
         return self.schedule.scale_input(x_t, t)
 
-    def step(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+    def step(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Field]) -> Tensor:
         """One reverse step by the process's sampler."""
         if self.sampler == "ddim":
             return self.schedule.ddim_step(x_0, x_t, self.y, t, t_prev=t_prev)
-        return self.schedule.posterior_step(x_0, x_t, t, weight=self.weight, t_prev=t_prev, noise=noise())
+        return self.schedule.posterior_step(x_0, x_t, t, weight=self.weight, t_prev=t_prev, noise=noise()[...])
 
 
 def _weighted(eps: Tensor, weight: Tensor | None) -> Tensor:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Noise = Callable[[int], Tensor]
-"""Gives the k-th standard normal tensor of the state's shape: 0 for the start, k >= 1 for the k-th step."""
+
+class Field(Protocol):
+    """Standard normal values of the state's shape, (B, C, H, W): a tensor, or something that draws what is cut of it."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, place: Any, /) -> Tensor:
+        """The part at ``(..., rows, columns)``; all of it at ``...``."""
+        ...
+
+
+Noise = Callable[[int], Field]
+"""Gives the k-th field of noise: 0 for the start, k >= 1 for the k-th step."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """Estimates x_0 from the state x_t and timesteps of shape (B,), in the space of the diffusion."""
@@ -19,7 +31,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 class Step(Protocol):
     """One reverse step from ``t`` to ``t_prev``, both (B,); -1 is the clean image. ``noise`` is called only if it is needed."""
 
-    def __call__(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor: ...
+    def __call__(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Field]) -> Tensor: ...
 
 
 def sample(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upsr.choices import NoiseSchedule, Prediction, VPSampler
 from upsr.diffusion.coefficients import Table, like
-from upsr.diffusion.sampling import Step
+from upsr.diffusion.sampling import Field, Step
 
 
 class VariancePreserving:
@@ -78,15 +78,13 @@ class VariancePreserving:
         mean = like(p.sqrt() * (1 - a / p) / (1 - a), x_t) * x_0 + like((a / p).sqrt() * (1 - p) / (1 - a), x_t) * x_t
         return mean, (1 - p) / (1 - a) * (1 - a / p)
 
-    def posterior_step(
-        self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]
-    ) -> Tensor:
+    def posterior_step(self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Field]) -> Tensor:
         """x_{t_prev} drawn from :meth:`posterior`, the reverse step of DDPM. No noise at t_prev = -1."""
         mean, variance = self.posterior(x_0, x_t, t, t_prev)
-        return mean + like(variance.sqrt(), x_t) * noise()
+        return mean + like(variance.sqrt(), x_t) * noise()[...]
 
     def ddim_step(
-        self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor], *, eta: float = 0.0
+        self, x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Field], *, eta: float = 0.0
     ) -> Tensor:
         """x_{t_prev} from x_0 and the noise that it implies, a share of which is replaced by new noise.
 
@@ -96,13 +94,13 @@ class VariancePreserving:
         a, p = self.alpha_bar(t), self.alpha_bar(t_prev)
         variance = eta**2 * (1 - p) / (1 - a) * (1 - a / p)
         x = like(p.sqrt(), x_t) * x_0 + like((1 - p - variance).sqrt(), x_t) * self.epsilon(x_0, x_t, t)
-        return x + like(variance.sqrt(), x_t) * noise() if eta else x
+        return x + like(variance.sqrt(), x_t) * noise()[...] if eta else x
 
     def reusing_step(self) -> Step:
         """A reverse step that adds the noise of its first call to each estimate, for one restoration (DM-SR, Sec. 4.4)."""
         first: list[Tensor] = []
 
-        def step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        def step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Field]) -> Tensor:
             if not first:
                 first.append(self.epsilon(x_0, x_t, t))
             return self.q_sample(x_0, t_prev, first[0])

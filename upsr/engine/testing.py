@@ -40,7 +40,7 @@ def test(opt: CommonOptions, run: Runtime) -> list[Evaluation]:
     configure_backends(run.device)
     method = build_method(opt).to(run.device).eval()
     metrics, missing = build_metrics(opt, run.device)
-    restorer = ModelRestorer(method, opt.manual_seed, opt.val.tile)
+    restorer = ModelRestorer(method, opt.manual_seed, opt.val.tile, opt.val.noise)
     sets = []
     for phase, options in opt.validation_sets.items():
         data = build_validation_set(phase, options, opt.val.max_images)

@@ -65,7 +65,7 @@ class Validation:
             Means by ``set/metric``; ``None`` if a signal interrupted, and then nothing is recorded.
         """
         values: dict[str, float] = {}
-        restorer = ModelRestorer(method, self.opt.manual_seed, self.opt.val.tile)
+        restorer = ModelRestorer(method, self.opt.manual_seed, self.opt.val.tile, self.opt.val.noise)
         for data in self.sets:
             result = evaluate(
                 restorer,

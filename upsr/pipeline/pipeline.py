@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from upsr.accelerate.compiled import Compiled
 from upsr.atomic import writable_folder
-from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS
+from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS, NOISE_SOURCES
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
@@ -312,6 +312,8 @@ class UPSRPipeline:
             UpsrError: a setting is out of its range.
         """
         self.method.adjusted(**settings.knobs)
+        if settings.noise not in NOISE_SOURCES:
+            raise UpsrError(f"noise is '{settings.noise}'; there are {', '.join(NOISE_SOURCES)}")
         if settings.colour_fix not in (None, *COLOUR_FIXES):
             raise UpsrError(f"colour_fix is '{settings.colour_fix}'; there are {', '.join(COLOUR_FIXES)}")
         # Of a photo so large that rounding the sides of the result does not matter.

@@ -75,7 +75,7 @@ class Restoration:
         # A network for grey images takes the three colours as a batch.
         batch = lq.unflatten(1, (-1, method.facts.channels))[0]
         names = [self.name] * len(batch)
-        image = restore_planned(method, batch, plan, seed=settings.seed, names=names, watch=watch)
+        image = restore_planned(method, batch, plan, seed=settings.seed, names=names, noise=settings.noise, watch=watch)
         image = image.flatten(0, 1)[None]
         if settings.colour_fix is not None and COLOUR not in method.knobs():
             image = COLOUR_FIXES[settings.colour_fix](image, lq, plan.scratch).clamp_(0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from upsr.accelerate.allocator import kept_buffers
+from upsr.choices import NoiseSource
 from upsr.config.schema import TileOptions
+from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Method, Seen, Watch
-from upsr.rng import torch_generator
+from upsr.restoring.noise import NOISE, Shape
 from upsr.tiling.padding import pad_to_multiple, padded_size
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import TilePlan
@@ -54,6 +56,7 @@ class ModelRestorer:
     method: Method
     seed: int
     tile: TileOptions | None = None
+    noise: NoiseSource = "sequential"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", self.method.for_inference(torch.float32))
@@ -61,7 +64,7 @@ class ModelRestorer:
     def __call__(self, lq: Tensor, names: Sequence[str], watch: Watch | None = None) -> Tensor:
         """See :class:`Restorer`."""
         if lq.device.type != "cpu":
-            return restore(self.method, lq, seed=self.seed, names=names, tile=self.tile, watch=watch)
+            return self._restored(lq, names, watch)
         restored = []
         shown: dict[tuple[str, Any], list[Tensor]] = {}
 
@@ -69,46 +72,14 @@ class ModelRestorer:
             shown.setdefault((seen.name, seen.kind), []).append(seen.image)
 
         for i, name in enumerate(names):
-            show = None if watch is None else collect
-            restored.append(
-                restore(self.method, lq[i : i + 1], seed=self.seed, names=[name], tile=self.tile, watch=show)
-            )
+            restored.append(self._restored(lq[i : i + 1], [name], None if watch is None else collect))
         if watch is not None:
             for (title, kind), images in shown.items():
                 watch(Seen(title, torch.cat(images), kind))
         return torch.cat(restored)
 
-
-class NoiseField:
-    """The noise of a batch of images, each from its own seed, over the whole images.
-
-    Drawn on the CPU, a plane of a cell's channel at a time, so that it is the same on every device, whatever batch an image is
-    in, and a large field in a file costs no memory.
-
-    Args:
-        seed: seed of the run.
-        names: identity of each image.
-        shape: (channels, height, width) of one image's field, see :meth:`Facts.noise_shape`.
-        scratch: makes the fields.
-    """
-
-    def __init__(self, seed: int, names: Sequence[str], shape: tuple[int, int, int], scratch: Scratch) -> None:
-        self.seed = seed
-        self.names = names
-        self.shape = shape
-        self.scratch = scratch
-
-    def __call__(self, k: int) -> Tensor:
-        """The k-th standard normal tensor, (B, channels, height, width)."""
-        field = self.scratch.zeros(len(self.names), *self.shape)
-        for image, name in zip(field, self.names, strict=True):
-            generator = torch_generator(self.seed, "restore", name, k)
-            drawn = image if image.device.type == "cpu" else torch.empty(self.shape)
-            for plane in drawn:
-                torch.randn(plane.shape, generator=generator, out=plane)
-            if drawn is not image:
-                image.copy_(drawn)
-        return field
+    def _restored(self, lq: Tensor, names: Sequence[str], watch: Watch | None) -> Tensor:
+        return restore(self.method, lq, seed=self.seed, names=names, noise=self.noise, tile=self.tile, watch=watch)
 
 
 @torch.inference_mode()
@@ -118,6 +89,7 @@ def restore(
     *,
     seed: int,
     names: Sequence[str],
+    noise: NoiseSource = "sequential",
     tile: TileOptions | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
@@ -128,6 +100,7 @@ def restore(
         lq: (B, C, h, w) in [0, 1].
         seed: seed of the run; the noise of image i is a function of (seed, names[i]).
         names: identity of each image.
+        noise: generator of the noise.
         tile: how images larger than a tile are cut; ``None`` restores any size at once.
         watch: sees the intermediate results; of images that are cut, put together from their tiles.
 
@@ -140,23 +113,30 @@ def restore(
     in_steps = tile is None or tile.blend == "step"
     plan = TilePlan(tile if in_steps else None, Scratch(lq.device, _ROOM))
     if tile is None or in_steps or max(lq.shape[-2:]) <= tile.size:
-        return restore_planned(method, lq, plan, seed=seed, names=names, watch=watch)
-    return _restore_apart(method, lq, tile, seed=seed, names=names, watch=watch)
+        return restore_planned(method, lq, plan, seed=seed, names=names, noise=noise, watch=watch)
+    return _restore_apart(method, lq, tile, lambda shape: NOISE[noise](seed, names, shape, Scratch(lq.device)), watch)
 
 
 @torch.inference_mode()
 def restore_planned(
-    method: Method, lq: Tensor, plan: TilePlan, *, seed: int, names: Sequence[str], watch: Watch | None = None
+    method: Method,
+    lq: Tensor,
+    plan: TilePlan,
+    *,
+    seed: int,
+    names: Sequence[str],
+    noise: NoiseSource = "sequential",
+    watch: Watch | None = None,
 ) -> Tensor:
     """As :func:`restore`, with the work divided as ``plan`` says; the result may be in a file of its scratch."""
     facts = method.facts
     padded = pad_to_multiple(lq, facts.multiple)
-    noise = NoiseField(seed, names, facts.noise_shape(*padded.shape[-2:]), plan.scratch)
+    fields = NOISE[noise](seed, names, facts.noise_shape(*padded.shape[-2:]), plan.scratch)
     height, width = facts.output_size(*lq.shape[-2:])
     inside = (..., slice(height), slice(width))
     shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))
     with kept_buffers(len(lq) * _pixels_at_once(plan, padded)):
-        return method.restore(padded, noise, tiles=plan, watch=shown)[inside]
+        return method.restore(padded, fields, tiles=plan, watch=shown)[inside]
 
 
 def _pixels_at_once(plan: TilePlan, lq: Tensor) -> int:
@@ -168,13 +148,13 @@ def _pixels_at_once(plan: TilePlan, lq: Tensor) -> int:
 
 
 def _restore_apart(
-    method: Method, lq: Tensor, tile: TileOptions, *, seed: int, names: Sequence[str], watch: Watch | None
+    method: Method, lq: Tensor, tile: TileOptions, fields: Callable[[Shape], Noise], watch: Watch | None
 ) -> Tensor:
     """Restores tiles for themselves and averages them where they overlap, as the released code does."""
     facts = method.facts
     scale, cell = facts.whole_scale("blend: end"), facts.state[1]
     shape = facts.noise_shape(*padded_size(lq.shape[-2:], facts.multiple))
-    field = cache(NoiseField(seed, names, shape, Scratch(lq.device)))
+    field = cache(fields(shape))
 
     def restore_tile(pixels: Tensor, place: Tile, watch: Watch | None) -> Tensor:
         padded = pad_to_multiple(pixels, facts.multiple)

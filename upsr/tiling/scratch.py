@@ -26,7 +26,7 @@ class Scratch:
     """
 
     def __init__(self, device: torch.device, room: float = math.inf) -> None:
-        self._device = device
+        self.device = device
         self._room = room
         self._mapped: list[mmap.mmap] = []
 
@@ -39,7 +39,7 @@ class Scratch:
         size = 4 * math.prod(shape)
         if size <= self._room:
             self._room -= size
-            return torch.zeros(shape, device=self._device)
+            return torch.zeros(shape, device=self.device)
         mapped = _mapped_file(size)
         self._mapped.append(mapped)
         return torch.frombuffer(mapped, dtype=torch.float32).view(shape)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from upsr.config.schema import TileOptions
-from upsr.diffusion.sampling import Denoise, Step
+from upsr.diffusion.sampling import Denoise, Field, Step
 from upsr.tiling.peers import Peers
 from upsr.tiling.scratch import Scratch, bands
 from upsr.tiling.windows import Tile, axis_windows
@@ -98,8 +98,8 @@ class Tiles:
         """(B, channels, scale*h, scale*w) of zeros, in memory or in a file."""
         return self.plan.scratch.zeros(self.batch, channels, self.height * scale, self.width * scale)
 
-    def cut(self, image: Tensor, windows: Sequence[Tile], scale: int = 1) -> Tensor:
-        """The windows of a (B, N, scale*h, scale*w) image, stacked along the batch, on the networks' device."""
+    def cut(self, image: Field, windows: Sequence[Tile], scale: int = 1) -> Tensor:
+        """The windows of a (B, N, scale*h, scale*w) image or field, stacked along the batch, on the networks' device."""
         return torch.cat([image[window.place(scale)] for window in windows]).to(self.device)
 
     def blend(self, out: Tensor, of_windows: Callable[[Sequence[Tile]], Tensor], scale: int = 1) -> Tensor:
@@ -181,8 +181,8 @@ def tiled(denoise_in: Callable[[Sequence[Tile]], Denoise], tiles: Tiles) -> Deno
 def banded(step_in: Callable[[Tile], Step], tiles: Tiles) -> Step:
     """A reverse step of whole images, in place, made of one for any band."""
 
-    def step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Tensor]) -> Tensor:
-        field: list[Tensor] = []
+    def step(x_t: Tensor, x_0: Tensor, t: Tensor, t_prev: Tensor, noise: Callable[[], Field]) -> Tensor:
+        field: list[Field] = []
 
         def noise_in(band: Tile) -> Tensor:
             if not field:

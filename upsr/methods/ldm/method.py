@@ -93,7 +93,7 @@ class LatentDiffusionSR(Method):
 
         step = self.process.step("ddim", self.sampling.eta)
         latent = sample(
-            noise(0),
+            noise(0)[...],
             tiled(denoise_in, area),
             banded(lambda _: step, area),
             repeated(timesteps, len(lq), lq.device),

@@ -148,9 +148,10 @@ class StableSR(Method):
                 watch(Seen(f"t={timesteps[k]}", image_of(x_0)))
 
         t = repeated(timesteps, len(lq), lq.device)
-        x = noise(_START_DRAW)
-        if own.start == "noised_lr" or (own.start == "auto" and len(area.windows) > 1):
-            first = x
+        first = noise(_START_DRAW)
+        if own.start == "noise" or (own.start == "auto" and len(area.windows) == 1):
+            x = first[...]
+        else:
             x = area.in_bands(
                 area.blank(self.facts.state[0]),
                 lambda band: self.process.q_sample(area.cut(z_lr, [band]), t[:, 0], area.cut(first, [band])),

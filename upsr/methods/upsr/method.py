@@ -16,7 +16,7 @@ from upsr.accelerate import accelerated
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.choices import Sampler, Spacing
 from upsr.diffusion import Between, ResidualShift, respace, sample
-from upsr.diffusion.sampling import Denoise, Noise, repeated
+from upsr.diffusion.sampling import Denoise, Field, Noise, repeated
 from upsr.errors import UpsrError
 from upsr.methods.base import Facts, Frozen, Knob, Method, Seen, Watch
 from upsr.methods.build import autocast_dtype, build_network, load_weights
@@ -184,7 +184,7 @@ class UPSR(Method):
         """Sample x_0 under a condition, whole images at once: (B, C, s*h, s*w) in about [-1, 1], not clamped."""
         timesteps = repeated(list(self.sampling.timesteps), len(cond.y), cond.y.device)
         process = self.process_of(cond)
-        x = process.prior(timesteps[:, 0], noise(0))
+        x = process.prior(timesteps[:, 0], noise(0)[...])
         return self.codec.decode(sample(x, self.given(cond).denoiser_of(cond), process.step, timesteps, noise))
 
     def condition(self, lq: Tensor) -> Condition:
@@ -329,7 +329,7 @@ class _Image:
         """The diffusion in the windows."""
         return self.method.process_of(self.at(windows))
 
-    def start(self, t: Tensor, noise: Tensor) -> Tensor:
+    def start(self, t: Tensor, noise: Field) -> Tensor:
         """The state that sampling starts from."""
         x = self.area.blank(noise.shape[1])
         return self.area.in_bands(x, lambda band: self.process([band]).prior(t, self.area.cut(noise, [band])))

@@ -1,0 +1,112 @@
+"""Numbers by counters: the published vectors, any window of a field, independent fields, and the normal distribution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tests import tiny
+from upsr.archs import ATD
+from upsr.config.schema import TileOptions
+from upsr.devices import CPU
+from upsr.philox import normal_field, philox
+from upsr.restoring.noise import CounterNoise
+from upsr.restoring.restore import restore
+from upsr.rng import derive_seed
+from upsr.tiling.scratch import Scratch
+
+SHAPE = (3, 61, 46)
+ALL = (slice(0, SHAPE[1]), slice(0, SHAPE[2]))
+WORDS = 0xFFFFFFFF
+
+
+def words(text):
+    return [torch.tensor(int(word, 16)) for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ("0 0 0 0", "0 0", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ],
+)
+def test_the_vectors_of_its_authors_come_out(counter, key, expected):
+    assert [f"{int(word):08x}" for word in philox(words(counter), words(key))] == expected.split()
+
+
+def independent(key, channels, rows, columns):
+    """The same field by whole numbers of Python and NumPy's logarithms, one number after another."""
+    field = np.empty((channels, rows, columns), np.float32)
+    for channel, row, column in np.ndindex(field.shape):
+        a, b, c, d, k, m = column // 4, row, channel, 0, key & WORDS, key >> 32
+        for _ in range(10):
+            p, q = 0xD2511F53 * a, 0xCD9E8D57 * c
+            a, b, c, d = (q >> 32) ^ b ^ k, q & WORDS, (p >> 32) ^ d ^ m, p & WORDS
+            k, m = (k + 0x9E3779B9) & WORDS, (m + 0xBB67AE85) & WORDS
+        first, second = ((a, b), (c, d))[column % 4 // 2]
+        length = np.sqrt(-2 * np.log((first + 1) / 2**32))
+        field[channel, row, column] = length * (np.cos, np.sin)[column % 2](2 * np.pi * second / 2**32)
+    return field
+
+
+def test_a_field_is_what_its_formula_says():
+    key = derive_seed(0, "restore", "a.png", 1)
+    own = normal_field([key], 2, slice(0, 7), slice(0, 9), CPU)[0]
+    np.testing.assert_allclose(own.numpy(), independent(key, 2, 7, 9), rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(13, 40), slice(60, 61)])
+@pytest.mark.parametrize("columns", [slice(0, 4), slice(3, 5), slice(5, 46), slice(45, 46)])
+def test_a_window_is_cut_from_the_field(rows, columns, monkeypatch):
+    field = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(0)
+    whole = field[...]
+    assert whole.shape == field.shape == (2, *SHAPE)
+    monkeypatch.setattr("upsr.philox._AT_ONCE", 200)  # a few rows at a time
+    assert torch.equal(field[..., rows, columns], whole[..., rows, columns])
+    assert torch.equal(field[..., :, columns], whole[..., columns])
+
+
+def test_an_image_s_field_does_not_depend_on_its_batch():
+    both = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(1)[...]
+    for name, own in zip("ab", both, strict=True):
+        assert torch.equal(CounterNoise(3, [name], SHAPE, Scratch(CPU))(1)[...][0], own)
+
+
+def test_fields_are_normal_and_independent():
+    fields = [
+        CounterNoise(seed, [name], (3, 256, 256), Scratch(CPU))(k)[...].flatten().double().numpy()
+        for seed, name, k in [(0, "a", 0), (0, "a", 1), (0, "b", 0), (1, "a", 0)]
+    ]
+    count = fields[0].size
+    for values in fields:
+        assert abs(values.mean()) < 4 / np.sqrt(count)
+        assert abs(values.var() - 1) < 4 * np.sqrt(2 / count)
+        assert abs(stats.skew(values)) < 4 * np.sqrt(6 / count)
+        assert abs(stats.kurtosis(values)) < 4 * np.sqrt(24 / count)
+        assert stats.kstest(values, "norm").pvalue > 1e-4
+        image = values.reshape(3, 256, 256)
+        for axis in range(3):  # neighbours, of channels too
+            assert abs((image * np.roll(image, 1, axis)).mean()) < 4.5 / np.sqrt(count)
+    assert np.abs(np.corrcoef(fields) - np.eye(len(fields))).max() < 4.5 / np.sqrt(count)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "posterior"])
+def test_tiles_restore_with_windows_of_the_field_as_with_the_whole(sampler, monkeypatch):
+    method = tiny.model(tiny.random_weights(ATD(**tiny.ATD)))
+    method.sampling = replace(method.sampling, sampler=sampler)
+    lq = torch.rand(1, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+    tile = TileOptions(size=16, overlap=4, blend="step")
+    restored = {}
+    for noise in ("sequential", "counter"):
+        restored[noise] = restore(method, lq, seed=0, names=["one"], noise=noise, tile=tile)
+    assert not torch.equal(restored["sequential"], restored["counter"])
+    call = CounterNoise.__call__
+    monkeypatch.setattr(CounterNoise, "__call__", lambda self, k: call(self, k)[...])
+    whole = restore(method, lq, seed=0, names=["one"], noise="counter", tile=tile)
+    assert torch.equal(restored["counter"], whole)
