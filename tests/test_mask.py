@@ -303,7 +303,7 @@ def test_mistakes_are_one_line(weights, photos, arguments, message):
 
 def test_resuming_notices_another_mask(photos):
     from upsr.photos.jobs import plan_jobs
-    from upsr.photos.upscaling import Journal
+    from upsr.photos.journal import Journal
 
     mask = photos / "in/masks/a.png"
     (job,) = plan_jobs([str(photos / "in/a.png")], str(photos / "out"), "", None, masks=mask)
@@ -349,7 +349,16 @@ def test_settings_of_a_record_are_repeated(weights, photos):
         (("--steps", "0"), "seed", 0),
     ):
         code, said = upscale(
-            None, photo, "-o", photos / "other.png", "--settings", record, "--record", photos / "again.json", *more
+            None,
+            photo,
+            "-o",
+            photos / "other.png",
+            "--overwrite",
+            "--settings",
+            record,
+            "--record",
+            photos / "again.json",
+            *more,
         )
         assert code == 0, said
         settings = json.loads((photos / "again.json").read_text())["settings"]

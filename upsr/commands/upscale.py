@@ -18,7 +18,7 @@ from upsr.choices import QUALITY
 from upsr.commands.processes import launch
 from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
 from upsr.commands.upscale_progress import progress_for, summarise
-from upsr.commands.upscale_settings import KNOBS, check_weights, repeat
+from upsr.commands.upscale_settings import KNOBS, check_weights, is_record, repeat
 from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
 
@@ -70,7 +70,7 @@ def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
     remarks: list[Remark] = []
     jobs = plan_jobs(
         given.inputs, given.out, given.suffix, _format(given.format), maps=given.save_uncertainty, masks=given.mask,
-        results_stay=given.skip_existing or given.resume, on_remark=remarks.append,
+        results_stay=given.skip_existing or given.resume, overwrite=given.overwrite, on_remark=remarks.append,
     )  # fmt: skip
     _check_targets(given, jobs)
     return jobs, remarks
@@ -86,7 +86,8 @@ def _run(
     run: Any,
     devices: list[str],
 ) -> int:
-    from upsr.photos.upscaling import Journal, Outcome, upscale_all, write_record
+    from upsr.photos.journal import Journal
+    from upsr.photos.upscaling import Outcome, upscale_all, write_record
     from upsr.pipeline.options import KEY, WEIGHTS_SHA256, options_of
     from upsr.pipeline.pipeline import UPSRPipeline
     from upsr.provenance import digest_of, machine, versions
@@ -172,8 +173,9 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
     without_noise = given.steps == 0 or (given.steps is None and given.fidelity == 1)
     to_stream = given.out == "-"
     idle = (
-        (("skip_existing", "resume"), to_stream, "with -o -: nothing can be there yet"),
+        (("skip_existing", "resume", "overwrite"), to_stream, "with -o -: nothing can be there yet"),
         (("resume",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
+        (("overwrite",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
         (("resume",), given.inputs == ["-"], "of standard input, which cannot be read again"),
         (
             ("seed", "adaptive", "compile", "dtype", "mask"),
@@ -210,8 +212,9 @@ def _check_model(given: argparse.Namespace, pipe: Any) -> None:
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
     """Refuse options that these photos and results do not allow."""
     from upsr.images.writing import takes_quality
-    from upsr.photos.jobs import STREAM, ending_by_content
-    from upsr.photos.upscaling import Journal
+    from upsr.photos.existing import refuse_existing
+    from upsr.photos.jobs import STREAM, ending_by_content, folder_of
+    from upsr.photos.journal import Journal
 
     files = [job.target for job in jobs if job.target != STREAM]
     if given.quality is not None and "quality" not in given.repeated:
@@ -223,12 +226,20 @@ def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
         taken = {path for job in jobs for path in (job.source, job.target, *job.maps.values(), job.mask or job.source)}
         if os.path.realpath(given.record) in map(os.path.realpath, taken) or given.record.is_dir():
             raise UpsrError(f"--record: {given.record} is a photo, a result or a folder; name another file")
+        if given.record.exists() and not given.overwrite and not is_record(given.record):
+            raise UpsrError(
+                f"--record: {one_line(str(given.record))} is there and no record of an earlier run; --overwrite replaces it, "
+                "or name another file"
+            )
         writable_folder(given.record.parent)
-    if given.resume and any(path.is_file() for path in files) and not Journal.is_in(_place(given, jobs)):
-        raise UpsrError(
-            f"--resume: no interrupted run is noted in {_place(given, jobs)}, and results are there; "
-            "--skip-existing leaves them, and without either they are made again"
-        )
+    if given.resume and not given.overwrite:
+        folder = folder_of(given.out, jobs)
+        if any(path.is_file() for path in files) and not Journal.is_in(folder):
+            raise UpsrError(
+                f"--resume: no interrupted run is noted in {one_line(str(folder))}, and results are there; "
+                "--skip-existing leaves them, --overwrite makes them again"
+            )
+        refuse_existing(jobs, folder)
 
 
 def _option(name: str) -> str:
@@ -317,14 +328,9 @@ def _format(name: str | None) -> str | None:
 
 def _folder(given: argparse.Namespace, jobs: list[Job]) -> Path | None:
     """The folder of the results, which can be written to; ``None`` for standard output."""
-    from upsr.photos.jobs import STREAM
+    from upsr.photos.jobs import STREAM, folder_of
 
-    return None if jobs[0].target == STREAM else writable_folder(_place(given, jobs))
-
-
-def _place(given: argparse.Namespace, jobs: list[Job]) -> Path:
-    out = Path(given.out)
-    return out.parent if jobs[0].target == out else out
+    return None if jobs[0].target == STREAM else writable_folder(folder_of(given.out, jobs))
 
 
 def _num_gpu(devices: list[str]) -> Any:
