@@ -372,6 +372,7 @@ def test_resuming_needs_something_to_resume(place, upscale):
         (("a.png", "-o", "out", "--steps", "0", "--seed", "0"), "--seed"),
         (("a.png", "-o", "out", "--fidelity", "1", "--adaptive", "0.1"), "--adaptive"),
         (("a.png", "-o", "out", "--steps", "0", "--fidelity", "0.3"), "--fidelity"),
+        (("a.png", "-o", "out", "--steps", "1", "--fidelity", "1"), "--steps"),
         (("a.png", "-o", "out", "--share", "tiles"), "--share"),
         (("a.png", "-o", "out", "--batch", "2", "--tile", "none"), "--batch"),
         (("a.png", "-o", "out", "--width", "0"), "--width"),

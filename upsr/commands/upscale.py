@@ -170,7 +170,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
             raise UpsrError(f"{_option(name)}: it is empty, as a variable that is not set is")
     if shared and "-" in given.inputs and given.share != "tiles":
         raise UpsrError("-: standard input is read by one process; name one device, or give --share tiles")
-    without_noise = given.steps == 0 or (given.steps is None and given.fidelity == 1)
+    without_noise = given.steps == 0 or given.fidelity == 1
     to_stream = given.out == "-"
     idle = (
         (("skip_existing", "resume", "overwrite"), to_stream, "with -o -: nothing can be there yet"),
@@ -183,6 +183,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
             "where nothing is denoised: --steps 0, --fidelity 1",
         ),
         (("fidelity",), given.steps == 0, "with --steps 0, which is g's estimate"),
+        (("steps",), given.fidelity == 1, "with --fidelity 1, which is g's estimate"),
         (("outscale",), given.width is not None or given.height is not None, "together with --width or --height"),
         (("share",), not shared, "on one device: name several with --devices"),
         (("batch",), given.tile == "none", "with --tile none: there are no tiles to batch"),
