@@ -367,6 +367,20 @@ def test_settings_of_a_record_are_repeated(weights, photos):
         assert (settings["outscale"] is None) == (key == "size")
 
 
+@pytest.mark.parametrize(("target", "says"), [
+    ("b.jpg", "JPEG changes"), ("b.webp", "WEBP changes"), ("b.gif", "GIF changes"), ("b.png", None), ("b.tif", None),
+])  # fmt: skip
+def test_the_command_says_that_a_format_is_not_consistent(weights, photos, target, says):
+    code, said = upscale(weights, photos / "in/a.png", "-o", photos / target, "--consistent",
+                         "--record", photos / "record.json")  # fmt: skip
+    assert code == 0, said
+    colours = np.asarray(Image.open(photos / target).convert("RGB"))
+    assert (min(shares(colours, picture(20, 30))) >= 0.999) == (says is None)
+    notes = [] if says is None else [f"not consistent: {says} values; the formats png and tif keep them"]
+    assert list(json.loads((photos / "record.json").read_text())["notes"]) == notes
+    assert said.count("note: not consistent: ") == len(notes)
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (None, "cannot be read (No such file or directory)"),
     ("{", "cannot be read (not JSON: "),

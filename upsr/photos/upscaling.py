@@ -20,7 +20,7 @@ from upsr.choices import MAX_MEGAPIXELS, QUALITY
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
-from upsr.images.writing import check_writable, suffix_for, write_photo
+from upsr.images.writing import changed_values, check_writable, suffix_for, write_photo
 from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
 from upsr.photos.journal import Journal, photo_digest
@@ -123,7 +123,7 @@ def upscale_all(
             if peers is None or peers.is_main:
                 if noted is not None:
                     noted.announce(job, maps)
-                for note in _write(job, large, maps, handling):
+                for note in _write(job, large, maps, handling, consistent=settings.consistent):
                     outcome.notes.setdefault(note, []).append(str(job.source))
                 if noted is not None:
                     noted.add(job)
@@ -246,14 +246,22 @@ def _read_by(peers: Peers | None, read: Callable[[], tuple[Photo, Tensor | None]
     return found
 
 
-def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> list[str]:
+def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling, *, consistent: bool) -> list[str]:
     """Write the result and the maps; returns the losses in reading and writing."""
+    written = job.target if job.target != STREAM else Path(_stream_name(large, handling))
+    notes = [*large.notes, *inconsistency(written, consistent)]
     if job.target == STREAM:
-        return [*large.notes, *_write_to_stdout(large, handling)]
+        return [*notes, *_write_to_stdout(large, handling)]
     losses = write_photo(job.target, large, quality=handling.quality)
     for name, picture in maps.items():
         write_photo(job.maps[name], picture)
-    return [*large.notes, *losses]
+    return [*notes, *losses]
+
+
+def inconsistency(path: Path, consistent: bool) -> tuple[str, ...]:
+    """A phrase for a result that was to be consistent with its photo, and is not in the format of ``path``."""
+    changed = changed_values(path) if consistent else None
+    return () if changed is None else (f"not consistent: {changed}",)
 
 
 def _write_to_stdout(photo: Photo, handling: Handling) -> tuple[str, ...]:
