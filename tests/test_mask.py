@@ -144,6 +144,18 @@ def test_what_a_black_pixel_touches_is_outside_at_every_size(size):
     assert (weight == 1).any() == (size[0] >= 8)
 
 
+def test_a_mask_of_truth_values_is_white_where_they_are_true(pipe):
+    inside = np.zeros((20, 30), bool)
+    inside[5:15, 4:20] = True
+    for mask in (inside, torch.from_numpy(inside)):
+        assert np.array_equal(mask_of(mask).numpy(), inside.astype(np.float32))
+    results = [
+        np.asarray(pipe(picture(20, 30), mask=mask, steps=1).images[0])
+        for mask in (inside, np.where(inside, 255, 0).astype(np.uint8))
+    ]
+    assert np.array_equal(*results)
+
+
 def test_a_mask_of_other_proportions_is_refused(pipe):
     for size in ((20, 30), (80, 120), (10, 15), (7, 10), (41, 61)):
         check_fits(torch.zeros(size), (20, 30))

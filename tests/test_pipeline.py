@@ -173,6 +173,46 @@ def test_settings_out_of_range_are_named(pipe, settings, word):
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"outscale": "2"}, "outscale is '2'; give a number"), ({"outscale": True}, "outscale is True; give a number"),
+     ({"consistent": "no"}, "consistent is 'no'; give True or False"), ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+     ({"seed": "a"}, "seed is 'a'; give a whole"), ({"seed": [1, 2]}, r"seed is \[1, 2\]; give a whole"),
+     ({"seed": float("inf")}, "seed is inf; give a whole"), ({"seed": True}, "seed is True; give a whole"),
+     ({"steps": True}, "steps is True; give whole numbers from 0"), ({"tile": 64.5}, "tile is 64.5; give a whole number of LR"),
+     ({"tile": "x"}, "tile is 'x'; give a whole number of LR pixels, 'auto' or None"),
+     ({"tiles_at_once": 1.5}, "tiles_at_once is 1.5; give a whole"), ({"size": "x"}, "size is 'x'; give .width, height."),
+     ({"size": 100}, "size is 100; give .width, height."), ({"size": (100, "x")}, "a side of size is 'x'; give"),
+     ({"knobs": 5}, "knobs is 5; give the method's settings by name"), ({"output_type": ["pil"]}, "output_type is"),
+     ({"width": 100}, r"^width: no such setting; give size=\(width, height\)"),
+     ({"height": 100, "outscale": 2}, r"^height: no such setting; give size="),
+     ({"out_scale": 2}, "^out_scale: no such setting; did you mean 'outscale'"),
+     ({"heat": 2}, "^heat: the method UPSR has no such setting; it has steps, fidelity, adaptive")],
+)  # fmt: skip
+def test_settings_of_another_kind_are_named_with_what_is_wanted(pipe, settings, message):
+    with pytest.raises(UpsrError, match=message):
+        pipe(small(), **settings)
+
+
+def test_whole_numbers_of_any_type_are_the_same_settings():
+    plain = Settings(seed=3, tile=64, size=(None, 90), tiles_at_once=2, consistent=True)
+    numpy = Settings(seed=np.int64(3), tile=64.0, size=[None, np.uint16(90)], tiles_at_once=2.0, consistent=np.True_)
+    assert repr(numpy) == repr(plain)
+
+
+def test_a_type_is_no_device_and_a_misspelt_argument_none(pipe):
+    with pytest.raises(UpsrError, match=r"device is torch.float16, which is a type; give dtype=torch.float16"):
+        pipe.to(torch.float16)
+    with pytest.raises(UpsrError, match=r"device '\[\]' cannot be used here"):
+        pipe.to([])
+    with pytest.raises(UpsrError, match=r"dtype is '\[\]'; there are auto, float32"):
+        pipe.to(dtype=[])
+    with pytest.raises(UpsrError, match=r"^devise: no such argument of from_pretrained; did you mean 'device'\?"):
+        UPSRPipeline.from_pretrained("tiny", devise="cpu")
+    with pytest.raises(UpsrError, match="nowhere: no such file or folder"):
+        UPSRPipeline.from_pretrained("nowhere", revision="main", local_files_only=True)
+
+
+@pytest.mark.parametrize(
     "image", [np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4, 3), np.uint8), np.full((4, 4), 7.0), 3, "nowhere.png"]
 )
 def test_what_is_no_image_is_refused(pipe, image):

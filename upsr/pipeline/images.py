@@ -131,6 +131,6 @@ def output_of(kind: str) -> Callable[[Frame], Any]:
     Raises:
         UpsrError: there is no such type.
     """
-    if kind not in _OUTPUTS:
+    if not isinstance(kind, str) or kind not in _OUTPUTS:
         raise UpsrError(f"output_type is '{kind}'; there are {', '.join(_OUTPUTS)}")
     return _OUTPUTS[kind]
