@@ -172,6 +172,18 @@ def test_settings_out_of_range_are_named(pipe, settings, word):
         pipe(small(), **settings)
 
 
+def test_adaptive_has_an_effect_in_one_step(pipe):
+    """A window that g is sure of keeps g(y); one with detail takes the step."""
+    flat = np.full((24, 24, 3), 120, np.uint8)
+    flat[10:12] = 130
+    once, left_out, faithful = (array(pipe(flat, **how).images[0]) for how in (
+        {"steps": 1}, {"steps": 1, "adaptive": 0.1}, {"fidelity": 1},
+    ))  # fmt: skip
+    assert np.array_equal(left_out, faithful)
+    assert not np.array_equal(left_out, once)
+    assert np.array_equal(*(array(pipe(small(), steps=1, **how).images[0]) for how in ({}, {"adaptive": 0.004})))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"outscale": "2"}, "outscale is '2'; give a number"), ({"outscale": True}, "outscale is True; give a number"),
