@@ -341,9 +341,19 @@ def test_a_record_replaces_records_alone(place, upscale):
     assert "done" in json.loads(Path("notes.json").read_text())
 
 
-def test_resuming_needs_something_to_resume(place, upscale):
+def test_resuming_needs_something_to_resume(place, upscale, monkeypatch):
     photo("in/a.png", "in/b.png")
     assert counts(upscale("in", "-o", "out", "--resume")[1]) == (2, 0, 0)
+    with monkeypatch.context() as patch:
+        patch.delattr(UPSRPipeline, "from_pretrained")  # no model is needed to see that nothing is left
+        for more in ((), ("--devices", "cpu,cpu"), ("--record", "record.json")):
+            code, lines = upscale("in", "-o", "out", "--resume", *more)
+            assert (code, counts(lines)) == (0, (0, 2, 0))
+            assert "no run was interrupted, and nothing is left to do; --overwrite makes all again" in lines[0]
+            assert ("no record is written" in lines[0]) == ("--record" in more)
+            assert lines[1:3] == [f"  in/{name}.png: skipped, its result is there" for name in "ab"]
+    assert files_in(place) == {"in/a.png", "in/b.png", "out/a.png", "out/b.png"}
+    Path("out/a.png").unlink()
     code, lines = upscale("in", "-o", "out", "--resume")
     assert code == 2
     assert "no interrupted run" in lines[-1]

@@ -42,7 +42,9 @@ def main(given: argparse.Namespace) -> int:
     settings, handling = _settings(given), _handling(given)
     if len(devices) > 1 and launcher == "none":
         if "-" not in given.inputs:
-            _planned(given)  # mistakes are reported once, before any process is started
+            jobs, remarks = _planned(given)  # mistakes are reported once, before any process is started
+            if not jobs:
+                return _nothing_left(given, remarks)
         return launch(devices)
     with runtime(launcher, _num_gpu(devices)) as run:
         # The main process lists the photos: others could meet results of the first among them.
@@ -52,6 +54,8 @@ def main(given: argparse.Namespace) -> int:
                 raise found
             return found.exit_code
         jobs, remarks = found
+        if not jobs:
+            return _nothing_left(given, remarks) if run.is_main else 0
         return _run(given, settings, handling, jobs, remarks, _folder(given, jobs), run, devices)
 
 
@@ -64,16 +68,37 @@ def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | Upsr
 
 
 def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
-    """Photos with the places of their results, and remarks on other files."""
-    from upsr.photos.jobs import plan_jobs
+    """Photos with the places of their results, and remarks on other files; no photos where a run has nothing left to do."""
+    from upsr.photos.jobs import folder_of, plan_jobs
+    from upsr.photos.journal import Journal
+    from upsr.photos.sources import Remark
+    from upsr.photos.upscaling import THERE
 
     remarks: list[Remark] = []
     jobs = plan_jobs(
         given.inputs, given.out, given.suffix, _format(given.format), maps=given.save_uncertainty, masks=given.mask,
         results_stay=given.skip_existing or given.resume, overwrite=given.overwrite, on_remark=remarks.append,
     )  # fmt: skip
+    if (
+        given.resume
+        and not given.overwrite
+        and all(job.target.is_file() for job in jobs)
+        and not Journal.is_in(folder_of(given.out, jobs))
+    ):
+        return [], [*remarks, *(Remark(job.source, THERE, "skipped") for job in jobs)]
     _check_targets(given, jobs)
     return jobs, remarks
+
+
+def _nothing_left(given: argparse.Namespace, remarks: list[Remark]) -> int:
+    """The summary of a run that is to be resumed and has ended, whose results are all there."""
+    _say_notes(remarks)
+    recorded = "" if given.record is None else "; no record is written"
+    summarise(
+        _together([], remarks),
+        f"no run was interrupted, and nothing is left to do; --overwrite makes all again{recorded}",
+    )
+    return 1 if any(remark.kind == "failed" for remark in remarks) else 0
 
 
 def _run(
@@ -159,7 +184,7 @@ def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
         skipped={**skipped, **{name: why for outcome in outcomes for name, why in outcome.skipped.items()}},
         failed=sorted(unread + [line for outcome in outcomes for line in outcome.failed]),
         notes=notes,
-        seconds=max(outcome.seconds for outcome in outcomes),
+        seconds=max((outcome.seconds for outcome in outcomes), default=0.0),
     )
 
 
