@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import upsr
 from tests import tiny
@@ -170,6 +170,29 @@ def test_progress_counts_and_can_end_the_work(pipe):
 def test_settings_out_of_range_are_named(pipe, settings, word):
     with pytest.raises(UpsrError, match=word):
         pipe(small(), **settings)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_a_pil_image_is_turned_as_its_file_is(pipe, tmp_path, ending):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"turned.{ending}"
+    Image.fromarray(small()).save(path, exif=exif)
+    assert Image.open(path).size[::-1] == small().shape[:2] or ending == "tif"
+    from_file, from_pil = (pipe(image, steps=0).images[0] for image in (path, Image.open(path)))
+    assert from_file.size == tuple(4 * side for side in small().shape[:2])
+    assert np.array_equal(array(from_file), array(from_pil))
+    upright = ImageOps.exif_transpose(Image.open(path))
+    assert np.array_equal(array(pipe(upright, steps=0).images[0]), array(from_pil)), "not turned twice"
+
+
+def test_bits_that_a_pil_image_does_not_hold_are_said(pipe):
+    deep = small().astype(np.uint16) * 257
+    images = [Image.fromarray(deep[..., 0]), deep, small(), small().astype(np.float32) / 255]
+    (said,) = {note for notes in pipe(images, steps=0).notes for note in notes}
+    assert said == "more than 8 bits left out: output_type='pil' has 8; 'np' and 'pt' keep them"
+    assert pipe(images, steps=0).notes == [(said,), (said,), (), ()]
+    assert pipe(images, steps=0, output_type="np").notes == [(), (), (), ()]
 
 
 def test_adaptive_has_an_effect_in_one_step(pipe):
