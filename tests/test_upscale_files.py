@@ -440,6 +440,18 @@ def test_what_the_result_cannot_be_is_refused_before_the_work(place, upscale, mo
     assert files_in(place) == {"a.png"}
 
 
+def test_what_is_too_large_names_the_option_that_allows_it(place, upscale):
+    photo("a.png", "b.png", "masks/b.png")
+    Image.fromarray(picture(16, 18)).save("masks/b.png")
+    line = "pixels are more than the {} allowed; scale it down or allow more with --max-megapixels"
+    for most, arguments, said in (
+        ("0.00005", ("a.png",), "a.png: 72 " + line.format(50)),
+        ("0.0001", ("b.png", "--mask", "masks"), "b.png: its mask masks/b.png: 288 " + line.format(100)),
+    ):
+        code, lines = upscale(*arguments, "-o", "out", "--max-megapixels", most, steps=None)
+        assert (code, lines[-1]) == (1, f"  {said}")
+
+
 def test_the_memory_of_a_resizing_counts(place, upscale, monkeypatch):
     photo("a.png")
     width = 8 * Image.open("a.png").width

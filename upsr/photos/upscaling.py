@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 from upsr.atomic import atomic_write
 from upsr.choices import MAX_MEGAPIXELS, QUALITY
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
+from upsr.images.kinds import TooManyPixelsError
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
 from upsr.images.writing import changed_values, check_writable, suffix_for, write_photo
@@ -218,7 +220,8 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     if kind := irregular(job.source) if job.source != STREAM else None:
         raise UpsrError(f"{name}: {kind}, which is not opened; a pipe can be standard input: upsr upscale - < {name}")
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-    photo = read_photo(source, name, max_pixels=handling.max_pixels)
+    with _naming_the_limit():
+        photo = read_photo(source, name, max_pixels=handling.max_pixels)
     shape = (photo.frames[0].shape[0], photo.frames[0].shape[1])
     try:
         size = pipe.target_size(shape, settings)
@@ -226,8 +229,18 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     except UpsrError as error:
         raise UpsrError(f"{name}: {error}") from None
     _check_room(name, photo, size, pipe.scale)
-    mask = None if job.mask is None else read_mask(job.mask, name, shape, max_pixels=handling.max_pixels)
+    with _naming_the_limit():
+        mask = None if job.mask is None else read_mask(job.mask, name, shape, max_pixels=handling.max_pixels)
     return photo, mask
+
+
+@contextlib.contextmanager
+def _naming_the_limit() -> Iterator[None]:
+    """Errors of files with too many pixels name the option that allows more."""
+    try:
+        yield
+    except TooManyPixelsError as error:
+        raise UpsrError(f"{error} with --max-megapixels") from None
 
 
 def _read_by(peers: Peers | None, read: Callable[[], tuple[Photo, Tensor | None]]) -> tuple[Photo, Tensor | None]:
