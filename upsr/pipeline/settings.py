@@ -81,12 +81,13 @@ class Settings:
         Raises:
             UpsrError: there is one; it names the field.
         """
+        names = [field.name for field in fields(self)]
         for name in self.knobs:
-            if name in own:
+            if name in own or name in names:  # a field among the knobs is refused by the method
                 continue
             if name in ("width", "height"):
                 raise UpsrError(f"{name}: no such setting; give size=(width, height), of which one may be None")
-            if near := difflib.get_close_matches(name, [field.name for field in fields(self)], n=1, cutoff=0.75):
+            if near := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
                 raise UpsrError(f"{name}: no such setting; did you mean '{near[0]}'?")
 
 
