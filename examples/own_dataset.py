@@ -56,4 +56,4 @@ upsr(["test", "--opt", str(OUT / "mine.yml"), "--force-yml", *changes])
 
 # %% Use it: the folder of the run is a model
 Image.open(VALIDATION / "chelsea.png").resize((48, 48), Image.Resampling.BICUBIC).save(OUT / "small.png")
-upsr(["upscale", str(OUT / "small.png"), "-o", str(OUT / "large.png"), "--weights", str(OUT / "mine")])
+upsr(["upscale", str(OUT / "small.png"), "-o", str(OUT / "large.png"), "--weights", str(OUT / "mine"), "--overwrite"])

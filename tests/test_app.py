@@ -230,6 +230,24 @@ def test_each_of_several_photos_is_decoded_once(tmp_path, monkeypatch):
         assert json.loads(archive.read("settings.json"))["options"]["quality"] == 50
 
 
+@pytest.mark.parametrize(("ending", "consistent"), [(".webp", True), (".webp", False), (".png", True)])
+def test_notes_of_several_photos_say_that_a_format_is_not_consistent(tmp_path, ending, consistent):
+    pytest.importorskip("gradio", reason="needs the extra: pip install 'upsr[app]'")
+    from upsr.app.models import Saving, named
+    from upsr.app.work import Work
+
+    (model,) = named([(FakePipeline(), {"source": "fake", "method": None, "parts": {}})])
+    settings = Settings(outscale=2, tile=64, consistent=consistent)
+    batch, _ = Work(Limits(), tmp_path).several(
+        [photo(tmp_path / "a.png", 20, 20)], model, settings, Saving(ending, 50), Token(), lambda *_, **__: None
+    )
+    assert batch.path is not None
+    with zipfile.ZipFile(batch.path) as archive:
+        said = archive.read("notes.txt").decode() if "notes.txt" in archive.namelist() else ""
+    note = "a_x2_seed0.webp: not consistent: WEBP changes values; the formats png and tif keep them\n"
+    assert said == (note if consistent and ending == ".webp" else "")
+
+
 def test_a_network_that_spandrel_knows_has_no_seed_no_sliders_and_nothing_on_the_way(browser, tmp_path):
     from basicsr.archs.srvgg_arch import SRVGGNetCompact
 

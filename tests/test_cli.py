@@ -64,6 +64,19 @@ def test_a_mistake_is_one_line_without_the_usage(arguments, word, capsys):
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["-x.png", "--x.png", "-o.png"])
+def test_a_file_whose_name_begins_with_a_dash_has_a_remedy(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ("upscale", name, *(() if name == "-o.png" else ("-o", "large")))
+    assert ended(*arguments) == 2
+    assert "./" not in capsys.readouterr().err
+    (tmp_path / name).touch()
+    assert ended(*arguments) == 2
+    printed = capsys.readouterr().err
+    assert f"; the file {name} is given as ./{name}; " in printed
+    assert printed.count("\n") == 1
+
+
 @pytest.mark.parametrize("spelling", ["--max-images=3", "--max_images=3", "--max-im=3", "--max_im=3"])
 @pytest.mark.parametrize("declared", ["--max-images", "--max_images"])
 def test_options_have_two_spellings(declared, spelling):

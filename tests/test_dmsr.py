@@ -470,7 +470,16 @@ def test_the_command_restores_with_knobs(method, root, tmp_path, capsys):
     Image.fromarray(tiny.picture(16, 16, 0)).save(tmp_path / "a.png")
 
     def made(*more: str) -> bytes:
-        given = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--weights", weights, *more]
+        given = [
+            "upscale",
+            str(tmp_path / "a.png"),
+            "-o",
+            str(tmp_path / "b.png"),
+            "--weights",
+            weights,
+            "--overwrite",
+            *more,
+        ]
         assert main(given) == 0
         return (tmp_path / "b.png").read_bytes()
 

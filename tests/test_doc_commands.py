@@ -191,7 +191,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("datasets/mine", "datasets/ImageNet/train"):
         tiny.save_pictures(root / folder, 2, size=300)
     (root / "photo_x4_seed0.json").write_text('{"options": {"seed": 0, "format": "png"}}')
-    (root / "photo.json").write_text('{"options": {"seed": 5}}')
+    (root / "photo.json").write_text('{"options": {"seed": 5}, "weights_sha256": {}, "done": []}')
     (root / "bicubic.yml").write_text("name: bicubic\nmethod: bicubic\ndatasets: {}\n")
     return root
 

@@ -432,7 +432,17 @@ def upscaled(page, photo: Path, steps: int, seed: int) -> np.ndarray:
 
 def by_command(photo: Path, steps: int, seed: int) -> np.ndarray:
     result = photo.with_name("command.png")
-    given = ["--weights", "tiny", "--steps", str(steps), "--seed", str(seed), "--tile", str(TILE["size"])]
+    given = [
+        "--weights",
+        "tiny",
+        "--steps",
+        str(steps),
+        "--seed",
+        str(seed),
+        "--tile",
+        str(TILE["size"]),
+        "--overwrite",
+    ]
     assert cli.main(["upscale", str(photo), "-o", str(result), *given]) == 0
     return np.asarray(Image.open(result))
 

@@ -162,7 +162,7 @@ def test_the_page_s_own_parts_run_as_they_stand(tmp_path, monkeypatch):
         results.append([np.asarray(Image.open(file), int) for file in sorted(Path(place).iterdir())])
     assert [image.shape for image in results[0]] == [(192, 192, 3), (202, 198, 3)]
     assert all((one != half).any() for one, half in zip(*results, strict=True))
-    assert cli.main([*given[:-2], "--steps", "2", "--quiet"]) == 2
+    assert cli.main([*given[:-2], "--steps", "2", "--quiet", "--overwrite"]) == 2
 
 
 def test_an_installed_package_s_components_have_short_names(monkeypatch):

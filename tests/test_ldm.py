@@ -118,6 +118,7 @@ def test_saved_it_is_one_folder(folder, tmp_path):
 def test_the_command_upscales_with_a_folder(folder, tmp_path, capsys):
     Image.fromarray(tiny.picture(16, 20)).save(tmp_path / "a.png")
     arguments = ["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "out"), "--weights", str(folder), "--quiet"]
+    arguments.append("--overwrite")
     assert main([*arguments, "--method", "ldm", "--steps", "2", "--knob", "eta=0.5"]) == 0
     assert Image.open(tmp_path / "out/a.png").size == (80, 64)
     for wrong, said in (

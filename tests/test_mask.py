@@ -144,6 +144,18 @@ def test_what_a_black_pixel_touches_is_outside_at_every_size(size):
     assert (weight == 1).any() == (size[0] >= 8)
 
 
+def test_a_mask_of_truth_values_is_white_where_they_are_true(pipe):
+    inside = np.zeros((20, 30), bool)
+    inside[5:15, 4:20] = True
+    for mask in (inside, torch.from_numpy(inside)):
+        assert np.array_equal(mask_of(mask).numpy(), inside.astype(np.float32))
+    results = [
+        np.asarray(pipe(picture(20, 30), mask=mask, steps=1).images[0])
+        for mask in (inside, np.where(inside, 255, 0).astype(np.uint8))
+    ]
+    assert np.array_equal(*results)
+
+
 def test_a_mask_of_other_proportions_is_refused(pipe):
     for size in ((20, 30), (80, 120), (10, 15), (7, 10), (41, 61)):
         check_fits(torch.zeros(size), (20, 30))
@@ -303,7 +315,7 @@ def test_mistakes_are_one_line(weights, photos, arguments, message):
 
 def test_resuming_notices_another_mask(photos):
     from upsr.photos.jobs import plan_jobs
-    from upsr.photos.upscaling import Journal
+    from upsr.photos.journal import Journal
 
     mask = photos / "in/masks/a.png"
     (job,) = plan_jobs([str(photos / "in/a.png")], str(photos / "out"), "", None, masks=mask)
@@ -349,13 +361,36 @@ def test_settings_of_a_record_are_repeated(weights, photos):
         (("--steps", "0"), "seed", 0),
     ):
         code, said = upscale(
-            None, photo, "-o", photos / "other.png", "--settings", record, "--record", photos / "again.json", *more
+            None,
+            photo,
+            "-o",
+            photos / "other.png",
+            "--overwrite",
+            "--settings",
+            record,
+            "--record",
+            photos / "again.json",
+            *more,
         )
         assert code == 0, said
         settings = json.loads((photos / "again.json").read_text())["settings"]
         assert settings[key] == value
         assert settings["consistent"]
         assert (settings["outscale"] is None) == (key == "size")
+
+
+@pytest.mark.parametrize(("target", "says"), [
+    ("b.jpg", "JPEG changes"), ("b.webp", "WEBP changes"), ("b.gif", "GIF changes"), ("b.png", None), ("b.tif", None),
+])  # fmt: skip
+def test_the_command_says_that_a_format_is_not_consistent(weights, photos, target, says):
+    code, said = upscale(weights, photos / "in/a.png", "-o", photos / target, "--consistent",
+                         "--record", photos / "record.json")  # fmt: skip
+    assert code == 0, said
+    colours = np.asarray(Image.open(photos / target).convert("RGB"))
+    assert (min(shares(colours, picture(20, 30))) >= 0.999) == (says is None)
+    notes = [] if says is None else [f"not consistent: {says} values; the formats png and tif keep them"]
+    assert list(json.loads((photos / "record.json").read_text())["notes"]) == notes
+    assert said.count("note: not consistent: ") == len(notes)
 
 
 @pytest.mark.parametrize(("content", "message"), [

@@ -32,6 +32,7 @@ def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler,
     assert list(method.adjusted(fidelity=0.75).sampling.timesteps) == three_quarters
     assert list(method.adjusted(steps=2).sampling.timesteps) == two
     assert method.adjusted(fidelity=1).sampling.timesteps == ()
+    assert method.adjusted(fidelity=1, steps=1).sampling.timesteps == ()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import upsr
 from tests import tiny
@@ -170,6 +170,81 @@ def test_progress_counts_and_can_end_the_work(pipe):
 def test_settings_out_of_range_are_named(pipe, settings, word):
     with pytest.raises(UpsrError, match=word):
         pipe(small(), **settings)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_a_pil_image_is_turned_as_its_file_is(pipe, tmp_path, ending):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"turned.{ending}"
+    Image.fromarray(small()).save(path, exif=exif)
+    assert Image.open(path).size[::-1] == small().shape[:2] or ending == "tif"
+    from_file, from_pil = (pipe(image, steps=0).images[0] for image in (path, Image.open(path)))
+    assert from_file.size == tuple(4 * side for side in small().shape[:2])
+    assert np.array_equal(array(from_file), array(from_pil))
+    upright = ImageOps.exif_transpose(Image.open(path))
+    assert np.array_equal(array(pipe(upright, steps=0).images[0]), array(from_pil)), "not turned twice"
+
+
+def test_bits_that_a_pil_image_does_not_hold_are_said(pipe):
+    deep = small().astype(np.uint16) * 257
+    images = [Image.fromarray(deep[..., 0]), deep, small(), small().astype(np.float32) / 255]
+    (said,) = {note for notes in pipe(images, steps=0).notes for note in notes}
+    assert said == "more than 8 bits left out: output_type='pil' has 8; 'np' and 'pt' keep them"
+    assert pipe(images, steps=0).notes == [(said,), (said,), (), ()]
+    assert pipe(images, steps=0, output_type="np").notes == [(), (), (), ()]
+
+
+def test_adaptive_has_an_effect_in_one_step(pipe):
+    """A window that g is sure of keeps g(y); one with detail takes the step."""
+    flat = np.full((24, 24, 3), 120, np.uint8)
+    flat[10:12] = 130
+    once, left_out, faithful = (array(pipe(flat, **how).images[0]) for how in (
+        {"steps": 1}, {"steps": 1, "adaptive": 0.1}, {"fidelity": 1},
+    ))  # fmt: skip
+    assert np.array_equal(left_out, faithful)
+    assert not np.array_equal(left_out, once)
+    assert np.array_equal(*(array(pipe(small(), steps=1, **how).images[0]) for how in ({}, {"adaptive": 0.004})))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"outscale": "2"}, "outscale is '2'; give a number"), ({"outscale": True}, "outscale is True; give a number"),
+     ({"consistent": "no"}, "consistent is 'no'; give True or False"), ({"seed": 1.5}, "seed is 1.5; give a whole number"),
+     ({"seed": "a"}, "seed is 'a'; give a whole"), ({"seed": [1, 2]}, r"seed is \[1, 2\]; give a whole"),
+     ({"seed": float("inf")}, "seed is inf; give a whole"), ({"seed": True}, "seed is True; give a whole"),
+     ({"steps": True}, "steps is True; give whole numbers from 0"), ({"tile": 64.5}, "tile is 64.5; give a whole number of LR"),
+     ({"tile": "x"}, "tile is 'x'; give a whole number of LR pixels, 'auto' or None"),
+     ({"tiles_at_once": 1.5}, "tiles_at_once is 1.5; give a whole"), ({"size": "x"}, "size is 'x'; give .width, height."),
+     ({"size": 100}, "size is 100; give .width, height."), ({"size": (100, "x")}, "a side of size is 'x'; give"),
+     ({"knobs": 5}, "knobs is 5; give the method's settings by name"), ({"output_type": ["pil"]}, "output_type is"),
+     ({"width": 100}, r"^width: no such setting; give size=\(width, height\)"),
+     ({"height": 100, "outscale": 2}, r"^height: no such setting; give size="),
+     ({"out_scale": 2}, "^out_scale: no such setting; did you mean 'outscale'"),
+     ({"heat": 2}, "^heat: the method UPSR has no such setting; it has steps, fidelity, adaptive")],
+)  # fmt: skip
+def test_settings_of_another_kind_are_named_with_what_is_wanted(pipe, settings, message):
+    with pytest.raises(UpsrError, match=message):
+        pipe(small(), **settings)
+
+
+def test_whole_numbers_of_any_type_are_the_same_settings():
+    plain = Settings(seed=3, tile=64, size=(None, 90), tiles_at_once=2, consistent=True)
+    numpy = Settings(seed=np.int64(3), tile=64.0, size=[None, np.uint16(90)], tiles_at_once=2.0, consistent=np.True_)
+    assert repr(numpy) == repr(plain)
+
+
+def test_a_type_is_no_device_and_a_misspelt_argument_none(pipe):
+    with pytest.raises(UpsrError, match=r"device is torch.float16, which is a type; give dtype=torch.float16"):
+        pipe.to(torch.float16)
+    with pytest.raises(UpsrError, match=r"device '\[\]' cannot be used here"):
+        pipe.to([])
+    with pytest.raises(UpsrError, match=r"dtype is '\[\]'; there are auto, float32"):
+        pipe.to(dtype=[])
+    with pytest.raises(UpsrError, match=r"^devise: no such argument of from_pretrained; did you mean 'device'\?"):
+        UPSRPipeline.from_pretrained("tiny", devise="cpu")
+    with pytest.raises(UpsrError, match="nowhere: no such file or folder"):
+        UPSRPipeline.from_pretrained("nowhere", revision="main", local_files_only=True)
 
 
 @pytest.mark.parametrize(

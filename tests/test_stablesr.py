@@ -408,10 +408,16 @@ def test_the_command_takes_texts_and_its_own_colour_fix(root, tmp_path):
     Image.fromarray(tiny.picture(16, 16, 0)).save(tmp_path / "a.png")
 
     def made(*more: str) -> bytes:
-        assert (
-            main(["upscale", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png"), "--weights", str(file), *more])
-            == 0
-        )
+        given = [
+            "upscale",
+            str(tmp_path / "a.png"),
+            "-o",
+            str(tmp_path / "b.png"),
+            "--weights",
+            str(file),
+            "--overwrite",
+        ]
+        assert main([*given, *more]) == 0
         return (tmp_path / "b.png").read_bytes()
 
     guided = ["--knob", "guidance=3"]

@@ -204,7 +204,8 @@ def test_what_is_there_is_skipped(weights, photos, tmp_path):
 
 
 def test_an_interrupted_run_goes_on(weights, photos, tmp_path):
-    from upsr.photos.upscaling import Handling, Journal, upscale_all
+    from upsr.photos.journal import Journal
+    from upsr.photos.upscaling import Handling, upscale_all
     from upsr.pipeline.settings import Settings
 
     pipe = UPSRPipeline.from_pretrained(weights, device="cpu")

@@ -19,7 +19,8 @@ from upsr.cli import main
 from upsr.commands import upscale_progress
 from upsr.errors import UpsrError
 from upsr.photos.jobs import STREAM, plan_jobs
-from upsr.photos.upscaling import JOURNAL, Handling, upscale_all
+from upsr.photos.journal import JOURNAL, Journal
+from upsr.photos.upscaling import Handling, upscale_all
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
 
@@ -262,14 +263,102 @@ def test_an_upscaling_beside_the_photos_comes_to_rest(place, upscale):
     assert {name: (place / "in" / name).read_bytes() for name in before} == before
 
 
-def test_resuming_needs_something_to_resume(place, upscale):
+WORDS = ("--overwrite", "--skip-existing", "-o or --suffix")
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_a_file_in_the_place_of_a_result_is_not_replaced(place, upscale, monkeypatch, more):
+    def load(*_, **__):
+        raise AssertionError("no model is needed to know it")
+
+    photo("in/a.png", "in/b.png", "out/b.png")
+    before = Path("out/b.png").read_bytes()
+    if more:  # of a run that was interrupted before b.png
+        Path(f"out/{JOURNAL}-0.jsonl").write_text('{"writes": ["a.png"]}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(UPSRPipeline, "from_pretrained", load)
+        code, lines = upscale("in", "-o", "out", *more)
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: out/b.png: is there, and the result of in/b.png would take its place; ")
+    assert all(word in lines[0] for word in WORDS)
+    assert files_in("out") - {f"{JOURNAL}-0.jsonl"} == {"b.png"}
+    assert Path("out/b.png").read_bytes() == before
+    assert counts(upscale("in", "-o", "out", *more, "--overwrite")[1]) == (2, 0, 0)
+    assert Path("out/b.png").read_bytes() != before
+
+
+def test_maps_replace_no_file_and_a_link_counts_as_one(place):
+    photo("in/a.png", "in/b.png", "out/a_weight.png", "out/b.png")
+    Path("out/a.png").symlink_to("nothing here")
+    with pytest.raises(UpsrError, match=r"^out/a.png: is there \(and so are the places of 2 more\), .* leaves it, or"):
+        plan_jobs(["in"], "out", "", None, maps=True)
+    Path("out/a.png").unlink()
+    # b.png stays as it is; a.png is made, and one of its maps has no place.
+    with pytest.raises(UpsrError, match=r"^out/a_weight.png: is there, .* --overwrite allows it, or choose"):
+        plan_jobs(["in"], "out", "", None, maps=True, results_stay=True)
+    assert len(plan_jobs(["in"], "out", "", None, results_stay=True)) == 2
+    assert len(plan_jobs(["in"], "out", "", None, maps=True, overwrite=True)) == 2
+    with pytest.raises(UpsrError, match="its result would take its place"):
+        plan_jobs(["in"], "in", "", None, overwrite=True)
+
+
+def test_results_beside_their_photos_are_replaced_where_that_is_said(place, upscale):
+    photo("in/a.png")
+    assert upscale("in", "-o", "in", "--suffix", "_x4")[0] == 0
+    Path("in/a_x4.png").write_bytes(Path("in/a.png").read_bytes())
+    assert upscale("in", "-o", "in", "--suffix", "_x4")[0] == 2
+    assert counts(upscale("in", "-o", "in", "--suffix", "_x4", "--overwrite")[1]) == (1, 1, 0)
+    assert Image.open("in/a_x4.png").size == (36, 32)
+
+
+def test_what_an_interrupted_run_wrote_is_its_own(place, upscale, monkeypatch):
+    """A kill between writing a result and noting it leaves a file that a later run may replace."""
+    photo("in/a.png", "in/b.png")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", killed)
+        assert upscale("in", "-o", "out")[0] == 130
+    assert files_in("out") == {"a.png", f"{JOURNAL}-0.jsonl"}
+    Path(f"out/{JOURNAL}-1.jsonl").write_text('{"target": "b.png", "source_sha256": "", "settings": ""}\n{"wri')
+    photo("out/b.png")
+    assert counts(upscale("in", "-o", "out")[1]) == (2, 0, 0)
+    assert files_in("out") == {"a.png", "b.png"}
+
+
+def test_a_record_replaces_records_alone(place, upscale):
+    photo("a.png")
+    Path("notes.json").write_text('{"options": {"seed": 5}}')
+    code, lines = upscale("a.png", "-o", "out", "--record", "notes.json")
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("error: --record: notes.json is there and no record of an earlier run; --overwrite")
+    assert Path("notes.json").read_text() == '{"options": {"seed": 5}}'
+    assert upscale("a.png", "-o", "out", "--record", "record.json")[0] == 0
+    assert upscale("a.png", "-o", "other", "--record", "record.json")[0] == 0
+    assert upscale("a.png", "-o", "other", "--record", "notes.json", "--overwrite")[0] == 0
+    assert "done" in json.loads(Path("notes.json").read_text())
+
+
+def test_resuming_needs_something_to_resume(place, upscale, monkeypatch):
     photo("in/a.png", "in/b.png")
     assert counts(upscale("in", "-o", "out", "--resume")[1]) == (2, 0, 0)
+    with monkeypatch.context() as patch:
+        patch.delattr(UPSRPipeline, "from_pretrained")  # no model is needed to see that nothing is left
+        for more in ((), ("--devices", "cpu,cpu"), ("--record", "record.json")):
+            code, lines = upscale("in", "-o", "out", "--resume", *more)
+            assert (code, counts(lines)) == (0, (0, 2, 0))
+            assert "no run was interrupted, and nothing is left to do; --overwrite makes all again" in lines[0]
+            assert ("no record is written" in lines[0]) == ("--record" in more)
+            assert lines[1:3] == [f"  in/{name}.png: skipped, its result is there" for name in "ab"]
+    assert files_in(place) == {"in/a.png", "in/b.png", "out/a.png", "out/b.png"}
+    Path("out/a.png").unlink()
     code, lines = upscale("in", "-o", "out", "--resume")
     assert code == 2
     assert "no interrupted run" in lines[-1]
     assert "--skip-existing" in lines[-1]
-    Path(f"out/{JOURNAL}-7.jsonl").write_text('5\n{"settings": 1}\n{"tar')
+    Path(f"out/{JOURNAL}-7.jsonl").write_text('5\n{"settings": 1}\n{"writes": ["a.png", "b.png"]}\n{"tar')
     assert counts(upscale("in", "-o", "out", "--resume")[1]) == (2, 0, 0)
     assert files_in("out") == {"a.png", "b.png"}, "journals are gone, whoever wrote them"
 
@@ -284,6 +373,8 @@ def test_resuming_needs_something_to_resume(place, upscale):
         (("a.png", "-o", "-", "--save-uncertainty"), "--save-uncertainty"),
         (("a.png", "-o", "-", "--skip-existing"), "--skip-existing"),
         (("a.png", "-o", "-", "--resume"), "--resume"),
+        (("a.png", "-o", "-", "--overwrite"), "--overwrite"),
+        (("a.png", "-o", "out", "--overwrite", "--skip-existing"), "--overwrite"),
         (("-", "-o", "out", "--resume"), "--resume"),
         (("a.png", "-o", "out", "--resume", "--skip-existing"), "--resume"),
         (("a.png", "-o", "out", "--quality", "80"), "--quality"),
@@ -291,6 +382,7 @@ def test_resuming_needs_something_to_resume(place, upscale):
         (("a.png", "-o", "out", "--steps", "0", "--seed", "0"), "--seed"),
         (("a.png", "-o", "out", "--fidelity", "1", "--adaptive", "0.1"), "--adaptive"),
         (("a.png", "-o", "out", "--steps", "0", "--fidelity", "0.3"), "--fidelity"),
+        (("a.png", "-o", "out", "--steps", "1", "--fidelity", "1"), "--steps"),
         (("a.png", "-o", "out", "--share", "tiles"), "--share"),
         (("a.png", "-o", "out", "--batch", "2", "--tile", "none"), "--batch"),
         (("a.png", "-o", "out", "--width", "0"), "--width"),
@@ -346,6 +438,18 @@ def test_what_the_result_cannot_be_is_refused_before_the_work(place, upscale, mo
     assert lines[-1].startswith("  a.png: ")
     assert word in lines[-1]
     assert files_in(place) == {"a.png"}
+
+
+def test_what_is_too_large_names_the_option_that_allows_it(place, upscale):
+    photo("a.png", "b.png", "masks/b.png")
+    Image.fromarray(picture(16, 18)).save("masks/b.png")
+    line = "pixels are more than the {} allowed; scale it down or allow more with --max-megapixels"
+    for most, arguments, said in (
+        ("0.00005", ("a.png",), "a.png: 72 " + line.format(50)),
+        ("0.0001", ("b.png", "--mask", "masks"), "b.png: its mask masks/b.png: 288 " + line.format(100)),
+    ):
+        code, lines = upscale(*arguments, "-o", "out", "--max-megapixels", most, steps=None)
+        assert (code, lines[-1]) == (1, f"  {said}")
 
 
 def test_the_memory_of_a_resizing_counts(place, upscale, monkeypatch):

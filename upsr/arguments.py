@@ -25,19 +25,24 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        self._given: list[str] = []
         super().__init__(*args, **kwargs)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As argparse's, with options in the spelling that they are declared with."""
-        given = list(sys.argv[1:] if args is None else args)
+        given = self._given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         return super().parse_known_args([*map(self._as_declared, given[:end]), *given[end:]], namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake in one line; exit with 2."""
-        self.exit(2, f"error: {one_line(message)}; `{self.prog} --help` explains\n")
+        file = next(
+            (text for text in self._given if text.startswith("-") and text != "-" and os.path.lexists(text)), None
+        )
+        remedy = "" if file is None else f"; the file {one_line(file)} is given as ./{one_line(file)}"
+        self.exit(2, f"error: {one_line(message)}{remedy}; `{self.prog} --help` explains\n")
 
     def _as_declared(self, argument: str) -> str:
         if not argument.startswith("--"):

@@ -11,6 +11,7 @@ from upsr.app import pictures
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.images.writing import write_photo
+from upsr.photos.upscaling import inconsistency
 
 REPORT = "not_upscaled.txt"
 """In the ZIP file: photos that are not in it, and why."""
@@ -42,6 +43,8 @@ def upscale_all(
     quality: int,
     settings: str,
     folder: Path,
+    *,
+    consistent: bool,
 ) -> Batch:
     """Upscale photos one after another. What is refused is noted, and the others go on.
 
@@ -51,6 +54,7 @@ def upscale_all(
         quality: of formats that have one.
         settings: content of the file :data:`SETTINGS`.
         folder: a new folder within it gets the ZIP file.
+        consistent: the results were made so.
     """
     place = pictures.new_place(folder)
     target, names, refused, notes = place / "upscaled.zip", set[str](), [], []
@@ -62,7 +66,8 @@ def upscale_all(
                 refused.append(f"{path.name}: {error}")
                 continue
             name = _unused(name_of(path), names)
-            notes += [f"{name}: {note}" for note in write_photo(place / name, result, quality=quality)]
+            said = (*inconsistency(place / name, consistent), *write_photo(place / name, result, quality=quality))
+            notes += [f"{name}: {note}" for note in said]
             archive.write(place / name, name)
             (place / name).unlink()
         archive.writestr(SETTINGS, settings)

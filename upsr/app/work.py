@@ -23,6 +23,7 @@ from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.images.writing import check_writable, write_photo
 from upsr.methods.base import Seen
+from upsr.photos.upscaling import inconsistency
 from upsr.pipeline.images import shown_frame
 from upsr.pipeline.pipeline import SCALE
 from upsr.pipeline.settings import Settings
@@ -160,7 +161,10 @@ class Work:
         token.check()
         height, width = large.frames[0].shape[:2]
         before = pictures.enlarged(photo, width, height)
-        losses = write_photo(place / name, large, quality=saving.quality)
+        losses = (
+            *inconsistency(place / name, settings.consistent),
+            *write_photo(place / name, large, quality=saving.quality),
+        )
         write_photo(place / "bicubic.png", before)
         record = model.record(settings, saving, None if mask is None else mask.path.name)
         beside = [_record(place / f"{Path(name).stem}.json", record)]
@@ -200,7 +204,9 @@ class Work:
             return Path(_name_of(path, model, settings, saving))
 
         record = json.dumps(model.record(settings, saving), indent=2) + "\n"
-        batch = upscale_all(paths, upscaled, name_of, saving.quality, record, self._folder)
+        batch = upscale_all(
+            paths, upscaled, name_of, saving.quality, record, self._folder, consistent=settings.consistent
+        )
         text = f"{batch.done} of {len(paths)} photos done in {time.perf_counter() - began:.1f} s."
         if batch.refused:
             text += f" Not done: {'; '.join(batch.refused[:3])}{'; ...' if len(batch.refused) > 3 else ''}."

@@ -18,7 +18,7 @@ from upsr.choices import QUALITY
 from upsr.commands.processes import launch
 from upsr.commands.upscale_arguments import EXAMPLES, add_arguments
 from upsr.commands.upscale_progress import progress_for, summarise
-from upsr.commands.upscale_settings import KNOBS, check_weights, repeat
+from upsr.commands.upscale_settings import KNOBS, check_weights, is_record, repeat
 from upsr.errors import UpsrError, one_line
 from upsr.patience import said_if_slow
 
@@ -42,7 +42,9 @@ def main(given: argparse.Namespace) -> int:
     settings, handling = _settings(given), _handling(given)
     if len(devices) > 1 and launcher == "none":
         if "-" not in given.inputs:
-            _planned(given)  # mistakes are reported once, before any process is started
+            jobs, remarks = _planned(given)  # mistakes are reported once, before any process is started
+            if not jobs:
+                return _nothing_left(given, remarks)
         return launch(devices)
     with runtime(launcher, _num_gpu(devices)) as run:
         # The main process lists the photos: others could meet results of the first among them.
@@ -52,6 +54,8 @@ def main(given: argparse.Namespace) -> int:
                 raise found
             return found.exit_code
         jobs, remarks = found
+        if not jobs:
+            return _nothing_left(given, remarks) if run.is_main else 0
         return _run(given, settings, handling, jobs, remarks, _folder(given, jobs), run, devices)
 
 
@@ -64,16 +68,37 @@ def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | Upsr
 
 
 def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
-    """Photos with the places of their results, and remarks on other files."""
-    from upsr.photos.jobs import plan_jobs
+    """Photos with the places of their results, and remarks on other files; no photos where a run has nothing left to do."""
+    from upsr.photos.jobs import folder_of, plan_jobs
+    from upsr.photos.journal import Journal
+    from upsr.photos.sources import Remark
+    from upsr.photos.upscaling import THERE
 
     remarks: list[Remark] = []
     jobs = plan_jobs(
         given.inputs, given.out, given.suffix, _format(given.format), maps=given.save_uncertainty, masks=given.mask,
-        results_stay=given.skip_existing or given.resume, on_remark=remarks.append,
+        results_stay=given.skip_existing or given.resume, overwrite=given.overwrite, on_remark=remarks.append,
     )  # fmt: skip
+    if (
+        given.resume
+        and not given.overwrite
+        and all(job.target.is_file() for job in jobs)
+        and not Journal.is_in(folder_of(given.out, jobs))
+    ):
+        return [], [*remarks, *(Remark(job.source, THERE, "skipped") for job in jobs)]
     _check_targets(given, jobs)
     return jobs, remarks
+
+
+def _nothing_left(given: argparse.Namespace, remarks: list[Remark]) -> int:
+    """The summary of a run that is to be resumed and has ended, whose results are all there."""
+    _say_notes(remarks)
+    recorded = "" if given.record is None else "; no record is written"
+    summarise(
+        _together([], remarks),
+        f"no run was interrupted, and nothing is left to do; --overwrite makes all again{recorded}",
+    )
+    return 1 if any(remark.kind == "failed" for remark in remarks) else 0
 
 
 def _run(
@@ -86,7 +111,8 @@ def _run(
     run: Any,
     devices: list[str],
 ) -> int:
-    from upsr.photos.upscaling import Journal, Outcome, upscale_all, write_record
+    from upsr.photos.journal import Journal
+    from upsr.photos.upscaling import Outcome, upscale_all, write_record
     from upsr.pipeline.options import KEY, WEIGHTS_SHA256, options_of
     from upsr.pipeline.pipeline import UPSRPipeline
     from upsr.provenance import digest_of, machine, versions
@@ -158,7 +184,7 @@ def _together(outcomes: list[Any], remarks: list[Remark]) -> Any:
         skipped={**skipped, **{name: why for outcome in outcomes for name, why in outcome.skipped.items()}},
         failed=sorted(unread + [line for outcome in outcomes for line in outcome.failed]),
         notes=notes,
-        seconds=max(outcome.seconds for outcome in outcomes),
+        seconds=max((outcome.seconds for outcome in outcomes), default=0.0),
     )
 
 
@@ -169,11 +195,12 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
             raise UpsrError(f"{_option(name)}: it is empty, as a variable that is not set is")
     if shared and "-" in given.inputs and given.share != "tiles":
         raise UpsrError("-: standard input is read by one process; name one device, or give --share tiles")
-    without_noise = given.steps == 0 or (given.steps is None and given.fidelity == 1)
+    without_noise = given.steps == 0 or given.fidelity == 1
     to_stream = given.out == "-"
     idle = (
-        (("skip_existing", "resume"), to_stream, "with -o -: nothing can be there yet"),
+        (("skip_existing", "resume", "overwrite"), to_stream, "with -o -: nothing can be there yet"),
         (("resume",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
+        (("overwrite",), given.skip_existing, "with --skip-existing, which leaves all alone that is there"),
         (("resume",), given.inputs == ["-"], "of standard input, which cannot be read again"),
         (
             ("seed", "noise", "adaptive", "compile", "dtype", "mask"),
@@ -181,6 +208,7 @@ def _check_options(given: argparse.Namespace, *, shared: bool) -> None:
             "where nothing is denoised: --steps 0, --fidelity 1",
         ),
         (("fidelity",), given.steps == 0, "with --steps 0, which is g's estimate"),
+        (("steps",), given.fidelity == 1, "with --fidelity 1, which is g's estimate"),
         (("outscale",), given.width is not None or given.height is not None, "together with --width or --height"),
         (("share",), not shared, "on one device: name several with --devices"),
         (("batch",), given.tile == "none", "with --tile none: there are no tiles to batch"),
@@ -210,8 +238,9 @@ def _check_model(given: argparse.Namespace, pipe: Any) -> None:
 def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
     """Refuse options that these photos and results do not allow."""
     from upsr.images.writing import takes_quality
-    from upsr.photos.jobs import STREAM, ending_by_content
-    from upsr.photos.upscaling import Journal
+    from upsr.photos.existing import refuse_existing
+    from upsr.photos.jobs import STREAM, ending_by_content, folder_of
+    from upsr.photos.journal import Journal
 
     files = [job.target for job in jobs if job.target != STREAM]
     if given.quality is not None and "quality" not in given.repeated:
@@ -223,12 +252,20 @@ def _check_targets(given: argparse.Namespace, jobs: list[Job]) -> None:
         taken = {path for job in jobs for path in (job.source, job.target, *job.maps.values(), job.mask or job.source)}
         if os.path.realpath(given.record) in map(os.path.realpath, taken) or given.record.is_dir():
             raise UpsrError(f"--record: {given.record} is a photo, a result or a folder; name another file")
+        if given.record.exists() and not given.overwrite and not is_record(given.record):
+            raise UpsrError(
+                f"--record: {one_line(str(given.record))} is there and no record of an earlier run; --overwrite replaces it, "
+                "or name another file"
+            )
         writable_folder(given.record.parent)
-    if given.resume and any(path.is_file() for path in files) and not Journal.is_in(_place(given, jobs)):
-        raise UpsrError(
-            f"--resume: no interrupted run is noted in {_place(given, jobs)}, and results are there; "
-            "--skip-existing leaves them, and without either they are made again"
-        )
+    if given.resume and not given.overwrite:
+        folder = folder_of(given.out, jobs)
+        if any(path.is_file() for path in files) and not Journal.is_in(folder):
+            raise UpsrError(
+                f"--resume: no interrupted run is noted in {one_line(str(folder))}, and results are there; "
+                "--skip-existing leaves them, --overwrite makes them again"
+            )
+        refuse_existing(jobs, folder)
 
 
 def _option(name: str) -> str:
@@ -318,14 +355,9 @@ def _format(name: str | None) -> str | None:
 
 def _folder(given: argparse.Namespace, jobs: list[Job]) -> Path | None:
     """The folder of the results, which can be written to; ``None`` for standard output."""
-    from upsr.photos.jobs import STREAM
+    from upsr.photos.jobs import STREAM, folder_of
 
-    return None if jobs[0].target == STREAM else writable_folder(_place(given, jobs))
-
-
-def _place(given: argparse.Namespace, jobs: list[Job]) -> Path:
-    out = Path(given.out)
-    return out.parent if jobs[0].target == out else out
+    return None if jobs[0].target == STREAM else writable_folder(folder_of(given.out, jobs))
 
 
 def _num_gpu(devices: list[str]) -> Any:

@@ -24,6 +24,7 @@ EXAMPLES = """examples:
 
 The noise of a photo is a function of --seed and its pixels: names, order, batches and the number of processes do not matter.
 No two results have one name: of a.png and a.tga the second becomes a_tga.png. What is passed over is counted and said.
+No result replaces a file that is there: --overwrite allows it, --skip-existing and --resume leave results.
 Profile, EXIF, XMP, texts, dpi, alpha, 16 bit, frames and pages are kept where the format can; what is left out is said.
 Photos larger than a tile are restored in tiles that are blended at every step, in memory that does not grow with the photo.
 
@@ -101,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--quality", type=int, metavar="N", help=f"of JPEG, WebP and AVIF ({QUALITY})")
     files.add_argument("--skip-existing", action="store_true", help="leave photos alone whose result is there")
+    files.add_argument("--overwrite", action="store_true", help="replace files in the places of results (refused)")
     files.add_argument(
         "--resume",
         action="store_true",

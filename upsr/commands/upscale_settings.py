@@ -68,6 +68,15 @@ def check_weights(given: argparse.Namespace, digest: Mapping[str, str]) -> None:
         )
 
 
+def is_record(path: Path) -> bool:
+    """True for a file that ``--record`` wrote."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {KEY, WEIGHTS_SHA256, "done"} <= content.keys()
+
+
 def _read(path: Path) -> tuple[argparse.Namespace, dict[str, str]]:
     """The options of a file as they are parsed, and the digests of the weights."""
     where = f"--settings: {one_line(str(path))}"

@@ -15,6 +15,10 @@ class UnreadableImageError(UpsrError):
     """An image file that cannot be decoded."""
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """An image file with more pixels than its reader allows."""
+
+
 def refusal(name: str, reason: str, remedy: str = "export or download it again") -> UnreadableImageError:
     """The error of a file that is no readable image."""
     return UnreadableImageError(f"{name}: not a readable image ({reason}); {remedy}")
@@ -24,10 +28,10 @@ def check_size(name: str, pixels: int, max_pixels: int) -> None:
     """Refuse an image by its number of pixels, before it is decoded.
 
     Raises:
-        UnreadableImageError: there are more than ``max_pixels``.
+        TooManyPixelsError: there are more than ``max_pixels``.
     """
     if pixels > max_pixels:
-        raise UnreadableImageError(
+        raise TooManyPixelsError(
             f"{name}: {pixels:,} pixels are more than the {max_pixels:,} allowed; scale it down or allow more"
         )
 

@@ -147,6 +147,14 @@ def takes_quality(path: Path) -> bool:
     return _ENCODINGS[WRITABLE_SUFFIXES[path.suffix.lower()]].lossy
 
 
+def changed_values(path: Path) -> str | None:
+    """A phrase on values that the format of ``path`` does not keep within a grey level; ``None`` where it keeps all."""
+    kind = WRITABLE_SUFFIXES[path.suffix.lower()]
+    if not _ENCODINGS[kind].lossy and kind != "GIF":
+        return None
+    return f"{kind} changes values; the formats png and tif keep them"
+
+
 def check_writable(path: Path, photo: Photo, size: tuple[int, int]) -> None:
     """Checks before any work that :func:`write_photo` will take the result.
 

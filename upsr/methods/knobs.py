@@ -39,7 +39,7 @@ class Knob:
 
     def problem(self, value: Any) -> str | None:
         """Reason to refuse a value, and the remedy."""
-        number = isinstance(value, Real)  # a caller in Python may give text
+        number = isinstance(value, Real) and not isinstance(value, bool)  # a caller in Python may give anything
         if number and self.low <= value <= self.high and not (self.whole and value != int(value)):
             return None
         numbers = "whole numbers from " if self.whole else ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from upsr.errors import UpsrError, one_line
 from upsr.images.kinds import HEAD, PHOTO_SUFFIXES, kind_of
 from upsr.images.writing import WRITABLE_SUFFIXES
+from upsr.photos.existing import refuse_existing
 from upsr.photos.masks import mask_for, without_masks
 from upsr.photos.sources import STREAM, OnRemark, Remark, Source, find_sources, irregular
 
@@ -58,6 +59,7 @@ def plan_jobs(
     maps: bool = False,
     masks: Path | None = None,
     results_stay: bool = False,
+    overwrite: bool = False,
     on_remark: OnRemark = lambda _: None,
 ) -> list[Job]:
     """A job for each photo that the inputs name: files, folders with all below them, patterns, or ``-``.
@@ -72,11 +74,12 @@ def plan_jobs(
         maps: write the maps too.
         masks: the mask of the one photo, or a folder with the masks, see :mod:`upsr.photos.masks`.
         results_stay: existing results are kept, so they may lie among the photos.
+        overwrite: results may take the place of files that are there, but never of photos that are upscaled.
         on_remark: receives the files that are passed over, and the results that have other names than their photos.
 
     Raises:
         UpsrError: an input is not there, nothing is found, a name cannot be a result's, or a result would take the place of a
-            photo, or of the result of a photo of the same name.
+            photo, of the result of a photo of the same name, or of a file that is there.
     """
     _check_names(inputs, out, suffix)
     passed: dict[tuple[str, str], str] = {}
@@ -98,12 +101,19 @@ def plan_jobs(
     if (target := _single_target(naming, found)) is not None:
         jobs = [_job_of_one(found[0], target, naming)]
     else:
-        jobs = _jobs_in_folder(found, naming, results_stay, on_remark)
+        jobs = _jobs_in_folder(found, naming, results_stay or overwrite, on_remark)
     if masks is not None:
         by_path = {source.path: source for source in found}
         jobs = [replace(job, mask=mask_for(by_path[job.source], masks)) for job in jobs]
     _check_places(jobs)
+    if not overwrite:
+        refuse_existing(jobs, folder_of(out, jobs), results_stay=results_stay)
     return jobs
+
+
+def folder_of(out: str, jobs: Sequence[Job]) -> Path:
+    """The folder of the results, which ``out`` names or is in."""
+    return Path(out).parent if jobs[0].target == Path(out) else Path(out)
 
 
 def _check_names(inputs: Sequence[str], out: str, suffix: str) -> None:
@@ -156,8 +166,11 @@ def _job_of_one(source: Source, target: Path, naming: _Naming) -> Job:
     return Job(source.path, target, _maps_of(source, target, places) if naming.maps else {})
 
 
-def _jobs_in_folder(found: Sequence[Source], naming: _Naming, results_stay: bool, on_remark: OnRemark) -> list[Job]:
+def _jobs_in_folder(found: Sequence[Source], naming: _Naming, among_photos: bool, on_remark: OnRemark) -> list[Job]:
     """A job for each photo, except results of other photos that an earlier run left in the same folder.
+
+    Args:
+        among_photos: such results are kept, or may be replaced.
 
     Raises:
         UpsrError: one of these would be overwritten, and it may be no result.
@@ -169,10 +182,10 @@ def _jobs_in_folder(found: Sequence[Source], naming: _Naming, results_stay: bool
         jobs = _named_jobs([source for source in jobs if source not in results], naming)
     written = {places.key(path) for job in jobs.values() for path in _written(job, naming)}
     for result, photo in results.items():
-        if not results_stay and places.key(result.path) in written:
+        if not among_photos and places.key(result.path) in written:
             raise UpsrError(
                 f"{_shown(result)}: lies among the photos, and the result of {_shown(photo)} would take its place; "
-                "--skip-existing leaves both alone, or choose another -o or --suffix"
+                "--skip-existing leaves both alone, --overwrite makes it again, or choose another -o or --suffix"
             )
         on_remark(Remark(result.path, "a result of an earlier run", "skipped"))
     for source, job in jobs.items():

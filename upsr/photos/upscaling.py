@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,22 @@ from torch import Tensor
 from upsr.atomic import atomic_write
 from upsr.choices import MAX_MEGAPIXELS, QUALITY
 from upsr.errors import PeerLostError, UnsoundResultError, UpsrError, one_line
+from upsr.images.kinds import TooManyPixelsError
 from upsr.images.photo import Photo
 from upsr.images.reading import read_photo
-from upsr.images.writing import check_writable, suffix_for, write_photo
+from upsr.images.writing import changed_values, check_writable, suffix_for, write_photo
 from upsr.methods.base import Seen
 from upsr.photos.jobs import STREAM, Job
+from upsr.photos.journal import Journal, photo_digest
 from upsr.photos.masks import read_mask
 from upsr.photos.sources import irregular
 from upsr.pipeline.images import shown_frame
 from upsr.pipeline.memory import free_memory
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
-from upsr.provenance import digest_of, file_digest
 from upsr.tiling.peers import Peers
 from upsr.tiling.tiles import Progress
 
-JOURNAL = ".upsr-journal"
 FAILURES = (UpsrError, OSError, MemoryError)
 """Errors of a photo or of its place."""
 
@@ -81,66 +82,6 @@ class Outcome:
     seconds: float = 0.0
 
 
-class Journal:
-    """Names the finished photos of a run that has not ended, so that another run can continue it.
-
-    Args:
-        folder: of the results.
-        rank: each process has a file of its own.
-        settings: everything that the results depend on; entries of other settings are ignored.
-    """
-
-    def __init__(self, folder: Path, rank: int, settings: dict[str, Any]) -> None:
-        self._folder = folder
-        self._path = folder / f"{JOURNAL}-{rank}.jsonl"
-        self._settings = digest_of(settings)
-
-    @staticmethod
-    def is_in(folder: Path) -> bool:
-        """True if a run into this folder has begun and not ended."""
-        return next(folder.glob(f"{JOURNAL}-*.jsonl"), None) is not None
-
-    def begin(self) -> None:
-        """Make the file, so that a run that is interrupted before its first photo is recognised."""
-        self._path.touch()
-
-    def finished(self) -> dict[str, str]:
-        """Digests of the finished photos by the name of the result, of all processes."""
-        entries: dict[str, str] = {}
-        for path in self._folder.glob(f"{JOURNAL}-*.jsonl"):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                    if entry["settings"] == self._settings:
-                        entries[entry["target"]] = entry["source_sha256"]
-                except (ValueError, TypeError, KeyError):
-                    continue  # the last line of a run that was killed
-        return entries
-
-    def name(self, target: Path) -> str:
-        """The name of a result in the journal: its path relative to the folder."""
-        return os.path.relpath(target, self._folder)
-
-    def add(self, job: Job) -> None:
-        """Note a finished photo."""
-        entry = {
-            "target": self.name(job.target),
-            "source_sha256": _digest(job),
-            "settings": self._settings,
-        }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def close(self) -> None:
-        """Remove this process's file at the end of the run."""
-        self._path.unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Remove the files of all processes, those of an earlier run with more of them too."""
-        for path in self._folder.glob(f"{JOURNAL}-*.jsonl"):
-            path.unlink(missing_ok=True)
-
-
 def upscale_all(
     pipe: UPSRPipeline,
     jobs: Iterable[Job],
@@ -180,11 +121,14 @@ def upscale_all(
             if on_read is not None:
                 on_read(job, photo)
             large, maps = _upscale_one(pipe, job, photo, mask, settings, handling, progress, peers)
+            noted = journal if STREAM not in (job.source, job.target) else None
             if peers is None or peers.is_main:
-                for note in _write(job, large, maps, handling):
+                if noted is not None:
+                    noted.announce(job, maps)
+                for note in _write(job, large, maps, handling, consistent=settings.consistent):
                     outcome.notes.setdefault(note, []).append(str(job.source))
-                if journal is not None and STREAM not in (job.source, job.target):
-                    journal.add(job)
+                if noted is not None:
+                    noted.add(job)
             outcome.done.append(str(job.source))
         except PeerLostError:
             raise
@@ -276,7 +220,8 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     if kind := irregular(job.source) if job.source != STREAM else None:
         raise UpsrError(f"{name}: {kind}, which is not opened; a pipe can be standard input: upsr upscale - < {name}")
     source = sys.stdin.buffer.read() if job.source == STREAM else job.source
-    photo = read_photo(source, name, max_pixels=handling.max_pixels)
+    with _naming_the_limit():
+        photo = read_photo(source, name, max_pixels=handling.max_pixels)
     shape = (photo.frames[0].shape[0], photo.frames[0].shape[1])
     try:
         size = pipe.target_size(shape, settings)
@@ -284,8 +229,18 @@ def _read(pipe: UPSRPipeline, job: Job, settings: Settings, handling: Handling) 
     except UpsrError as error:
         raise UpsrError(f"{name}: {error}") from None
     _check_room(name, photo, size, pipe.scale)
-    mask = None if job.mask is None else read_mask(job.mask, name, shape, max_pixels=handling.max_pixels)
+    with _naming_the_limit():
+        mask = None if job.mask is None else read_mask(job.mask, name, shape, max_pixels=handling.max_pixels)
     return photo, mask
+
+
+@contextlib.contextmanager
+def _naming_the_limit() -> Iterator[None]:
+    """Errors of files with too many pixels name the option that allows more."""
+    try:
+        yield
+    except TooManyPixelsError as error:
+        raise UpsrError(f"{error} with --max-megapixels") from None
 
 
 def _read_by(peers: Peers | None, read: Callable[[], tuple[Photo, Tensor | None]]) -> tuple[Photo, Tensor | None]:
@@ -304,14 +259,22 @@ def _read_by(peers: Peers | None, read: Callable[[], tuple[Photo, Tensor | None]
     return found
 
 
-def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling) -> list[str]:
+def _write(job: Job, large: Photo, maps: dict[str, Photo], handling: Handling, *, consistent: bool) -> list[str]:
     """Write the result and the maps; returns the losses in reading and writing."""
+    written = job.target if job.target != STREAM else Path(_stream_name(large, handling))
+    notes = [*large.notes, *inconsistency(written, consistent)]
     if job.target == STREAM:
-        return [*large.notes, *_write_to_stdout(large, handling)]
+        return [*notes, *_write_to_stdout(large, handling)]
     losses = write_photo(job.target, large, quality=handling.quality)
     for name, picture in maps.items():
         write_photo(job.maps[name], picture)
-    return [*large.notes, *losses]
+    return [*notes, *losses]
+
+
+def inconsistency(path: Path, consistent: bool) -> tuple[str, ...]:
+    """A phrase for a result that was to be consistent with its photo, and is not in the format of ``path``."""
+    changed = changed_values(path) if consistent else None
+    return () if changed is None else (f"not consistent: {changed}",)
 
 
 def _write_to_stdout(photo: Photo, handling: Handling) -> tuple[str, ...]:
@@ -335,13 +298,7 @@ def _left_alone(job: Job, handling: Handling, journal: Journal | None, finished:
         return THERE
     if journal is None or job.source == STREAM or journal.name(job.target) not in finished:
         return None
-    return FINISHED if finished[journal.name(job.target)] == _digest(job) else None
-
-
-def _digest(job: Job) -> str:
-    """sha256 of a photo's file, and of its mask's."""
-    own = file_digest(job.source)
-    return own if job.mask is None else digest_of([own, file_digest(job.mask)])
+    return FINISHED if finished[journal.name(job.target)] == photo_digest(job) else None
 
 
 def _one_line(job: Job, error: Exception) -> str:

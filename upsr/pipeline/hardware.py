@@ -20,12 +20,14 @@ def usable_device(device: torch.device | str) -> torch.device:
     Raises:
         UpsrError: it is not there.
     """
+    if isinstance(device, torch.dtype):
+        raise UpsrError(f"device is {device}, which is a type; give dtype={device}")
     if device == "auto":
         return best_device()
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, AttributeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError, AssertionError, AttributeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:160]
         names = ", ".join(str(found) for found in all_devices())
         raise UpsrError(f"device '{device}' cannot be used here ({reason}); give auto or one of {names}") from None
@@ -41,10 +43,10 @@ def dtype_for(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         return torch.bfloat16 if _computes_in_bfloat16(device) else torch.float32
-    if dtype in _DTYPES:
+    if isinstance(dtype, str) and dtype in _DTYPES:
         return _DTYPES[dtype]
-    if dtype in _DTYPES.values():
-        return dtype  # type: ignore[return-value]
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
+        return dtype
     raise UpsrError(f"dtype is '{dtype}'; there are auto, {', '.join(DTYPES)}")
 
 

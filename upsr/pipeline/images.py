@@ -16,6 +16,7 @@ from torch import Tensor
 
 from upsr.choices import MAX_MEGAPIXELS
 from upsr.errors import UnsoundResultError, UpsrError
+from upsr.images.metadata import orientation_of, upright
 from upsr.images.photo import Frame, Photo
 from upsr.images.pillow import frame_of
 from upsr.images.reading import read_photo
@@ -70,12 +71,14 @@ def items_of(image: ImageLike | Sequence[ImageLike]) -> Iterable[ImageLike]:
 
 
 def photo_of(image: ImageLike) -> Photo:
-    """The photo that a path, a PIL image, an array or a tensor is."""
+    """The photo that a path, a PIL image, an array or a tensor is; files and PIL images are turned upright by EXIF or XMP."""
     if isinstance(image, (str, Path)):
         return read_photo(Path(image), str(image), max_pixels=MAX_MEGAPIXELS * 10**6)
     if isinstance(image, Image.Image):
         try:
-            return Photo((frame_of(image),), image.format or "PNG")
+            # Of a TIFF Pillow turns the pixels itself, and then has no orientation.
+            orientation = orientation_of(image.info.get("exif"), image.info.get("xmp"))
+            return Photo((upright(frame_of(image), orientation),), image.format or "PNG")
         except UnclearSamplesError as error:
             raise UpsrError(f"an image has {error}; give 8 or 16 bits, or floats in [0, 1]") from None
     if isinstance(image, Photo):
@@ -85,6 +88,20 @@ def photo_of(image: ImageLike) -> Photo:
     if not isinstance(image, np.ndarray):
         raise UpsrError(f"an image is a path, a PIL image, an array or a tensor, not {type(image).__name__}")
     return Photo((_of_array(image),), "PNG")
+
+
+def lost_depth(image: ImageLike, photo: Photo, kind: str) -> tuple[str, ...]:
+    """A phrase where the result as ``kind`` has fewer bits than the image that the photo is of.
+
+    Floats are kept in 16 bits and promise none.
+    """
+    if isinstance(image, Image.Image):
+        is_float = image.mode == "F"
+    else:
+        is_float = isinstance(image, (np.ndarray, Tensor)) and image.dtype not in (np.uint16, torch.uint16)
+    if kind != "pil" or is_float or photo.frames[0].dtype != np.uint16:
+        return ()
+    return ("more than 8 bits left out: output_type='pil' has 8; 'np' and 'pt' keep them",)
 
 
 def _array_of(image: Tensor) -> NDArray[Any]:
@@ -131,6 +148,6 @@ def output_of(kind: str) -> Callable[[Frame], Any]:
     Raises:
         UpsrError: there is no such type.
     """
-    if kind not in _OUTPUTS:
+    if not isinstance(kind, str) or kind not in _OUTPUTS:
         raise UpsrError(f"output_type is '{kind}'; there are {', '.join(_OUTPUTS)}")
     return _OUTPUTS[kind]

@@ -17,7 +17,14 @@ from upsr.tiling.scratch import Scratch, bands
 
 
 def mask_of(image: ImageLike) -> Tensor:
-    """(h, w) float32 in [0, 1] of a picture: the mean of its colours, and 0 where it is transparent."""
+    """(h, w) float32 in [0, 1] of a picture: the mean of its colours, and 0 where it is transparent.
+
+    Arrays and tensors of truth values are 1 where they are true.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.bool_:
+        image = image.astype(np.float32)
+    elif isinstance(image, Tensor) and image.dtype == torch.bool:
+        image = image.float()
     frame = photo_of(image).frames[0]
     alpha = alpha_of(frame)
     # Colours under transparent pixels do not matter, so they are not replaced.

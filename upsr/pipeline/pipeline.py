@@ -21,16 +21,10 @@ from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
 from upsr.methods.base import Knob, Method, Seen, TextKnob, Watch
+from upsr.pipeline.checks import refuse_unknown
 from upsr.pipeline.files import load_model, save_model
 from upsr.pipeline.hardware import dtype_for, usable_device
-from upsr.pipeline.images import (
-    ImageLike,
-    OutputType,
-    items_of,
-    output_of,
-    photo_of,
-    shown_frame,
-)
+from upsr.pipeline.images import ImageLike, OutputType, items_of, lost_depth, output_of, photo_of, shown_frame
 from upsr.pipeline.masks import mask_of
 from upsr.pipeline.memory import OVERLAP, SCRATCH_ROOM, choose_tile, free_memory
 from upsr.pipeline.restoration import COLOUR, Restoration, faithful_for
@@ -114,8 +108,12 @@ class UPSRPipeline:
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
-            UpsrError: there is no such model, its files do not fit, or the device is not there.
+            UpsrError: there is no such model or argument, its files do not fit, or the device is not there.
         """
+        if hub:
+            from huggingface_hub import snapshot_download
+
+            refuse_unknown(hub, cls.from_pretrained, snapshot_download)
         device = usable_device(device)
         dtype_for(dtype, device)  # a wrong one is refused before the weights are read
         if g is not None and "g" in (parts or {}):
@@ -220,11 +218,11 @@ class UPSRPipeline:
         """Upscale images.
 
         Args:
-            image: one or a list: a path; a PIL image; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 or uint16, or float
-                in [0, 1]; a torch (C, H, W) or (B, C, H, W) tensor in [0, 1].
+            image: one or a list: a path; a PIL image, turned upright as its EXIF says; (H, W), (H, W, 1), (H, W, 3) or
+                (H, W, 4) uint8 or uint16, or float in [0, 1]; a torch (C, H, W) or (B, C, H, W) tensor in [0, 1].
             mask: one for each image, of its proportions: white where the model may invent details, black where the result is the
-                method's faithful estimate (UPSR: g(y)), grey for a mean of both.
-            output_type: "pil"; "np", (H, W, C) float32 in [0, 1]; "pt", (C, H, W) in [0, 1].
+                method's faithful estimate (UPSR: g(y)), grey for a mean of both; truth values are white where they are true.
+            output_type: "pil", of 8 bits; "np", (H, W, C) float32 in [0, 1]; "pt", (C, H, W) in [0, 1].
             return_intermediates: also give the maps and the pictures on the way.
             progress: called with (done, total) after each part of an image; what it raises ends the work.
             settings: the fields of :class:`Settings` (seed, outscale, size, tile, consistent, ...), and the method's knobs
@@ -234,6 +232,7 @@ class UPSRPipeline:
             UpsrError: an image cannot be read, or a setting is out of its range.
         """
         chosen = Settings.of(**settings)
+        chosen.refuse_unknown(self.knobs())
         convert = output_of(output_type)
         images: list[Any] = []
         notes: list[tuple[str, ...]] = []
@@ -245,8 +244,9 @@ class UPSRPipeline:
         for item, own in zip(items, masks, strict=True):
             seen: list[Seen] = []
             watch = seen.append if return_intermediates else None
-            large = self.upscale(photo_of(item), chosen, mask=own, progress=progress, watch=watch)
-            notes.append(large.notes)
+            photo = photo_of(item)
+            large = self.upscale(photo, chosen, mask=own, progress=progress, watch=watch)
+            notes.append((*large.notes, *lost_depth(item, photo, output_type)))
             frames = [convert(frame) for frame in large.frames]
             images.append(frames if len(frames) > 1 else frames[0])
             for kind, found in shown.items():

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
+
 from upsr.choices import ColourFix, NoiseSource
+from upsr.errors import UpsrError
+from upsr.pipeline.checks import is_number, whole
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,9 @@ class Settings:
         consistent: make results whose bicubic reduction is the photo, see :mod:`upsr.tiling.consistency`; their sides have to be
             longer than the photo's.
         knobs: settings of the method by name, see :meth:`upsr.methods.base.Method.knobs`; ``None`` for its own value.
+
+    Raises:
+        UpsrError: a value is of another kind. Ranges are checked by the pipeline.
     """
 
     seed: int = 0
@@ -39,11 +47,51 @@ class Settings:
     consistent: bool = False
     knobs: Mapping[str, float | str | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        sides = self.size
+        if self.outscale is not None and not is_number(self.outscale):
+            raise UpsrError(f"outscale is {self.outscale!r}; give a number: the size of the result over the photo's")
+        if sides is not None and not (isinstance(sides, (tuple, list)) and len(sides) == 2):
+            raise UpsrError(f"size is {sides!r}; give (width, height) in pixels, of which one may be None")
+        if not isinstance(self.consistent, (bool, np.bool_)):
+            raise UpsrError(f"consistent is {self.consistent!r}; give True or False")
+        if not isinstance(self.knobs, Mapping):
+            raise UpsrError(f"knobs is {self.knobs!r}; give the method's settings by name: {{'steps': 2}}")
+        named = self.tile is None or (isinstance(self.tile, str) and self.tile == "auto")
+        wanted = "(width, height) in whole pixels, of which one may be None"
+        checked = {
+            "seed": whole("seed", self.seed),
+            "size": sides and tuple(None if side is None else whole("a side of size", side, wanted) for side in sides),
+            "tile": self.tile if named else whole("tile", self.tile, "a whole number of LR pixels, 'auto' or None"),
+            "tiles_at_once": whole("tiles_at_once", self.tiles_at_once),
+            "consistent": bool(self.consistent),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
     @classmethod
     def of(cls, **given: Any) -> Settings:
         """Settings from keywords of which some may be knobs: ``Settings.of(seed=1, steps=2)``."""
         own: dict[str, Any] = {field.name: given.pop(field.name) for field in fields(cls) if field.name in given}
         return cls(**{"knobs": given, **own})
+
+    def refuse_unknown(self, own: Container[str]) -> None:
+        """Refuse a knob whose name a method has not and that is meant for a field.
+
+        Args:
+            own: names of the method's knobs.
+
+        Raises:
+            UpsrError: there is one; it names the field.
+        """
+        names = [field.name for field in fields(self)]
+        for name in self.knobs:
+            if name in own or name in names:  # a field among the knobs is refused by the method
+                continue
+            if name in ("width", "height"):
+                raise UpsrError(f"{name}: no such setting; give size=(width, height), of which one may be None")
+            if near := difflib.get_close_matches(name, names, n=1, cutoff=0.75):
+                raise UpsrError(f"{name}: no such setting; did you mean '{near[0]}'?")
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ class UPSR(Method):
         steps, fidelity, adaptive = (knobs.get(name) for name in ("steps", "fidelity", "adaptive"))
         own = self.sampling
         uncertainty, calls = at_fidelity(own.uncertainty, len(own.timesteps), fidelity)
-        calls = calls if steps is None else int(steps)
+        calls = calls if steps is None or fidelity == 1 else int(steps)  # at 1 the result is g(y), whatever the steps
         low, high = self.trained
         timesteps = own.timesteps
         if calls != len(timesteps):
