@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from upsr.arguments import add_datasets_root, path
@@ -94,10 +94,11 @@ def _list(given: argparse.Namespace) -> int:
         for name in given.names:
             _describe(BENCHMARKS.read(name), given.datasets_root)
         return 0
-    for benchmark in BENCHMARKS:
+    broken: list[str] = []
+    for benchmark in BENCHMARKS.readable(broken.append):
         here = "here  " if benchmark.root(given.datasets_root).is_dir() else "absent"
         print(f"{benchmark.name:15} {here} {benchmark.expected.images or '?':>5} images  {benchmark.about}")
-    return 0
+    return _say_broken(broken)
 
 
 def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
@@ -112,12 +113,16 @@ def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    names = given.names or [b.name for b in BENCHMARKS if b.root(given.datasets_root).is_dir()]
-    if not names:
+    broken: list[str] = []
+    if given.names:
+        benchmarks = [BENCHMARKS.read(name) for name in given.names]
+    else:
+        benchmarks = [b for b in BENCHMARKS.readable(broken.append) if b.root(given.datasets_root).is_dir()]
+    code = _say_broken(broken)
+    if not (benchmarks or broken):
         raise UpsrError(f"no benchmark is in {given.datasets_root}; `upsr data list` says where to get them")
     failed = []
-    for name in names:
-        benchmark = BENCHMARKS.read(name)
+    for benchmark in benchmarks:
         try:
             findings = check(benchmark, given.datasets_root, decode=True)
         except UpsrError as error:
@@ -135,7 +140,14 @@ def _check(given: argparse.Namespace) -> int:
         failed += [benchmark.name] if findings.problems else []
     if failed:
         print(f"error: {', '.join(failed)} cannot be evaluated on", file=sys.stderr)
-    return UpsrError.exit_code if failed else 0
+    return UpsrError.exit_code if failed else code
+
+
+def _say_broken(lines: Sequence[str]) -> int:
+    """Name the descriptions that have mistakes; returns the exit code."""
+    for line in lines:
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    return UpsrError.exit_code if lines else 0
 
 
 def _prepare(given: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from upsr.arguments import add_datasets_root, add_launcher, path
 from upsr.choices import TABLE_FORMATS
 from upsr.config.schema import TileOptions
 from upsr.engine.distributed import runtime
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, one_line
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.entries import ENTRIES, describe
 from upsr.evaluation.plan import Plan
@@ -74,11 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     if given.list:
-        for title, catalogue in (("methods", ENTRIES), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
-            print(f"{title}:")
-            for item in catalogue:
-                print(f"  {item.name:16} {item.about}")
-        return 0
+        return _list()
     plan = plan_of(given)
     num_gpu: int | Literal["auto"] = (
         "auto" if given.num_gpu == "auto" else _count("--num-gpu", given.num_gpu, smallest=0)
@@ -144,6 +140,18 @@ def plan_of(given: argparse.Namespace) -> Plan:
         form=given.format,
         metric_weights=given.metric_weights,
     )
+
+
+def _list() -> int:
+    """Print all methods, datasets and protocols; a description with mistakes costs a line and the exit code."""
+    broken: list[str] = []
+    for title, catalogue in (("methods", ENTRIES), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
+        print(f"{title}:")
+        for item in catalogue.readable(broken.append):
+            print(f"  {item.name:16} {item.about}")
+    for line in broken:
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    return UpsrError.exit_code if broken else 0
 
 
 def _tile(size: int | None, overlap: int | None) -> TileOptions | None:
