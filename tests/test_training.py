@@ -69,6 +69,20 @@ def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
     assert any(not torch.equal(v, weights(half)["params_ema"][k]) for k, v in weights(half)["params"].items())
 
 
+def test_only_a_run_that_begins_warns_of_random_weights(tmp_path, photos):
+    warning = "path.pretrain_network_g is not set: UNetModelSwin begins with random weights"
+    folder = run(tmp_path, photos, name="one", train={"total_iter": 2}, logger={"save_checkpoint_freq": 2})
+    assert (folder / "train.log").read_text().count(warning) == 1
+    run(tmp_path, photos, name="one", train={"total_iter": 3}, auto_resume=True)
+    log = (folder / "train.log").read_text()
+    assert log.count(warning) == 1
+    assert "UNetModelSwin has the weights of the training state" in log
+    named = run(tmp_path, photos, name="two", path={"resume_state": str(folder / "training_states/2.state")})
+    assert "random weights" not in (named / "train.log").read_text()
+    begun = run(tmp_path, photos, name="three", train={"total_iter": 1}, auto_resume=True)
+    assert warning in (begun / "train.log").read_text()
+
+
 def test_a_named_state_is_resumed_and_a_new_run_is_not(tmp_path, photos):
     first = run(tmp_path, photos, name="first", logger={"save_checkpoint_freq": 2})
     assert CheckpointStore(first).newest_valid() == first / "training_states" / "4.state"
