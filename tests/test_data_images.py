@@ -13,7 +13,7 @@ from PIL import Image
 from tests import tiny
 from upsr.atomic import atomic_write
 from upsr.data.backends import list_keys, open_backend
-from upsr.data.copies import make_lmdb, make_meta_info
+from upsr.data.copies import make_lmdb, make_meta_info, make_shards
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor, to_uint8, write_png
 from upsr.errors import UpsrError
 
@@ -91,6 +91,12 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         list_keys(tmp_path / "nowhere")
     with pytest.raises(UpsrError, match="no images in this folder"):
         list_keys(tmp_path)
+    make_shards(tiny.save_pictures(tmp_path / "p", 1), tmp_path / "s")
+    with pytest.raises(UpsrError, match=r"s: a folder of shards; name their index in its place: .*/s/index\.json$"):
+        list_keys(tmp_path / "s")
+    (tmp_path / "s/index.json").unlink()
+    with pytest.raises(UpsrError, match=r"in its place, which `upsr data shards --index-only .*/s` makes: "):
+        list_keys(tmp_path / "s")
 
 
 def test_lmdb_holds_the_same_bytes_as_the_folder(tmp_path):

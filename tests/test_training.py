@@ -24,6 +24,7 @@ from upsr.engine.train_loop import Trainer, train
 from upsr.errors import UpsrError
 from upsr.methods import build_method
 from upsr.methods.bicubic.method import Bicubic
+from upsr.pipeline.files import load_model
 from upsr.restoring import ModelRestorer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -81,6 +82,25 @@ def test_only_a_run_that_begins_warns_of_random_weights(tmp_path, photos):
     assert "random weights" not in (named / "train.log").read_text()
     begun = run(tmp_path, photos, name="three", train={"total_iter": 1}, auto_resume=True)
     assert warning in (begun / "train.log").read_text()
+
+
+def test_a_state_given_as_weights_names_the_weights_beside_it(tmp_path, photos):
+    folder = run(tmp_path, photos, name="one", train={"total_iter": 1})
+    state = folder / "training_states/1.state"
+    beside = f"{folder}/models/net_g_1.pth or {folder}/models/net_g_1.safetensors"
+    for read in (
+        lambda: run(tmp_path, photos, name="two", path={"pretrain_network_g": str(state)}),
+        lambda: load_model(state),
+    ):
+        with pytest.raises(UpsrError) as error:
+            read()
+        assert str(error.value).startswith(
+            f"{state}: the state of a training, not weights; the weights of its run are {beside};"
+        )
+    for file in (folder / "models").iterdir():
+        file.unlink()
+    with pytest.raises(UpsrError, match=r"models/net_g_1\.safetensors, which is not here"):
+        load_model(state)
 
 
 def test_a_named_state_is_resumed_and_a_new_run_is_not(tmp_path, photos):
