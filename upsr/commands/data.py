@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from upsr.arguments import add_datasets_root, path
+from upsr.data.backends import list_keys, names_in
 from upsr.data.copies import LeftOut, make_lmdb, make_meta_info, make_shards
 from upsr.data.shards import index_shards
 from upsr.errors import UpsrError, one_line
@@ -168,6 +169,8 @@ def _teach(given: argparse.Namespace) -> int:
 
 
 def _preview(given: argparse.Namespace) -> int:
+    if given.output.suffix.lower() != ".png":
+        raise UpsrError(f"--output: {given.output}; the picture is a PNG, so give a name that ends in .png")
     from upsr.config import load_options
     from upsr.config.schema_data import DegradationOptions
     from upsr.data.image_io import write_png
@@ -192,11 +195,15 @@ def _preview(given: argparse.Namespace) -> int:
 
 
 def _meta_info(given: argparse.Namespace) -> int:
-    return _say_left_out(make_meta_info(given.input, given.output, given.min_size, given.workers))
+    _say_left_out(make_meta_info(given.input, given.output, given.min_size, given.workers))
+    print(f"{len(names_in(given.output))} images listed in {given.output}")
+    return 0
 
 
 def _lmdb(given: argparse.Namespace) -> int:
-    return _say_left_out(make_lmdb(given.input, given.output, given.workers))
+    _say_left_out(make_lmdb(given.input, given.output, given.workers))
+    print(_copied(given.output, given.output))
+    return 0
 
 
 def _shards(given: argparse.Namespace) -> int:
@@ -205,13 +212,20 @@ def _shards(given: argparse.Namespace) -> int:
     if given.index_only:
         print(f"{index_shards(given.index_only)} images in {given.index_only / 'index.json'}")
         return 0
-    return _say_left_out(make_shards(given.input, given.output, given.megabytes, given.workers))
+    _say_left_out(make_shards(given.input, given.output, given.megabytes, given.workers))
+    print(_copied(given.output, given.output / "index.json"))
+    return 0
 
 
-def _say_left_out(left_out: LeftOut) -> int:
+def _copied(folder: Path, root: Path) -> str:
+    """How many images a copy has, how large it is, and the path that options take."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return f"{len(list_keys(root))} images, {size / 1e6:.1f} MB in {folder}; dataroot_gt: {root}"
+
+
+def _say_left_out(left_out: LeftOut) -> None:
     for name, reason in left_out:
         print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
-    return 0
 
 
 _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
