@@ -72,7 +72,7 @@ class _Loop:
     def __init__(self, opt: CommonOptions, folder: Path, device: torch.device) -> None:
         self.device = device
         self.trainer = Trainer(opt, Runtime(device), folder)
-        self.trainer.resume(own=False)
+        self.trainer.resume()
         self.trainer.data.open(self.trainer.sampler)
 
     def iterate(self) -> None:

@@ -294,3 +294,27 @@ def test_new_benchmarks_need_only_a_description(place, capsys):
     tiny.save_pictures(place / "datasets/Mine/photos", 2)
     assert main(["data", "check", "Mine"]) == 2
     assert "files.chanels: unknown key; did you mean 'channels'?" in capsys.readouterr().out
+
+
+def test_a_description_with_mistakes_is_named_and_the_others_are_listed(place, capsys):
+    tiny.save_pictures(place / "datasets/Whole", 2, size=32)
+    describe_dataset(place, "Whole", {"type": "FolderDataset", "dataroot_lq": "."}, 2)
+    assert main(["data", "check"]) == 0
+    (place / "datasets/Bad.yml").write_text("abuot: a spelling mistake\n")
+    (place / "datasets/Worse.yml").write_text("about: [\n")
+    for arguments, shown in (
+        (["data", "check"], "Whole: number and sizes as published"),
+        (["data", "list"], "Whole           here"),
+        (["evaluate", "--list"], "Whole            Whole"),
+    ):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        printed = capsys.readouterr()
+        assert shown in printed.out
+        bad, worse = printed.err.splitlines()
+        assert bad.startswith("error: ")
+        assert "datasets/Bad.yml: abuot: unknown key; did you mean 'about'?" in bad
+        assert "datasets/Worse.yml: not valid YAML" in worse
+    (place / "datasets/Whole.yml").unlink()
+    assert main(["data", "check"]) == 2
+    assert "no benchmark is in" not in capsys.readouterr().err

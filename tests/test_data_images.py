@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 
 from tests import tiny
 from upsr.atomic import atomic_write
+from upsr.cli import main
 from upsr.data.backends import list_keys, open_backend
-from upsr.data.copies import make_lmdb, make_meta_info
+from upsr.data.copies import make_lmdb, make_meta_info, make_shards
 from upsr.data.image_io import UnreadableImageError, decode_image, to_tensor, to_uint8, write_png
 from upsr.errors import UpsrError
 
@@ -91,6 +93,12 @@ def test_missing_and_empty_folders_are_named(tmp_path):
         list_keys(tmp_path / "nowhere")
     with pytest.raises(UpsrError, match="no images in this folder"):
         list_keys(tmp_path)
+    make_shards(tiny.save_pictures(tmp_path / "p", 1), tmp_path / "s")
+    with pytest.raises(UpsrError, match=r"s: a folder of shards; name their index in its place: .*/s/index\.json$"):
+        list_keys(tmp_path / "s")
+    (tmp_path / "s/index.json").unlink()
+    with pytest.raises(UpsrError, match=r"in its place, which `upsr data shards --index-only .*/s` makes: "):
+        list_keys(tmp_path / "s")
 
 
 def test_lmdb_holds_the_same_bytes_as_the_folder(tmp_path):
@@ -133,3 +141,42 @@ def test_files_are_whole_or_not_there(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UpsrError, match="cannot be written"):
         write_png(tmp_path / "file" / "image.png", PICTURE)
+
+
+def test_copies_say_what_they_hold_and_a_folder_without_whole_images_gives_none(tmp_path, capsys):
+    folder = tiny.save_pictures(tmp_path / "p", 3)
+    (folder / "broken.png").write_bytes(b"no image")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/broken.png").write_bytes(b"no image")
+    for action, name, said in (
+        ("meta-info", "list.txt", r"3 images listed in .*/list\.txt"),
+        ("lmdb", "p.lmdb", r"3 images, (\d+\.\d) MB in .*/p\.lmdb; dataroot_gt: .*/p\.lmdb"),
+        ("shards", "s", r"3 images, (\d+\.\d) MB in .*/s; dataroot_gt: .*/s/index\.json"),
+    ):
+        target = tmp_path / name
+        assert main(["data", action, "--input", str(folder), "--output", str(target), "--workers", "1"]) == 0
+        printed = capsys.readouterr()
+        found = re.fullmatch(said, printed.out.strip())
+        assert found
+        assert "left out: broken.png" in printed.err
+        if found.groups():
+            assert float(found[1]) == pytest.approx(sum(f.stat().st_size for f in target.iterdir()) / 1e6, abs=0.051)
+        none = tmp_path / f"none-{name}"
+        assert main(["data", action, "--input", str(tmp_path / "bad"), "--output", str(none), "--workers", "1"]) == 2
+        assert (
+            "bad: all of its 1 images are left out, so nothing is written; broken.png for one: "
+            in capsys.readouterr().err
+        )
+        assert not none.exists()
+    assert main(["data", "meta-info", "--input", str(folder), "--output", str(none), "--min-size", "999"]) == 2
+    assert "all of its 4 images are left out" in capsys.readouterr().err
+
+
+def test_a_preview_is_written_under_names_of_png_alone(tmp_path, capsys):
+    folder, out = tiny.save_pictures(tmp_path / "p", 1), tmp_path / "sheet.xyz"
+    given = ["data", "preview", "--input", str(folder), "--count", "1", "--versions", "1", "--size", "64", "--output"]
+    assert main([*given, str(out)]) == 2
+    assert "sheet.xyz; the picture is a PNG, so give a name that ends in .png" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*given, str(out.with_suffix(".PNG"))]) == 0
+    assert out.with_suffix(".PNG").read_bytes().startswith(b"\x89PNG")

@@ -48,6 +48,21 @@ def test_diffusers_loads_it_and_restores_to_the_same_bytes(folder, tmp_path):
     assert again.digest() == ours.digest()
 
 
+def test_this_package_reads_its_own_folder_of_the_layout(folder, tmp_path):
+    ours = UPSRPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    assert ours.digest() == UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="float32").digest()
+    Image.fromarray(PHOTO).save(tmp_path / "photo.png")
+    for weights, out in ((folder, "from folder"), ("tiny", "from tiny")):
+        given = ["--steps", "1", "--device", "cpu", "--weights", str(weights), "-o", str(tmp_path / out)]
+        assert main(["upscale", str(tmp_path / "photo.png"), *given]) == 0
+    found, expected = (next((tmp_path / out).iterdir()) for out in ("from folder", "from tiny"))
+    assert found.name == expected.name
+    with Image.open(found) as one, Image.open(expected) as other:
+        assert np.array_equal(one, other)
+    assert main(["convert", str(folder), "-o", str(tmp_path / "back")]) == 0
+    assert UPSRPipeline.from_pretrained(tmp_path / "back", device="cpu", dtype="float32").digest() == ours.digest()
+
+
 def test_another_type_is_that_of_computing_and_the_weights_stay(folder):
     ours = UPSRPipeline.from_pretrained("tiny", device="cpu", dtype="bfloat16")
     expected = ours(PHOTO, steps=1).images[0]

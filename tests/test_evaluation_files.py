@@ -284,6 +284,19 @@ def test_a_method_that_does_not_fit_a_dataset_costs_one_line(place, capsys):
     assert {method for method, *_ in means(summary)} == {"theirs", "bicubic"}
 
 
+def test_a_method_that_was_asked_for_and_has_no_numbers_makes_the_exit_code_1(place, capsys):
+    given = ["evaluate", "--num-gpu", "0", "--protocols", "p", "--no-report", "--out", "r"]
+    assert main([*given, "--datasets", "Tiny", "--methods", "bicubic", "theirs", "RRDB"]) == 0
+    (place / "weights/rrdb.pth").rename(place / "kept.pth")
+    capsys.readouterr()
+    assert main([*given, "--datasets", "Tiny", "Wild", "--methods", "bicubic", "theirs", "RRDB"]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: not measured: theirs on Wild, RRDB; what each needs is said above")
+    assert {row.method for row in read_rows(place / "r")} == {"bicubic", "theirs"}
+    assert main([*given, "--datasets", "Tiny", "--methods", "bicubic"]) == 0  # the RRDB of earlier was not asked for
+
+
 def test_values_that_are_not_finite_are_said_and_never_written(place):
     weights = torch.load(place / "weights/rrdb.pth")
     for tensor in weights.values():

@@ -106,7 +106,7 @@ def test_defaults_are_the_released_training():
             "diffusion={min_noise_level: 5, kappa: 1, sqrt_eta_cap: null}",
             r"diffusion: sqrt\(eta\) would fall from 5 .* to 0\.99",
         ),
-        ("num_gpu=-1", r"num_gpu: input should be greater than or equal to 0"),
+        ("num_gpu=-1", r"num_gpu: input should be 'auto' or greater than or equal to 0 \(found -1\)"),
         ("distributed.heartbeat=1e300", r"heartbeat: input should be less than or equal to 1000000"),
         ("val.suffix=/x", r"val\.suffix: '/x' becomes part of a file's name"),
         ("datasets.val_1.name=../x", r"val_1\.name: '\.\./x' becomes a folder's name"),
@@ -115,6 +115,15 @@ def test_defaults_are_the_released_training():
             r"datasets\.val_1 and datasets\.val_2 have one name",
         ),
         ("manual_seed=1:30", r"manual_seed: input should be a valid integer \(found '1:30'\)"),
+        ("train.total_iter=1e1", r"total_iter: input should be a valid integer \(found 10\.0\); write 10$"),
+        ("train.total_iter='4'", r"total_iter: .*\(found '4'\); write 4 without quotes"),
+        (
+            "num_gpu=yes",
+            r"num_gpu: input should be 'auto' or a valid integer \(found True\); YAML reads yes, no, on and off as",
+        ),
+        ("train=total_iter:4", r"train: .*; write a space after the colon: total_iter: 4"),
+        ("val.metrics={psnr: PSNR}", r"val\.metrics\.psnr: .*\(found 'PSNR'\); write \{type: PSNR\}"),
+        ("val.metrics=PSNR", r"val\.metrics: .*; its keys stand below it, each in a line of its own"),
         (
             "degradation.first.noise_rnge=[1,2]",
             r"degradation\.first\.noise_rnge: unknown key; did you mean 'noise_range'",
@@ -218,6 +227,8 @@ def test_files_that_are_no_option_files(tmp_path, text, message):
         ),
         ("a:\n\t- 1", "line 2, column 1: .*indent with spaces"),
         ("a: 1\n--- \nb: 1", "expected a single document"),
+        ("a:\n  b:4\n  c: 5", "line 3, .*; write a space after the colon in line 2: b: 4"),
+        ("a:\n  c: 5\n  b:4\nd: 1", "write a space after the colon in line 3: b: 4"),
     ],
 )
 def test_yaml_that_no_option_can_be_costs_one_line(tmp_path, text, message):

@@ -407,3 +407,33 @@ def test_patterns():
     assert fits(("val*", "x_?"), ("val_1", "x_2"))
     assert not fits(("a", "b"), ("a",))
     assert not fits(("a", "*"), ("a", "b", "c"))
+
+
+def test_a_network_that_is_not_here_is_listed_once_and_is_to_be_seen_to(tmp_path, capsys):
+    out = imported(changed("trainner.yml", tmp_path, network_g={"type": "span_s"}), tmp_path / "mine.yml")
+    report = capsys.readouterr().out
+    accounts, _, problems = report.partition("to be seen to before a run")
+    remedy = "there is no such network here: name your class by its path (docs/extending.md)"
+    assert [line.strip() for line in accounts.splitlines() if "span_s" in line] == [
+        f'network_g.type: "span_s"  ({remedy})'
+    ]
+    assert "network_g.type: unknown type 'span_s'" in problems
+    assert f"type: span_s # {remedy}" in out.read_text()
+
+
+def test_a_misspelt_key_that_is_needed_is_in_the_report_with_the_nearest_known_one(tmp_path, capsys):
+    text = (FOREIGN / "realesrgan.yml").read_text()
+    assert "\n  total_iter:" in text
+    source, out = written(text.replace("\n  total_iter:", "\n  totl_iter:"), tmp_path), tmp_path / "mine.yml"
+    assert cli.main(["options", "import", str(source), "-o", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert "taken over (" in printed.out
+    assert "(not known here; did you mean 'train.total_iter'?)" in printed.out
+    first, second, third = printed.err.splitlines()
+    assert first == f"error: {source}: train.total_iter: this key is needed"
+    assert second == f"{source}: train.totl_iter: did you mean 'train.total_iter'?"
+    assert third.endswith("nothing is written; mend these keys in it and translate it again")
+    assert not out.exists()
+    source = written(text.replace("\nmodel_type:", "\nmdel_type:"), tmp_path)
+    assert cli.main(["options", "import", str(source), "-o", str(out)]) == 2
+    assert "did you mean 'model_type' by 'mdel_type'?" in capsys.readouterr().err

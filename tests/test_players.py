@@ -206,7 +206,7 @@ def test_a_state_of_format_2_is_resumed_exactly(root):
 
 def test_an_update_changes_only_its_player(root, monkeypatch):
     trainer = Trainer(parse_options(options(root, "updates"), "test"), CPU, root / "updates")
-    trainer.resume(own=False)
+    trainer.resume()
     trainer.data.open(trainer.sampler)
     updaters = trainer.step.updaters
     original, order = Updater.step, []

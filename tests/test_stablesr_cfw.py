@@ -231,7 +231,7 @@ def test_only_fusion_blocks_and_discriminator_are_saved(root, whole):
 def test_everything_else_stays_to_the_bit(root, triples):
     data = options(root, "frozen", train={"adversarial": {"start": 0}})
     trainer = Trainer(parse_options(data, "test"), CPU, root / "frozen")
-    trainer.resume(own=False)
+    trainer.resume()
     trainer.data.open(trainer.sampler)
     training: Any = trainer.training
     before = {name: value.clone() for name, value in training.state_dict().items()}

@@ -24,6 +24,7 @@ from upsr.engine.train_loop import Trainer, train
 from upsr.errors import UpsrError
 from upsr.methods import build_method
 from upsr.methods.bicubic.method import Bicubic
+from upsr.pipeline.files import load_model
 from upsr.restoring import ModelRestorer
 
 REPOSITORY = Path(__file__).parents[1]
@@ -67,6 +68,39 @@ def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
         assert torch.equal(pairs["lq"], b.pool[slot]["lq"])
     assert weights(half)["params"].keys() == weights(half)["params_ema"].keys()
     assert any(not torch.equal(v, weights(half)["params_ema"][k]) for k, v in weights(half)["params"].items())
+
+
+def test_only_a_run_that_begins_warns_of_random_weights(tmp_path, photos):
+    warning = "path.pretrain_network_g is not set: UNetModelSwin begins with random weights"
+    folder = run(tmp_path, photos, name="one", train={"total_iter": 2}, logger={"save_checkpoint_freq": 2})
+    assert (folder / "train.log").read_text().count(warning) == 1
+    run(tmp_path, photos, name="one", train={"total_iter": 3}, auto_resume=True)
+    log = (folder / "train.log").read_text()
+    assert log.count(warning) == 1
+    assert "UNetModelSwin has the weights of the training state" in log
+    named = run(tmp_path, photos, name="two", path={"resume_state": str(folder / "training_states/2.state")})
+    assert "random weights" not in (named / "train.log").read_text()
+    begun = run(tmp_path, photos, name="three", train={"total_iter": 1}, auto_resume=True)
+    assert warning in (begun / "train.log").read_text()
+
+
+def test_a_state_given_as_weights_names_the_weights_beside_it(tmp_path, photos):
+    folder = run(tmp_path, photos, name="one", train={"total_iter": 1})
+    state = folder / "training_states/1.state"
+    beside = f"{folder}/models/net_g_1.pth or {folder}/models/net_g_1.safetensors"
+    for read in (
+        lambda: run(tmp_path, photos, name="two", path={"pretrain_network_g": str(state)}),
+        lambda: load_model(state),
+    ):
+        with pytest.raises(UpsrError) as error:
+            read()
+        assert str(error.value).startswith(
+            f"{state}: the state of a training, not weights; the weights of its run are {beside};"
+        )
+    for file in (folder / "models").iterdir():
+        file.unlink()
+    with pytest.raises(UpsrError, match=r"models/net_g_1\.safetensors, which is not here"):
+        load_model(state)
 
 
 def test_a_named_state_is_resumed_and_a_new_run_is_not(tmp_path, photos):

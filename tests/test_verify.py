@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,26 @@ def test_images_without_their_ground_truth_cost_one_line(place, tmp_path, capsys
     given = ["--gt", str(place / "gt"), "--claims", str(tmp_path / "claims.yml")]
     assert main(["verify", str(place / "sr"), *given]) == 2
     assert "4 of 4 images have no ground truth" in capsys.readouterr().err
-    Image.fromarray(tiny.picture(30, 40)).save(tmp_path / "0.png")
-    assert main(["verify", str(tmp_path), *given]) == 2
+    (tmp_path / "small").mkdir()
+    for number in range(4):
+        Image.fromarray(tiny.picture(30, 40)).save(tmp_path / f"small/{number}.png")
+    assert main(["verify", str(tmp_path / "small"), *given]) == 2
     assert "40 x 30, and the ground truth" in capsys.readouterr().err
+
+
+def test_nothing_is_concluded_of_a_part_of_a_set_or_of_an_image_twice(place, tmp_path, capsys):
+    shutil.copytree(place / "sr", tmp_path / "sr")
+    shutil.copytree(place / "gt", tmp_path / "gt")
+    claims = {"psnr": f"{psnr(place, studio, 0):.4f}"}
+    assert verify(tmp_path, claims)[0] == 0
+    capsys.readouterr()
+    shutil.copyfile(tmp_path / "sr/1_ours.png", tmp_path / "sr/1_ours.bmp")
+    assert verify(tmp_path, claims) == (2, [])
+    assert "5 restored images for 4 ground truths, two or more for 1.png; leave one" in capsys.readouterr().err
+    for name in ("1_ours.bmp", "1_ours.png", "2_ours.png", "3_ours.png"):
+        (tmp_path / "sr" / name).unlink()
+    assert verify(tmp_path, claims) == (2, [])
+    printed = capsys.readouterr()
+    assert "only 1 of the 4 images" in printed.err
+    assert "add the others, or give --gt a folder of those" in printed.err
+    assert printed.out == ""

@@ -19,6 +19,8 @@ _WRAPPERS = ("module", "_orig_mod")
 """The prefixes of torch's data-parallel wrappers and of torch.compile."""
 _UNWRAPPED = ("params_ema", "params", "params-ema", "state_dict", "model_state_dict", "model", "net")
 """Keys that the state dict stands under in files of this field, the first that is there counts."""
+_IN_STATES = {"players", "iteration", "position"}
+"""Keys that training states have (upsr/engine/checkpoint.py)."""
 _LARGEST_HEADER = 100 << 20  # bytes; what the safetensors library takes
 
 
@@ -103,8 +105,10 @@ def select_weights(
     ``torch.compile`` add to the names is removed.
 
     Raises:
-        UpsrError: there is no state dict, or one of its values is not finite.
+        UpsrError: there is no state dict, one of its values is not finite, or it is the state of a training.
     """
+    if content.keys() >= _IN_STATES:
+        raise UpsrError(f"{source}: the state of a training, not weights; {_weights_beside(Path(source))}")
     key = param_key or next((key for key in _UNWRAPPED if isinstance(content.get(key), Mapping)), "root")
     if key != "root" and key not in content:
         raise UpsrError(f"{source}: no weights under '{key}'; the file has {', '.join(map(str, list(content)[:5]))}")
@@ -113,6 +117,14 @@ def select_weights(
         raise UpsrError(f"{source}: what stands under '{key}' is no state dict")
     check_finite(weights, source)
     return key, unwrapped(weights, source)
+
+
+def _weights_beside(state: Path) -> str:
+    """The weight files that a run has written with a training state ``training_states/N.state``."""
+    models = state.parent.parent / "models"
+    found = sorted(models.glob(f"net_*_{state.stem}.*")) or sorted(models.glob("net_*_latest.*"))
+    files = " or ".join(map(str, found)) or f"{models / f'net_g_{state.stem}.safetensors'}, which is not here"
+    return f"the weights of its run are {files}; a training goes on from it by path.resume_state"
 
 
 def unwrapped(weights: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from upsr.arguments import add_datasets_root, path
+from upsr.data.backends import list_keys, names_in
 from upsr.data.copies import LeftOut, make_lmdb, make_meta_info, make_shards
 from upsr.data.shards import index_shards
 from upsr.errors import UpsrError, one_line
@@ -94,10 +95,11 @@ def _list(given: argparse.Namespace) -> int:
         for name in given.names:
             _describe(BENCHMARKS.read(name), given.datasets_root)
         return 0
-    for benchmark in BENCHMARKS:
+    broken: list[str] = []
+    for benchmark in BENCHMARKS.readable(broken.append):
         here = "here  " if benchmark.root(given.datasets_root).is_dir() else "absent"
         print(f"{benchmark.name:15} {here} {benchmark.expected.images or '?':>5} images  {benchmark.about}")
-    return 0
+    return _say_broken(broken)
 
 
 def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
@@ -112,12 +114,16 @@ def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
 
 
 def _check(given: argparse.Namespace) -> int:
-    names = given.names or [b.name for b in BENCHMARKS if b.root(given.datasets_root).is_dir()]
-    if not names:
+    broken: list[str] = []
+    if given.names:
+        benchmarks = [BENCHMARKS.read(name) for name in given.names]
+    else:
+        benchmarks = [b for b in BENCHMARKS.readable(broken.append) if b.root(given.datasets_root).is_dir()]
+    code = _say_broken(broken)
+    if not (benchmarks or broken):
         raise UpsrError(f"no benchmark is in {given.datasets_root}; `upsr data list` says where to get them")
     failed = []
-    for name in names:
-        benchmark = BENCHMARKS.read(name)
+    for benchmark in benchmarks:
         try:
             findings = check(benchmark, given.datasets_root, decode=True)
         except UpsrError as error:
@@ -135,7 +141,14 @@ def _check(given: argparse.Namespace) -> int:
         failed += [benchmark.name] if findings.problems else []
     if failed:
         print(f"error: {', '.join(failed)} cannot be evaluated on", file=sys.stderr)
-    return UpsrError.exit_code if failed else 0
+    return UpsrError.exit_code if failed else code
+
+
+def _say_broken(lines: Sequence[str]) -> int:
+    """Name the descriptions that have mistakes; returns the exit code."""
+    for line in lines:
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    return UpsrError.exit_code if lines else 0
 
 
 def _prepare(given: argparse.Namespace) -> int:
@@ -156,6 +169,8 @@ def _teach(given: argparse.Namespace) -> int:
 
 
 def _preview(given: argparse.Namespace) -> int:
+    if given.output.suffix.lower() != ".png":
+        raise UpsrError(f"--output: {given.output}; the picture is a PNG, so give a name that ends in .png")
     from upsr.config import load_options
     from upsr.config.schema_data import DegradationOptions
     from upsr.data.image_io import write_png
@@ -180,11 +195,15 @@ def _preview(given: argparse.Namespace) -> int:
 
 
 def _meta_info(given: argparse.Namespace) -> int:
-    return _say_left_out(make_meta_info(given.input, given.output, given.min_size, given.workers))
+    _say_left_out(make_meta_info(given.input, given.output, given.min_size, given.workers))
+    print(f"{len(names_in(given.output))} images listed in {given.output}")
+    return 0
 
 
 def _lmdb(given: argparse.Namespace) -> int:
-    return _say_left_out(make_lmdb(given.input, given.output, given.workers))
+    _say_left_out(make_lmdb(given.input, given.output, given.workers))
+    print(_copied(given.output, given.output))
+    return 0
 
 
 def _shards(given: argparse.Namespace) -> int:
@@ -193,13 +212,20 @@ def _shards(given: argparse.Namespace) -> int:
     if given.index_only:
         print(f"{index_shards(given.index_only)} images in {given.index_only / 'index.json'}")
         return 0
-    return _say_left_out(make_shards(given.input, given.output, given.megabytes, given.workers))
+    _say_left_out(make_shards(given.input, given.output, given.megabytes, given.workers))
+    print(_copied(given.output, given.output / "index.json"))
+    return 0
 
 
-def _say_left_out(left_out: LeftOut) -> int:
+def _copied(folder: Path, root: Path) -> str:
+    """How many images a copy has, how large it is, and the path that options take."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return f"{len(list_keys(root))} images, {size / 1e6:.1f} MB in {folder}; dataroot_gt: {root}"
+
+
+def _say_left_out(left_out: LeftOut) -> None:
     for name, reason in left_out:
         print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
-    return 0
 
 
 _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {

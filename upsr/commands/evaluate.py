@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from upsr.arguments import add_datasets_root, add_launcher, path
 from upsr.choices import TABLE_FORMATS
 from upsr.config.schema import TileOptions
 from upsr.engine.distributed import runtime
-from upsr.errors import UpsrError
+from upsr.errors import UpsrError, one_line
 from upsr.evaluation.benchmarks import BENCHMARKS
-from upsr.evaluation.entries import ENTRIES
+from upsr.evaluation.entries import ENTRIES, describe
 from upsr.evaluation.plan import Plan
 from upsr.evaluation.protocols import PROTOCOLS
 from upsr.evaluation.session import run_evaluation
@@ -31,7 +33,9 @@ recognises, or a folder of finished images. Datasets are described in datasets/*
 The folder gets images.csv (or .parquet) with every value, summary.json (means, intervals, and all that the numbers depend
 on: protocol, metric versions, weights' sha256, options, seed, machine) and images/METHOD/seed_N/DATASET/. Finished images
 are not done again while their files are as they were; adding methods, datasets or seeds to the same folder only does what is
-new, and the tables have all that the folder holds."""
+new, and the tables have all that the folder holds.
+
+Exit codes: 0 every method was measured; 1 one was not, and a line says what it needs; 2 a mistake, or nothing was measured."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,11 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(given: argparse.Namespace) -> int:
     """Run it."""
     if given.list:
-        for title, catalogue in (("methods", ENTRIES), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
-            print(f"{title}:")
-            for item in catalogue:
-                print(f"  {item.name:16} {item.about}")
-        return 0
+        return _list()
     plan = plan_of(given)
     num_gpu: int | Literal["auto"] = (
         "auto" if given.num_gpu == "auto" else _count("--num-gpu", given.num_gpu, smallest=0)
@@ -87,7 +87,29 @@ def main(given: argparse.Namespace) -> int:
                 from upsr.report.html import write_report  # here: a report is not always wanted
 
                 print(f"\nreport: {write_report(plan.folder)}")
-    return 0
+    if not (gaps := unmeasured(plan, summary)):
+        return 0
+    if run.is_main:
+        print(
+            f"error: not measured: {', '.join(gaps)}; what each needs is said above: put it in place and run the command again, "
+            "which does only what is missing",
+            file=sys.stderr,
+        )
+    return 1
+
+
+def unmeasured(plan: Plan, summary: Mapping[str, Any]) -> list[str]:
+    """The methods of a plan without numbers, with the dataset where it is only one.
+
+    Results of earlier evaluations that the folder no longer shows are not among them.
+    """
+    methods = {describe(given).name for given in plan.methods}
+    datasets = {None, *(BENCHMARKS.read(given).name for given in plan.datasets)}
+    return [
+        item["method"] if item["dataset"] is None else f"{item['method']} on {item['dataset']}"
+        for item in summary["unavailable"]
+        if item["method"] in methods and item["dataset"] in datasets
+    ]
 
 
 def plan_of(given: argparse.Namespace) -> Plan:
@@ -118,6 +140,18 @@ def plan_of(given: argparse.Namespace) -> Plan:
         form=given.format,
         metric_weights=given.metric_weights,
     )
+
+
+def _list() -> int:
+    """Print all methods, datasets and protocols; a description with mistakes costs a line and the exit code."""
+    broken: list[str] = []
+    for title, catalogue in (("methods", ENTRIES), ("datasets", BENCHMARKS), ("protocols", PROTOCOLS)):
+        print(f"{title}:")
+        for item in catalogue.readable(broken.append):
+            print(f"  {item.name:16} {item.about}")
+    for line in broken:
+        print(f"error: {one_line(line)}", file=sys.stderr)
+    return UpsrError.exit_code if broken else 0
 
 
 def _tile(size: int | None, overlap: int | None) -> TileOptions | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from upsr.atomic import atomic_write
 from upsr.config.imports.formats import format_of, formats
+from upsr.config.imports.rules import near_key
 from upsr.config.imports.source import read_source
 from upsr.config.imports.translate import Account, Translation, settle, translated
 from upsr.config.imports.write import about, option_text, shown
@@ -16,10 +18,11 @@ from upsr.errors import UpsrError
 
 
 def import_file(source: Path, out: Path, *, force: bool) -> None:
-    """Translate a file, print what became of each of its keys, and write the result.
+    """Translate a file, print what became of each of its keys, and write the result if it is an option file of ours.
 
     Raises:
-        UpsrError: the file is of no known kind, has no option file of ours as its like, ``out`` is it, or ``out`` exists.
+        UpsrError: the file is of no known kind, lacks a needed key, has no option file of ours as its like, ``out`` is it,
+            or ``out`` exists.
     """
     from upsr.engine.setup import component_problems_in
 
@@ -31,20 +34,39 @@ def import_file(source: Path, out: Path, *, force: bool) -> None:
     form = format_of(read.data)
     if form is None:
         names = ", ".join(sorted(form.name for form in formats()))
-        raise UpsrError(f"{source}: not an option file of a project that is known here: {names}")
+        raise UpsrError(
+            f"{source}: not an option file of a project that is known here: {names}{_misspelt(map(str, read.data))}"
+        )
     result = translated(form, read.data, source.stem)
     try:
         left = settle(result, lambda data: [*option_problems(data), *component_problems_in(data)])
     except UpsrError as error:
-        raise UpsrError(f"{source}: {error}") from None
+        _report(result, [], source)
+        raise UpsrError(f"{source}: {error}; nothing is written") from None
+    _report(result, left, source)
     text = option_text(result, read, source.name)
-    parse_options(load_yaml(text), str(source))
+    try:
+        parse_options(load_yaml(text), str(source))
+    except UpsrError as error:
+        unknown = [account.key for account in result.accounts if not account.known]
+        near = {key: near_key(form.rules, tuple(key.split("."))) for key in unknown}
+        misspelt = [f"{source}: {key}: did you mean '{meant}'?" for key, meant in near.items() if meant]
+        remedy = f"{source}: nothing is written; mend these keys in it and translate it again"
+        raise UpsrError("\n".join([str(error), *misspelt, remedy])) from None
     with atomic_write(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    _report(result, left, source, out)
+    print(f"\nwrote {out}")
 
 
-def _report(result: Translation, left: list[Problem], source: Path, out: Path) -> None:
+def _misspelt(keys: Iterable[str]) -> str:
+    """The ending of an error about a file of no known format: its keys that may be misspelt ones of a format."""
+    keys = list(keys)
+    near = {key: near_key(form.rules, (key,)) for form in formats() for key in keys}
+    meant = [f"did you mean '{name}' by '{key}'?" for key, name in near.items() if name and name not in keys]
+    return "".join(f"; {question}" for question in meant)
+
+
+def _report(result: Translation, left: list[Problem], source: Path) -> None:
     print(f"{source}: an option file of {result.format.name}")
     groups: dict[str, list[str]] = {
         "taken over": [line for account in result.accounts for line in _taken(account)],
@@ -59,7 +81,6 @@ def _report(result: Translation, left: list[Problem], source: Path, out: Path) -
     for name, lines in groups.items():
         if lines:
             print(f"\n{name} ({len(lines)})", *(f"  {line}" for line in lines), sep="\n")
-    print(f"\nwrote {out}")
 
 
 def _taken(account: Account) -> list[str]:

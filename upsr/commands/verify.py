@@ -29,6 +29,8 @@ claims.yml has the printed numbers with all their digits, which say how exact th
 Known are psnr, ssim, lpips and every metric of pyiqa. Backbones of LPIPS are those in the hub folder of torch and those given:
 --backbone alex=experiments/pretrained_models/alexnet-owt-7be5be79.pth (upsr weights fetch LPIPS-AlexNet). None is downloaded.
 
+Both folders have the same images: of a part of a set no number is explained.
+
 Exit codes: 0 every number is explained; 1 one is not; 2 a mistake in arguments or files."""
 
 _SHOWN = 5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +13,12 @@ from types import UnionType
 from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ValidationError
+
+_SHOULD_BE = "input should be "
+_SECTION_TYPES = ("model_type", "model_attributes_type", "dict_type")
+"""pydantic's names of the problem that something else stands in the place of a section."""
+_UNSPACED = re.compile(r"([\w.]+):(\S.*)")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,19 @@ def problems_of(schema: type[BaseModel], data: Mapping[str, Any], where: str = "
     try:
         schema.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        for item in error.errors():
-            yield _problem(schema, item, where)
+        found = [_problem(schema, item, where) for item in error.errors()]
+        for key, same in itertools.groupby(found, lambda problem: problem.key):  # a union has one for each of its types
+            yield Problem(key, _joined([problem.message for problem in same]))
+
+
+def _joined(messages: list[str]) -> str:
+    """One message of those of a union's types: they differ in what the value should be."""
+    first, *others = messages
+    if not all(message.startswith(_SHOULD_BE) for message in messages):
+        return "; ".join(messages)
+    wanted = [message.removeprefix(_SHOULD_BE).partition(" (found")[0] for message in others]
+    should, found, value = first.partition(" (found")
+    return " or ".join([should, *wanted]) + found + value
 
 
 def _problem(schema: type[BaseModel], item: Any, where: str) -> Problem:
@@ -54,7 +73,25 @@ def _problem(schema: type[BaseModel], item: Any, where: str) -> Problem:
     if item["type"] == "value_error" and not key:
         return Problem("file", message)
     shown = repr(item["input"])
-    return Problem(key, message if len(shown) > 60 or item["type"] == "value_error" else f"{message} (found {shown})")
+    if item["type"] != "value_error" and len(shown) <= 60:
+        message += f" (found {shown}){_remedy(schema, location, item['type'], item['input'])}"
+    return Problem(key, message)
+
+
+def _remedy(schema: type[BaseModel], location: list[str], kind: str, value: Any) -> str:
+    """The ending of a message about a value of another type: how the value is written that is probably meant."""
+    if kind in _SECTION_TYPES and isinstance(value, str):
+        if spaced := _UNSPACED.fullmatch(value):
+            return f"; write a space after the colon: {spaced[1]}: {spaced[2]}"
+        of_type = kind != "dict_type" and "type" in _valid_keys(schema, location)
+        return f"; write {{type: {value}}}" if of_type else "; its keys stand below it, each in a line of its own"
+    if isinstance(value, bool) and kind != "bool_type":
+        return "; YAML reads yes, no, on and off as true and false"
+    if kind.startswith("int") and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if kind.startswith(("int", "float")) and isinstance(value, str) and _NUMBER.fullmatch(value):
+        return f"; write {value} without quotes"
+    return ""
 
 
 def alternatives(annotation: Any) -> list[Any]:

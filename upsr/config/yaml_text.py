@@ -35,7 +35,8 @@ def load_yaml(text: str, *, any_tag: bool = False) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ValueError(where + _one_line(": ".join(filter(None, [error.context, error.problem])))) from None
+        problem = _one_line(": ".join(filter(None, [error.context, error.problem])))
+        raise ValueError(where + problem + (_unspaced(text, mark.line) if mark else "")) from None
     except yaml.YAMLError as error:
         raise ValueError(_one_line(str(error))) from None
     except (ValueError, KeyError) as error:  # of Python's own readers of numbers and truth values
@@ -52,6 +53,16 @@ def dump_yaml(data: Any) -> str:
 def _one_line(message: str) -> str:
     tab = "; indent with spaces" if r"'\t'" in message else ""
     return " ".join(message.split()) + tab
+
+
+def _unspaced(text: str, line: int) -> str:
+    """The ending of a message: the line with a mistake, or the one before it, has no space after the colon of its key."""
+    lines = text.splitlines()
+    for number in (line - 1, line):
+        found = re.match(r"\s*([\w.]+):([^\s:/\\].*)", lines[number]) if 0 <= number < len(lines) else None
+        if found:
+            return f"; write a space after the colon in line {number + 1}: {found[1]}: {found[2].strip()}"
+    return ""
 
 
 class _Loader(yaml.SafeLoader):

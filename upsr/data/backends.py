@@ -160,6 +160,10 @@ def list_keys(root: str | Path, meta_info: str | Path | None = None, backend: Im
     backend = backend or open_backend(root)
     available = backend.keys()
     if not available:
+        if any(Path(root).glob("*.tar")):
+            index = Path(root) / "index.json"
+            first = "" if index.is_file() else f", which `upsr data shards --index-only {root}` makes"
+            raise UpsrError(f"{root}: a folder of shards; name their index in its place{first}: {index}")
         raise UpsrError(
             f"{root}: no images in this folder (looked for {', '.join(sorted(PHOTO_SUFFIXES))}, at any depth)"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from upsr.atomic import atomic_folder, atomic_write
@@ -26,8 +26,8 @@ def make_lmdb(source: Path, target: Path, workers: int = 1) -> LeftOut:
         workers: processes that decode, to find broken images.
 
     Raises:
-        UpsrError: the target exists or does not end in ``.lmdb``, the source has no images, or two of them have one name
-            but for the suffix, which keys of BasicSR's layout leave out.
+        UpsrError: the target exists or does not end in ``.lmdb``, the source has no images that can be decoded, or two of them
+            have one name but for the suffix, which keys of BasicSR's layout leave out.
     """
     import lmdb
 
@@ -53,6 +53,7 @@ def make_lmdb(source: Path, target: Path, workers: int = 1) -> LeftOut:
                 raise UpsrError(f"{source}: two images are named '{key}' but for the suffix; rename one")
             put(key, backend.read(name))
             lines[key] = f"{name} ({height},{width},3) 1\n"
+        _refuse_none(source, lines, left_out)
         environment.sync()
         environment.close()
         (folder / "meta_info.txt").write_text("".join(lines.values()), encoding="utf-8")
@@ -70,7 +71,7 @@ def make_shards(source: Path, target: Path, megabytes: int = 512, workers: int =
         workers: processes that decode, to find broken images.
 
     Raises:
-        UpsrError: the target exists, or the source has no images.
+        UpsrError: the target exists, or the source has no images that can be decoded.
     """
     import webdataset
 
@@ -80,9 +81,12 @@ def make_shards(source: Path, target: Path, megabytes: int = 512, workers: int =
         with webdataset.ShardWriter(
             str(folder / _SHARD), maxsize=megabytes << 20, maxcount=1 << 30, verbose=0
         ) as writer:
+            names = []
             for name, _ in _whole(source, workers, left_out):
                 stem, suffix = os.path.splitext(name)
                 writer.write({"__key__": stem, suffix[1:]: backend.read(name)})
+                names.append(name)
+        _refuse_none(source, names, left_out)
         index_shards(folder)
     return left_out
 
@@ -93,6 +97,9 @@ def make_meta_info(source: Path, target: Path, min_size: int, workers: int = 1) 
     Args:
         min_size: smallest side of an image, in pixels.
         workers: processes that decode.
+
+    Raises:
+        UpsrError: no image is left.
     """
     left_out: LeftOut = []
     lines = []
@@ -101,9 +108,18 @@ def make_meta_info(source: Path, target: Path, min_size: int, workers: int = 1) 
             left_out.append((name, f"{width}x{height} is smaller than {min_size}"))
         else:
             lines.append(f"{name} ({height},{width},3)\n")
+    _refuse_none(source, lines, left_out)
     with atomic_write(target) as path:
         path.write_text("".join(lines), encoding="utf-8")
     return left_out
+
+
+def _refuse_none(source: Path, kept: Collection[str], left_out: LeftOut) -> None:
+    if not kept:
+        name, reason = left_out[0]
+        raise UpsrError(
+            f"{source}: all of its {len(left_out)} images are left out, so nothing is written; {name} for one: {reason}"
+        )
 
 
 def _whole(source: Path, workers: int, left_out: LeftOut) -> Iterator[tuple[str, tuple[int, int]]]:

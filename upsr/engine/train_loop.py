@@ -72,27 +72,39 @@ def train(opt: CommonOptions, run: Runtime, *, profile: int | None = None) -> Pa
         with Heartbeat(
             run, folder, interval=opt.distributed.heartbeat, total=train_options(opt).total_iter
         ) as heartbeat:
-            trainer = Trainer(opt, run, folder)
-            trainer.resume(own=resuming)
+            trainer = Trainer(opt, run, folder, own=resuming)
+            trainer.resume()
             trainer.fit(stop, heartbeat, profile)
     return folder
+
+
+def _going_on(opt: CommonOptions, state: str | Path | None) -> CommonOptions:
+    """Options that name the training state of their own run too."""
+    path = opt.path.model_copy(update={"resume_state": state and str(state)})
+    return opt.model_copy(update={"path": path})
 
 
 class Trainer:
     """One training run: its parts, and the loop over them.
 
+    Args:
+        own: continue from the newest valid checkpoint of this run if it has one; ``path.resume_state`` is for the first start.
+
     Attributes:
+        state: the training state that it continues from; ``None`` for a run that begins.
         sampler: the batches from where the run begins; made by :meth:`resume`.
     """
 
     sampler: GlobalBatchSampler
 
-    def __init__(self, opt: CommonOptions, run: Runtime, folder: Path) -> None:
-        self.opt, self.run, self.folder = opt, run, folder
+    def __init__(self, opt: CommonOptions, run: Runtime, folder: Path, *, own: bool = False) -> None:
+        self.opt, self.run, self.folder, self.own = opt, run, folder, own
+        newest = newest_own(CheckpointStore(folder)) if own and run.is_main else None
+        self.state = run.from_main(newest) or opt.path.resume_state
         self.settings = train_options(opt)
         self.seed = opt.manual_seed
         self.iteration = 0
-        self.training = build_training(opt).to(run.device).train()
+        self.training = build_training(_going_on(opt, self.state)).to(run.device).train()
         self.step = TrainingStep(self.training, self.settings, run, seed=self.seed, bucket_mb=opt.distributed.bucket_mb)
         self.data = TrainingData(opt, run, self.training)
         self.validation = Validation(opt, run, folder, self.training.method)
@@ -110,15 +122,9 @@ class Trainer:
         self.saved_at = -1
         self._data_error: str | None = None
 
-    def resume(self, *, own: bool) -> None:
-        """Continue from a training state, or begin; validations of a dead attempt after that state are dropped.
-
-        Args:
-            own: look for the newest valid checkpoint of this run first; ``path.resume_state`` is for the first start.
-        """
-        state = self.run.from_main(newest_own(self.store) if own and self.run.is_main else None)
-        state = state or self.opt.path.resume_state
-        checkpoint = None if state is None else load_checkpoint(state)
+    def resume(self) -> None:
+        """Continue from the training state, or begin; validations of a dead attempt after that state are dropped."""
+        checkpoint = None if self.state is None else load_checkpoint(self.state)
         position = 0
         if checkpoint is not None:
             self.iteration, position = checkpoint.iteration, checkpoint.position
@@ -134,8 +140,8 @@ class Trainer:
             position=position,
         )
         if checkpoint is not None:
-            self._take_over(checkpoint, str(state))
-            self.saved_at = self.iteration if own else -1
+            self._take_over(checkpoint, str(self.state))
+            self.saved_at = self.iteration if self.own else -1
         if self.run.is_main and self.validation.begin(self.iteration):
             self.store.remove_weights("best")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -39,9 +39,17 @@ class Catalogue(Generic[Description]):
             found, key=lambda name: [(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", name.lower())]
         )
 
-    def __iter__(self) -> Iterator[Description]:
-        """Every description."""
-        return (self.read(name) for name in self.names())
+    def readable(self, broken: Callable[[str], object]) -> Iterator[Description]:
+        """Every description without mistakes.
+
+        Args:
+            broken: called with a line on each of the others: its file and the mistakes.
+        """
+        for name in self.names():
+            try:
+                yield self.read(name)
+            except UpsrError as error:
+                broken("; ".join(str(error).split("\n")))
 
     def path(self, name: str) -> Path:
         """The file of a name (case does not matter), or of a path that ends in .yml.

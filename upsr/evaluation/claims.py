@@ -102,8 +102,10 @@ class Pairs(Sequence[Pair]):
 
     A ground truth that is larger by less than ``scale`` pixels has lost its last rows and columns in the reduction: they are cut.
 
+    A published number is of a whole set, and a part of it has another: nothing is measured of a part.
+
     Raises:
-        UpsrError: an image has no ground truth, or none of its size.
+        UpsrError: an image has no ground truth, or none of its size; a ground truth has no restored image, or two.
     """
 
     def __init__(self, folder: Path, gt: Path, scale: int, template: str = "{}") -> None:
@@ -115,6 +117,18 @@ class Pairs(Sequence[Pair]):
             raise UpsrError(
                 f"{folder}: {len(absent)} of {len(self.names)} images have no ground truth in {gt}, {absent[0]} for one; "
                 "--filename-tmpl says how names differ: '{}_x4'"
+            )
+        times = Counter(partner for _, partner in self.names)
+        if twice := [partner for partner, count in times.items() if count > 1]:
+            raise UpsrError(
+                f"{folder}: {len(self.names)} restored images for {len(times)} ground truths, two or more for {twice[0]}; "
+                "leave one of each in the folder"
+            )
+        if missing := [key for key in self.gt.keys if key not in times]:
+            raise UpsrError(
+                f"{folder}: only {len(times)} of the {len(self.gt.keys)} images of {gt} are here, {missing[0]} is not one of "
+                "them, and a published number is of the whole set; add the others, or give --gt a folder of those that the "
+                "number is of"
             )
 
     def __len__(self) -> int:

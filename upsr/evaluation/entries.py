@@ -41,7 +41,7 @@ from upsr.restoring import ModelRestorer, Restorer
 from upsr.weights import files_of, run_weights, unset_weights, weight_files
 from upsr.weights.catalogue import fetch_hint
 
-_CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ncnn.SUFFIX)
+_CHECKPOINTS = (".pth", ".pt", ".safetensors", ".ckpt", ".state", ncnn.SUFFIX)
 _IN_PACKAGE = "package:"
 _RUNS = Path(RUNS_ROOT)
 

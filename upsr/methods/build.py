@@ -122,7 +122,7 @@ def load_weights(
     Args:
         section: of the options that describes the network: ``network_g``.
         part: name of the network among the method's parts, for weights that ship with the package.
-        optional: the network is about to be trained.
+        optional: the network is about to be trained; ``path.resume_state`` will fill it, if it is set.
         beginning: what it holds without a file, for the message.
 
     Raises:
@@ -143,6 +143,8 @@ def load_weights(
             strict=getattr(opt.path, f"strict_load_{ending}", True),
         )
         logger.info("path.%s: loaded '%s' of %s", key, used, name)
+    elif optional and opt.path.resume_state is not None:
+        logger.info("path.%s is not set: %s has the weights of the training state", key, type(network).__name__)
     elif optional or opt.path.allow_random_weights:
         logger.warning("path.%s is not set: %s begins with %s", key, type(network).__name__, beginning)
     else:

@@ -25,6 +25,8 @@ from upsr.weights.catalogue import FOLDER, Entry, fetch_hint, read_catalogue
 from upsr.weights.hub import hub_folder, is_repository
 from upsr.weights.places import model_place
 
+COMPONENT = "restoration"
+"""Folder of the saved pipeline in a folder of diffusers' layout."""
 _OPTION_FILES = (".yml", ".yaml")
 
 Loaded = tuple[Method, dict[str, Any]]
@@ -143,8 +145,9 @@ def _of_itself(path: Path) -> Described | None:
         run = path.absolute().parent.parent
         in_run = path.absolute().parent.name == "models" and (run / RUN_OPTIONS).is_file()
         return _of_run(run, path) if in_run else None
-    if (path / CONFIG).is_file() and (data := _read_config(path / CONFIG)) is not None:
-        return _of_saved(path, data)
+    for folder in (path, path / COMPONENT):
+        if (folder / CONFIG).is_file() and (data := _read_config(folder / CONFIG)) is not None:
+            return _of_saved(folder, data)
     if (path / RUN_OPTIONS).is_file():
         return _of_run(path)
     return None

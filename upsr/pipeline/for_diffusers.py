@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from upsr.errors import UpsrError
 from upsr.methods.base import Method
-from upsr.pipeline.files import load_model, save_model
+from upsr.pipeline.files import COMPONENT, load_model, save_model
 from upsr.pipeline.images import OutputType, items_of
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import UPSROutput
@@ -90,7 +90,7 @@ class UPSRDiffusionPipeline(DiffusionPipeline):
 
     def __init__(self, restoration: nn.Module) -> None:
         super().__init__()
-        self.register_modules(restoration=restoration)
+        self.register_modules(restoration=restoration)  # the parameter's name is COMPONENT, as diffusers asks
 
     def __call__(
         self,
@@ -170,20 +170,22 @@ def _shown_on(bar: Any) -> Progress:
 def write_for_diffusers(method: Method, config: dict[str, Any], folder: Path) -> None:
     """Write a method in diffusers' layout: ``model_index.json``, the component's folder, and code that imports it.
 
+    :meth:`UPSRPipeline.from_pretrained` reads such a folder too.
+
     Raises:
         UpsrError: as :func:`upsr.pipeline.files.save_model`.
     """
-    component = folder / "restoration"
+    component = folder / COMPONENT
     component.mkdir()
     save_model(method, config, component)
     for place, kind in (
         (folder / "pipeline.py", UPSRDiffusionPipeline),
-        (component / "restoration.py", RestorationModel),
+        (component / f"{COMPONENT}.py", RestorationModel),
     ):
         place.write_text(_CODE.format(module=__name__, name=kind.__name__), encoding="utf-8")
     index = {
         "_class_name": ["pipeline", UPSRDiffusionPipeline.__name__],
         "_diffusers_version": diffusers.__version__,
-        "restoration": ["restoration", RestorationModel.__name__],
+        COMPONENT: [COMPONENT, RestorationModel.__name__],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 Path = tuple[str, ...]
+
+_NEAR = 0.75
+"""Similarity of a misspelt key and the one that is meant, of 1."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,19 @@ def fits(pattern: Path, path: Path) -> bool:
     if pattern[0] == "**":
         return any(fits(pattern[1:], path[start:]) for start in range(len(path) + 1))
     return bool(path) and fnmatchcase(path[0], pattern[0]) and fits(pattern[1:], path[1:])
+
+
+def near_key(rules: Rules, path: Path) -> str | None:
+    """The known key that an unknown one is nearest to, in the spelling of a mistake; ``None`` where none is near."""
+    patterns = [_parts(pattern) for pattern in rules]
+    for depth, name in enumerate(path):
+        inside = [p for p in patterns if len(p) > depth and "**" not in p and fits(p[:depth], path[:depth])]
+        if any(fnmatchcase(name, pattern[depth]) for pattern in inside):
+            continue
+        names = sorted({pattern[depth] for pattern in inside if not {"*", "?"} & set(pattern[depth])})
+        near = difflib.get_close_matches(name, names, n=1, cutoff=_NEAR)
+        return ".".join((*path[:depth], *near, *path[depth + 1 :])) if near else None
+    return None
 
 
 def whole(value: Any) -> int:

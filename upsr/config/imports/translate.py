@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from upsr.config.imports.rules import Format, Left, Outcome, Path, Place, Put, is_section, rule_for
+from upsr.config.imports.rules import Format, Left, Outcome, Path, Place, Put, is_section, near_key, rule_for
 from upsr.config.problems import Problem
 from upsr.errors import UpsrError
 
@@ -143,7 +143,9 @@ def _accounts(form: Format, source: Mapping[str, Any], path: Path, value: Any) -
     if rule is None and not value and is_section(form.rules, path):
         return [Account(key, value, left=Left("nothing is set"))]
     if rule is None:
-        return [Account(key, value, left=Left("not known here", matters=True), known=False)]
+        near = near_key(form.rules, path)
+        reason = f"not known here; did you mean '{near}'?" if near else "not known here"
+        return [Account(key, value, left=Left(reason, matters=True), known=False)]
     try:
         outcomes = list(rule(value, Place(source, path)))
     except _REFUSALS as error:

@@ -110,10 +110,8 @@ def network(names: Mapping[str, Known]) -> Rule:
             for key in arguments:
                 yield Left("spandrel finds it in the weight file", of=key)
         else:
-            yield Put("network_g.type", kind, of="type")
-            yield Left(
-                "there is no such network here: name your class by its path (docs/extending.md)", True, of="type"
-            )
+            note = "there is no such network here: name your class by its path (docs/extending.md)"
+            yield Put("network_g.type", kind, note, of="type")
             for key, given in arguments.items():
                 yield Put(f"network_g.{key}", given, of=key)
 
