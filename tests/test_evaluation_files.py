@@ -167,6 +167,7 @@ def test_a_folder_shows_all_that_it_holds_and_nothing_of_changed_files(place):
     summary = run(place, methods=("bicubic",), datasets=("Tiny",), protocols=("p",), metrics=None)
     assert {method for method, *_ in means(summary)} == {"bicubic"}
     reasons = {item["method"]: item["reason"] for item in summary["unavailable"]}
+    assert len(reasons) == len(summary["unavailable"])
     assert "weights" in reasons["RRDB"]
     assert "changed since" in reasons["RRDB"]
     assert "theirs" in reasons["theirs"]

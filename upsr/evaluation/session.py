@@ -288,12 +288,7 @@ class _Worker:
         )
         gone = {item.method for item in self.unavailable if item.dataset is None}
         said = {(item.method, item.dataset) for item in self.unavailable}
-        found = finder.find([*self.rows, *self.set_rows], {*self.works, *gone}, said)
-        for (method, dataset), reason in found.not_shown.items():
-            self._cannot(
-                method, dataset, MissingWeightsError(f"measured earlier, not shown: {reason}; evaluate it again")
-            )
-        return found
+        return finder.find([*self.rows, *self.set_rows], {*self.works, *gone}, said)
 
     def summary(self, sets: Sequence[OpenSet], earlier: Earlier) -> dict[str, Any]:
         """Means and all facts that the numbers depend on."""
