@@ -55,7 +55,7 @@ from upsr.rng import stacked
 SCHEDULE = {"diffusion/coefficients.py __call__: cpu -> cuda": 1}
 """The schedule is computed on the host; each process takes it to a device once."""
 
-NOISE = "restoring/restore.py __call__: cpu -> cuda"
+NOISE = "restoring/noise.py __call__: cpu -> cuda"
 """A noise field is drawn on the host, so that it is the same on every device, and goes there image by image."""
 
 WINDOWS = "tiling/windows.py axis_windows: cpu -> cuda"
