@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-import runtimes
 import tradeoffs
 from PIL import Image
 
@@ -38,6 +37,8 @@ def test_tradeoffs_with_and_without_ground_truth(tmp_path, monkeypatch, capsys):
 
 def test_runtimes(monkeypatch, capsys):
     pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'upsr[export]'")
+    import runtimes
+
     monkeypatch.setattr(runtimes, "openvino", None)
     given = ("--side", 32, "--crops", 4, "--rounds", 1, "--networks")
     rows = table(runtimes, monkeypatch, capsys, *given, "g", "denoiser")

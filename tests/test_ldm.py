@@ -25,6 +25,7 @@ from upsr.methods import build_method
 from upsr.methods.ldm.method import LatentDiffusionSR
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.restoring import restore
+from upsr.restoring.noise import SequentialNoise
 
 CPU = torch.device("cpu")
 
@@ -100,6 +101,17 @@ def test_tiles_meet_at_every_step(folder):
     whole = restore(own, lq, seed=0, names=["a"])
     tiled = restore(own, lq, seed=0, names=["a"], tile=TileOptions(size=32, overlap=16, blend="step"))
     assert (tiled - whole).abs().mean() < 0.05
+
+
+def test_no_tile_changes_the_noise_of_another(folder, monkeypatch):
+    fields = []
+    call = SequentialNoise.__call__
+    monkeypatch.setattr(
+        SequentialNoise, "__call__", lambda self, k: fields.append((call(self, k), self, k)) or fields[-1][0]
+    )
+    restore(method(folder), lr_image(48, 40), seed=0, names=["a"], tile=TileOptions(size=32, overlap=16, blend="end"))
+    assert fields
+    assert all(torch.equal(field, call(noise, k)) for field, noise, k in fields)
 
 
 def test_saved_it_is_one_folder(folder, tmp_path):

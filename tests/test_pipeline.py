@@ -177,13 +177,20 @@ def test_a_pil_image_is_turned_as_its_file_is(pipe, tmp_path, ending):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / f"turned.{ending}"
-    Image.fromarray(small()).save(path, exif=exif)
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(small()).save(path, exif=exif, **({"tiffinfo": {700: xmp}} if ending == "tif" else {"xmp": xmp}))
     assert Image.open(path).size[::-1] == small().shape[:2] or ending == "tif"
     from_file, from_pil = (pipe(image, steps=0).images[0] for image in (path, Image.open(path)))
     assert from_file.size == tuple(4 * side for side in small().shape[:2])
     assert np.array_equal(array(from_file), array(from_pil))
     upright = ImageOps.exif_transpose(Image.open(path))
     assert np.array_equal(array(pipe(upright, steps=0).images[0]), array(from_pil)), "not turned twice"
+
+
+def test_a_pil_image_whose_xmp_is_text_is_turned_too(pipe):
+    image = Image.fromarray(small())
+    image.info["xmp"] = '<rdf:Description tiff:Orientation="6"/>'
+    assert pipe(image, steps=0).images[0].size == tuple(4 * side for side in small().shape[:2])
 
 
 def test_bits_that_a_pil_image_does_not_hold_are_said(pipe):

@@ -222,9 +222,26 @@ def test_an_interrupted_run_goes_on(weights, photos, tmp_path):
     resume = Handling(resume=True)
     other = upscale_all(pipe, jobs[:1], Settings.of(steps=0), resume, Journal(tmp_path, 1, {"other": "settings"}))
     assert len(other.done) == 1, "other settings make it again"
-    outcome = upscale_all(pipe, jobs, Settings.of(steps=0), resume, Journal(tmp_path, 0, key))
+    journal = Journal(tmp_path, 0, key)
+    outcome = upscale_all(pipe, jobs, Settings.of(steps=0), resume, journal)
     assert (len(outcome.skipped), len(outcome.done)) == (2, 2)
+    journal.clear()
     assert set(bytes_of(tmp_path)) == {str(job.target.relative_to(tmp_path)) for job in jobs}, "the journal is gone"
+
+
+def test_a_run_whose_other_process_had_ended_goes_on(weights, photos, tmp_path):
+    from upsr.photos.journal import Journal
+    from upsr.photos.upscaling import Handling, upscale_all
+    from upsr.pipeline.settings import Settings
+
+    pipe = UPSRPipeline.from_pretrained(weights, device="cpu")
+    jobs = plan_jobs([str(photos)], str(tmp_path), "", None)
+    Journal(tmp_path, 0, {}).begin()  # this one is interrupted
+    upscale_all(pipe, jobs[:1], Settings.of(steps=0), Handling(), Journal(tmp_path, 1, {}))
+    assert jobs[0].target.is_file()
+    assert plan_jobs([str(photos)], str(tmp_path), "", None) == jobs, "a result of the run itself is no file of others"
+    again = upscale_all(pipe, jobs, Settings.of(steps=0), Handling(resume=True), Journal(tmp_path, 0, {}))
+    assert (len(again.skipped), len(again.done)) == (1, len(jobs) - 1)
 
 
 def test_maps_are_written_beside_the_photo(weights, photos, tmp_path):

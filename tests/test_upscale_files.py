@@ -309,6 +309,8 @@ def test_results_beside_their_photos_are_replaced_where_that_is_said(place, upsc
     assert upscale("in", "-o", "in", "--suffix", "_x4")[0] == 2
     assert counts(upscale("in", "-o", "in", "--suffix", "_x4", "--overwrite")[1]) == (1, 1, 0)
     assert Image.open("in/a_x4.png").size == (36, 32)
+    with pytest.raises(UpsrError, match="lies among the photos"):  # it was named itself
+        plan_jobs(["in/a.png", "in/a_x4.png"], "in", "_x4", None, overwrite=True)
 
 
 def test_what_an_interrupted_run_wrote_is_its_own(place, upscale, monkeypatch):
@@ -349,7 +351,10 @@ def test_resuming_needs_something_to_resume(place, upscale, monkeypatch):
         for more in ((), ("--devices", "cpu,cpu"), ("--record", "record.json")):
             code, lines = upscale("in", "-o", "out", "--resume", *more)
             assert (code, counts(lines)) == (0, (0, 2, 0))
-            assert "no run was interrupted, and nothing is left to do; --overwrite makes all again" in lines[0]
+            assert (
+                "no run was interrupted, and all results are there, made with whatever settings; --overwrite makes them again"
+                in lines[0]
+            )
             assert ("no record is written" in lines[0]) == ("--record" in more)
             assert lines[1:3] == [f"  in/{name}.png: skipped, its result is there" for name in "ab"]
     assert files_in(place) == {"in/a.png", "in/b.png", "out/a.png", "out/b.png"}

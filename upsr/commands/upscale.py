@@ -82,7 +82,7 @@ def _planned(given: argparse.Namespace) -> tuple[list[Job], list[Remark]]:
     if (
         given.resume
         and not given.overwrite
-        and all(job.target.is_file() for job in jobs)
+        and all(path.is_file() for job in jobs for path in (job.target, *job.maps.values()))
         and not Journal.is_in(folder_of(given.out, jobs))
     ):
         return [], [*remarks, *(Remark(job.source, THERE, "skipped") for job in jobs)]
@@ -96,7 +96,7 @@ def _nothing_left(given: argparse.Namespace, remarks: list[Remark]) -> int:
     recorded = "" if given.record is None else "; no record is written"
     summarise(
         _together([], remarks),
-        f"no run was interrupted, and nothing is left to do; --overwrite makes all again{recorded}",
+        f"no run was interrupted, and all results are there, made with whatever settings; --overwrite makes them again{recorded}",
     )
     return 1 if any(remark.kind == "failed" for remark in remarks) else 0
 

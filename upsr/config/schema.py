@@ -246,7 +246,7 @@ class ValOptions(Section):
     noise: NoiseSource = Field(
         "sequential",
         description="Generator of the noise: torch's for CPUs, whose numbers come one after another, or one by counters, which "
-        "draws on the device. Another generator is other noise.",
+        "draws on the device. Another generator is other noise; upsr evaluate takes the first.",
     )
     metrics: Annotated[dict[str, MetricComponent], WithoutNulls()] = Field(
         default_factory=dict, description="Name in the table: registered metric; null leaves one of the base file out."

@@ -101,7 +101,7 @@ def plan_jobs(
     if (target := _single_target(naming, found)) is not None:
         jobs = [_job_of_one(found[0], target, naming)]
     else:
-        jobs = _jobs_in_folder(found, naming, results_stay or overwrite, on_remark)
+        jobs = _jobs_in_folder(found, naming, on_remark, results_stay=results_stay, overwrite=overwrite)
     if masks is not None:
         by_path = {source.path: source for source in found}
         jobs = [replace(job, mask=mask_for(by_path[job.source], masks)) for job in jobs]
@@ -166,11 +166,14 @@ def _job_of_one(source: Source, target: Path, naming: _Naming) -> Job:
     return Job(source.path, target, _maps_of(source, target, places) if naming.maps else {})
 
 
-def _jobs_in_folder(found: Sequence[Source], naming: _Naming, among_photos: bool, on_remark: OnRemark) -> list[Job]:
+def _jobs_in_folder(
+    found: Sequence[Source], naming: _Naming, on_remark: OnRemark, *, results_stay: bool, overwrite: bool
+) -> list[Job]:
     """A job for each photo, except results of other photos that an earlier run left in the same folder.
 
     Args:
-        among_photos: such results are kept, or may be replaced.
+        results_stay: such results are kept.
+        overwrite: they may be replaced, but for files that were named themselves.
 
     Raises:
         UpsrError: one of these would be overwritten, and it may be no result.
@@ -182,10 +185,11 @@ def _jobs_in_folder(found: Sequence[Source], naming: _Naming, among_photos: bool
         jobs = _named_jobs([source for source in jobs if source not in results], naming)
     written = {places.key(path) for job in jobs.values() for path in _written(job, naming)}
     for result, photo in results.items():
-        if not among_photos and places.key(result.path) in written:
+        stays = results_stay or (overwrite and result.in_folder)
+        if not stays and places.key(result.path) in written:
             raise UpsrError(
                 f"{_shown(result)}: lies among the photos, and the result of {_shown(photo)} would take its place; "
-                "--skip-existing leaves both alone, --overwrite makes it again, or choose another -o or --suffix"
+                "--skip-existing leaves both alone, --overwrite makes those in folders again, or choose another -o or --suffix"
             )
         on_remark(Remark(result.path, "a result of an earlier run", "skipped"))
     for source, job in jobs.items():

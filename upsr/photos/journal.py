@@ -89,12 +89,8 @@ class Journal:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def close(self) -> None:
-        """Remove this process's file at the end of the run."""
-        self._path.unlink(missing_ok=True)
-
     def clear(self) -> None:
-        """Remove the files of all processes, those of an earlier run with more of them too."""
+        """Remove the files of all processes, those of an earlier run with more of them too, once all have ended."""
         for path in self._folder.glob(f"{JOURNAL}-*.jsonl"):
             path.unlink(missing_ok=True)
 

@@ -137,8 +137,6 @@ def upscale_all(
             outcome.failed.append(line)
             if on_failure:
                 on_failure(line)
-    if journal is not None:
-        journal.close()
     outcome.seconds = time.monotonic() - began
     return outcome
 

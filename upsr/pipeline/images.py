@@ -76,9 +76,11 @@ def photo_of(image: ImageLike) -> Photo:
         return read_photo(Path(image), str(image), max_pixels=MAX_MEGAPIXELS * 10**6)
     if isinstance(image, Image.Image):
         try:
-            # Of a TIFF Pillow turns the pixels itself, and then has no orientation.
-            orientation = orientation_of(image.info.get("exif"), image.info.get("xmp"))
-            return Photo((upright(frame_of(image), orientation),), image.format or "PNG")
+            frame = frame_of(image)
+            # Pillow turns the pixels of a TIFF itself when it reads them, and only then takes the orientation out of both.
+            xmp = image.info.get("xmp")
+            xmp = xmp.encode() if isinstance(xmp, str) else xmp
+            return Photo((upright(frame, orientation_of(image.info.get("exif"), xmp)),), image.format or "PNG")
         except UnclearSamplesError as error:
             raise UpsrError(f"an image has {error}; give 8 or 16 bits, or floats in [0, 1]") from None
     if isinstance(image, Photo):

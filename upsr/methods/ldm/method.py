@@ -92,8 +92,9 @@ class LatentDiffusionSR(Method):
             return self.denoiser(area.cut(lq, windows))
 
         step = self.process.step("ddim", self.sampling.eta)
+        first = noise(0)
         latent = sample(
-            noise(0)[...],
+            area.in_bands(area.blank(first.shape[1]), lambda band: area.cut(first, [band])),
             tiled(denoise_in, area),
             banded(lambda _: step, area),
             repeated(timesteps, len(lq), lq.device),

@@ -149,13 +149,15 @@ class StableSR(Method):
 
         t = repeated(timesteps, len(lq), lq.device)
         first = noise(_START_DRAW)
-        if own.start == "noise" or (own.start == "auto" and len(area.windows) == 1):
-            x = first[...]
-        else:
-            x = area.in_bands(
-                area.blank(self.facts.state[0]),
-                lambda band: self.process.q_sample(area.cut(z_lr, [band]), t[:, 0], area.cut(first, [band])),
-            )
+        of_lr = own.start == "noised_lr" or (own.start == "auto" and len(area.windows) > 1)
+        x = area.in_bands(
+            area.blank(self.facts.state[0]),
+            lambda band: (
+                self.process.q_sample(area.cut(z_lr, [band]), t[:, 0], area.cut(first, [band]))
+                if of_lr
+                else area.cut(first, [band])
+            ),
+        )
         step = self.process.step(own.sampler, own.eta)
         contexts = self.contexts(own)
         x_0 = sample(
