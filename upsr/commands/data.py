@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from upsr.arguments import add_datasets_root, path
+from upsr.commands.mistakes import say_broken
 from upsr.data.backends import list_keys, names_in
 from upsr.data.copies import LeftOut, make_lmdb, make_meta_info, make_shards
 from upsr.data.shards import index_shards
@@ -99,7 +100,7 @@ def _list(given: argparse.Namespace) -> int:
     for benchmark in BENCHMARKS.readable(broken.append):
         here = "here  " if benchmark.root(given.datasets_root).is_dir() else "absent"
         print(f"{benchmark.name:15} {here} {benchmark.expected.images or '?':>5} images  {benchmark.about}")
-    return _say_broken(broken)
+    return say_broken(broken)
 
 
 def _describe(benchmark: Benchmark, datasets_root: Path) -> None:
@@ -119,7 +120,7 @@ def _check(given: argparse.Namespace) -> int:
         benchmarks = [BENCHMARKS.read(name) for name in given.names]
     else:
         benchmarks = [b for b in BENCHMARKS.readable(broken.append) if b.root(given.datasets_root).is_dir()]
-    code = _say_broken(broken)
+    code = say_broken(broken)
     if not (benchmarks or broken):
         raise UpsrError(f"no benchmark is in {given.datasets_root}; `upsr data list` says where to get them")
     failed = []
@@ -142,13 +143,6 @@ def _check(given: argparse.Namespace) -> int:
     if failed:
         print(f"error: {', '.join(failed)} cannot be evaluated on", file=sys.stderr)
     return UpsrError.exit_code if failed else code
-
-
-def _say_broken(lines: Sequence[str]) -> int:
-    """Name the descriptions that have mistakes; returns the exit code."""
-    for line in lines:
-        print(f"error: {one_line(line)}", file=sys.stderr)
-    return UpsrError.exit_code if lines else 0
 
 
 def _prepare(given: argparse.Namespace) -> int:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from upsr.arguments import add_datasets_root, add_launcher, path
 from upsr.choices import TABLE_FORMATS
+from upsr.commands.mistakes import say_broken
 from upsr.config.schema import TileOptions
 from upsr.engine.distributed import runtime
-from upsr.errors import UpsrError, one_line
+from upsr.errors import UpsrError
 from upsr.evaluation.benchmarks import BENCHMARKS
 from upsr.evaluation.entries import ENTRIES, describe
 from upsr.evaluation.plan import Plan
@@ -149,9 +150,7 @@ def _list() -> int:
         print(f"{title}:")
         for item in catalogue.readable(broken.append):
             print(f"  {item.name:16} {item.about}")
-    for line in broken:
-        print(f"error: {one_line(line)}", file=sys.stderr)
-    return UpsrError.exit_code if broken else 0
+    return say_broken(broken)
 
 
 def _tile(size: int | None, overlap: int | None) -> TileOptions | None:
