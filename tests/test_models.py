@@ -17,19 +17,21 @@ def model_of(tmp_path, **changes):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "own", "three_quarters", "two"),
+    ("sampler", "own", "two"),
     [
-        ({"steps": 3, "spacing": "released"}, [3, 1, 0], [2, 0], [2, 0]),
-        ({"steps": 3, "spacing": "endpoint"}, [4, 2, 0], [4, 0], [4, 0]),
-        ({"spacing": "released"}, [4, 3, 2, 1, 0], [3, 1, 0], [2, 0]),
+        ({"steps": 3, "spacing": "released"}, [3, 1, 0], [2, 0]),
+        ({"steps": 3, "spacing": "endpoint"}, [4, 2, 0], [4, 0]),
+        ({"spacing": "released"}, [4, 3, 2, 1, 0], [2, 0]),
     ],
 )
-def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler, own, three_quarters, two):
+def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler, own, two):
     method = model_of(tmp_path, diffusion={"sampler": sampler})
     assert list(method.sampling.timesteps) == own
     half = method.adjusted(fidelity=0.5).sampling
-    assert (list(half.timesteps), half.uncertainty.b_u, half.uncertainty.psi_max) == (own, 0.4, 0.05)
-    assert list(method.adjusted(fidelity=0.75).sampling.timesteps) == three_quarters
+    assert (list(half.timesteps), half.uncertainty.b_u, half.uncertainty.psi_max, half.g_share) == (own, 0.4, 0.05, 0)
+    mixed = method.adjusted(fidelity=0.75).sampling
+    assert (list(mixed.timesteps), mixed.uncertainty.b_u, mixed.g_share) == (own, 0.4, 0.5)
+    assert method.adjusted(fidelity=0.75, steps=2).sampling.timesteps == tuple(two)
     assert list(method.adjusted(steps=2).sampling.timesteps) == two
     assert method.adjusted(fidelity=1).sampling.timesteps == ()
     assert method.adjusted(fidelity=1, steps=1).sampling.timesteps == ()

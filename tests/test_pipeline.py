@@ -129,6 +129,7 @@ def test_fidelity_moves_from_noise_to_g(pipe, scene):
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-9
     assert np.array_equal(results[0.5], array(pipe(part).images[0]))
+    assert np.abs(results[0.75] - (results[0.5] + estimate) / 2).max() <= 1, "half and half, but for rounding to 8 bit"
 
 
 def test_no_value_of_the_fidelity_covers_a_flat_photo_with_a_mesh(pipe):

@@ -43,7 +43,7 @@ _LEVEL = 2 / 255
 Of UPSR-tiny's with int8 weights it is half of one, for random inputs.
 """
 _NEEDS = {"scale", "size_multiple", "etas", "kappa", "noise_power", "data_variance", "psi_max", "b_u", "timesteps", "sampler",
-          "sr_condition", "estimate"}  # fmt: skip
+          "sr_condition", "estimate", "g_share"}  # fmt: skip
 """Numbers that ``page/restore.js`` computes with."""
 _CHUNK = 4
 """Sides are multiples of it: torch draws normal numbers otherwise where their count is not a multiple of 16."""

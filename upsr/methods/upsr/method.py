@@ -65,6 +65,7 @@ class Sampling:
         sampler: reverse step.
         spacing: the timesteps that remain where another number of steps is asked for.
         skip_below: a tile is left alone once it is expected to change by less, a root mean square over [0, 1]; 0 for never.
+        g_share: share of g(y) in the result, in [0, 1].
     """
 
     timesteps: tuple[int, ...]
@@ -72,6 +73,7 @@ class Sampling:
     sampler: Sampler = "ddim"
     spacing: Spacing = "endpoint"
     skip_below: float = 0.0
+    g_share: float = 0.0
 
 
 class UPSR(Method):
@@ -134,7 +136,7 @@ class UPSR(Method):
             denoiser,
             g,
             build_schedule(d, sqrt_eta_cap=d.sqrt_eta_cap, noise_power=d.noise_power, data_variance=d.data_variance),
-            Sampling(visited_timesteps(d), uncertainty, d.sampler.type, d.sampler.spacing),
+            Sampling(visited_timesteps(d), uncertainty, d.sampler.type, d.sampler.spacing, g_share=d.g_share),
             sr_condition=d.sr_condition,
             residual=d.estimate == "residual",
             trained=trained_timesteps(d),
@@ -166,7 +168,7 @@ class UPSR(Method):
         if watch is not None:
             image.show(watch)
         if not sampling.timesteps:
-            return self._decoded(y_hat, area)
+            return self._decoded(y_hat, y_hat, area)
         timesteps = repeated(list(sampling.timesteps), len(lq), lq.device)
         x = image.start(timesteps[:, 0], noise(0))
         show("x_T", x)
@@ -178,7 +180,7 @@ class UPSR(Method):
             noise,
             lambda k, x_0: show(f"t={sampling.timesteps[k]}", x_0),
         )
-        return self._decoded(x_0, area)
+        return self._decoded(x_0, y_hat, area)
 
     def generate(self, cond: Condition, noise: Noise) -> Tensor:
         """Sample x_0 under a condition, whole images at once: (B, C, s*h, s*w) in about [-1, 1], not clamped."""
@@ -244,6 +246,7 @@ class UPSR(Method):
             "sampler": own.sampler,
             "sr_condition": self.sr_condition,
             "estimate": "residual" if self.residual else "image",
+            "g_share": own.g_share,
         }
         return Exported(graphs(self.g.network, self.denoiser, own.timesteps), restoring)
 
@@ -270,14 +273,16 @@ class UPSR(Method):
     def _adjusted(self, **knobs: Any) -> Self:
         steps, fidelity, adaptive = (knobs.get(name) for name in ("steps", "fidelity", "adaptive"))
         own = self.sampling
-        uncertainty, calls = at_fidelity(own.uncertainty, len(own.timesteps), fidelity)
-        calls = calls if steps is None or fidelity == 1 else int(steps)  # at 1 the result is g(y), whatever the steps
+        uncertainty, g_share = at_fidelity(own.uncertainty, own.g_share, fidelity)
+        calls = len(own.timesteps) if steps is None else int(steps)
+        calls = 0 if g_share == 1 else calls  # the result is g(y), whatever the steps
         low, high = self.trained
         timesteps = own.timesteps
         if calls != len(timesteps):
             timesteps = tuple(low + t for t in respace(high - low, calls, own.spacing)) if calls else ()
         skip_below = own.skip_below if adaptive is None else adaptive
-        return self._with(sampling=replace(own, timesteps=timesteps, uncertainty=uncertainty, skip_below=skip_below))
+        changed = replace(own, timesteps=timesteps, uncertainty=uncertainty, skip_below=skip_below, g_share=g_share)
+        return self._with(sampling=changed)
 
     def _with(self, **changes: Any) -> Self:
         """The same method but for some arguments of the constructor."""
@@ -291,11 +296,14 @@ class UPSR(Method):
         )
         return method.train(self.training)
 
-    def _decoded(self, x_0: Tensor, area: Tiles) -> Tensor:
+    def _decoded(self, x_0: Tensor, y_hat: Tensor, area: Tiles) -> Tensor:
+        """The image, with its share of g(y), in [0, 1]."""
+
         def pixels(band: Tile) -> Tensor:
-            image = self.codec.decode(area.cut(x_0, [band]))
-            # An infinite value stays visible as such after the clamp. Asking for it here would make a GPU wait.
-            return (image.masked_fill(image.isinf(), torch.nan).clamp(-1, 1) + 1) / 2
+            image = _clamped(area.cut(x_0, [band]))
+            if self.sampling.g_share:
+                image = image.lerp(_clamped(area.cut(y_hat, [band])), self.sampling.g_share)
+            return (self.codec.decode(image) + 1) / 2
 
         return area.in_bands(area.blank(self.facts.channels, self.codec.scale), pixels, self.codec.scale)
 
@@ -364,6 +372,11 @@ class _Image:
         y = self.method.upsample(self.lq[..., top : window.bottom + _MARGIN, left : window.right + _MARGIN])
         inside = Tile(window.top - top, window.bottom - top, window.left - left, window.right - left)
         return y[inside.place(self.method.codec.scale)]
+
+
+def _clamped(state: Tensor) -> Tensor:
+    """The state in [-1, 1]; an infinite value is NaN and stays visible as such. Asking for it here would make a GPU wait."""
+    return state.masked_fill(state.isinf(), torch.nan).clamp(-1, 1)
 
 
 def _check_fit(denoiser: DenoisingNetwork, g: SRNetwork, opt: UPSROptions) -> None:

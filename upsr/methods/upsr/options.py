@@ -45,6 +45,9 @@ class DiffusionOptions(ResidualShiftOptions):
         description="What network_g gives: the image, as released, or its difference from g(y) (from y without "
         "sr_condition), with which short trainings of small networks begin.",
     )
+    g_share: float = Field(
+        0.0, ge=0, lt=1, description="Share of g(y) in the result; the rest is what the diffusion gives."
+    )
 
     @property
     def first_sqrt_eta(self) -> float:

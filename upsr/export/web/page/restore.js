@@ -67,6 +67,7 @@ export async function restore(photo, plan, { tile, timesteps, seed }, networks, 
     await blended(clean, (window) => estimate(x, timesteps[k], window));
     if (k + 1 < timesteps.length) step(x, clean, y, weight, plan, timesteps[k], timesteps[k + 1], () => noise(k + 1));
   }
+  for (let i = 0; i < clean.length; i++) clean[i] = (1 - plan.g_share) * clamped(clean[i]) + plan.g_share * clamped(yHat[i]);
   return finished(clean);
 }
 
@@ -83,6 +84,11 @@ function step(x, clean, y, weight, plan, t, after, noise) {
     const drawn = noise();
     for (let i = 0; i < x.length; i++) x[i] = share * x[i] + (1 - share) * clean[i] + deviation * weight(i) * drawn[i];
   }
+}
+
+/** In [-1, 1]; what is no colour stays none, for bytesOf to find. */
+function clamped(value) {
+  return Number.isFinite(value) ? Math.min(Math.max(value, -1), 1) : NaN;
 }
 
 function rgbOf({ pixels }) {
