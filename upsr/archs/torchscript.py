@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,9 @@ def _inside(name: str) -> str:
     return name.partition("/")[2]
 
 
-def _classes(pickled: bytes) -> list[type[_Object]]:
+def _classes(pickled: bytes) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """An empty class for each that the program's objects are of; nothing is unpickled for this."""
-    found = {argument for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "GLOBAL"}
+    found = {str(argument) for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "GLOBAL"}
     pairs = (name.split(" ") for name in found)
     return [type(bare, (_Object,), {"__module__": module}) for module, bare in pairs if module.startswith(_CLASSES)]
 
