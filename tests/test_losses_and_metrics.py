@@ -8,7 +8,7 @@ import torchvision
 
 from tests import tiny
 from tests.training import tiny_options
-from upsr.compat import LOSS_REGISTRY, METRIC_REGISTRY
+from upsr.compat import LOSS_REGISTRY, METRIC_REGISTRY, Registry
 from upsr.config import parse_options
 from upsr.config.components import build
 from upsr.config.schema import Component
@@ -369,3 +369,41 @@ def test_the_score_of_ntire_is_the_formula_of_its_report(monkeypatch):
     assert metric(*pair()) == pytest.approx(0.75 + 0.875 + 0.5 + 0.375 + 0.625 + 0.6)
     values["niqe"] = 12.0
     assert metric(*pair()) == pytest.approx(0.75 + 0.875 + 0.5 + 0.375 + 0.625)
+
+
+def test_the_score_of_ntire_of_this_package_s_metrics(monkeypatch):
+    """The same formula; its version names the weights of each term, and terms that cannot be had are all named."""
+    values = {"LPIPS": 0.25, "DISTS": 0.125, "CLIPIQA": 0.5, "MANIQA": 0.375, "MUSIQ": 62.5, "NIQE": 4.0}
+    absent, weights, given = set(), dict.fromkeys(values, 1), {}
+
+    class Fixed:
+        def __init__(self, net: str = "none"):
+            self.name = type(self).__name__
+            if self.name in absent:
+                raise MetricUnavailableError(f"{self.name} needs its weights")
+            given[self.name] = net
+
+        @property
+        def version(self):
+            return f"{self.name} {weights[self.name]}"
+
+        def __call__(self, sr, gt):
+            return values[self.name]
+
+    registry = Registry("metric")
+    for name in values:
+        registry.register()(type(name, (Fixed,), {}))
+    monkeypatch.setattr(ntire, "METRIC_REGISTRY", registry)
+    monkeypatch.setattr(ntire, "NIQE", registry["NIQE"])
+    metric = NTIREScore(parts="upsr")
+    assert given == {**dict.fromkeys(values, "none"), "LPIPS": "alex"}
+    assert metric(*pair()) == pytest.approx(0.75 + 0.875 + 0.5 + 0.375 + 0.625 + 0.6)
+    before = metric.version
+    assert before == NTIREScore(parts="upsr").version
+    weights["MUSIQ"] = 2
+    assert NTIREScore(parts="upsr").version != before
+    absent |= {"MANIQA", "CLIPIQA"}
+    with pytest.raises(
+        MetricUnavailableError, match=r"lacks 2 of 6 terms: clipiqa .*CLIPIQA needs.*; maniqa .*MANIQA needs"
+    ):
+        NTIREScore(parts="upsr")

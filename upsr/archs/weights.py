@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from upsr.archs.torchscript import is_torchscript, torchscript_tensors
 from upsr.errors import MissingFileError, UpsrError
 
 _SHOWN = 3
@@ -24,13 +25,16 @@ _IN_STATES = {"players", "iteration", "position"}
 _LARGEST_HEADER = 100 << 20  # bytes; what the safetensors library takes
 
 
-def read_weight_file(path: str | Path, *, mapped: bool = False, blank: Sequence[str] = ()) -> dict[str, Any]:
+def read_weight_file(
+    path: str | Path, *, mapped: bool = False, blank: Sequence[str] = (), scripted: bool = False
+) -> dict[str, Any]:
     """The content of a safetensors or torch file, whichever it is by its bytes; only tensors and plain values are unpickled.
 
     Args:
         mapped: the tensors of a torch file stay in the file until they are used.
         blank: classes, by module and name, of objects that a torch file may hold. None of them is imported: empty objects
             stand in the content.
+        scripted: of a TorchScript archive the tensors are read, by :func:`upsr.archs.torchscript.torchscript_tensors`.
 
     Raises:
         MissingFileError: there is no such file.
@@ -40,7 +44,8 @@ def read_weight_file(path: str | Path, *, mapped: bool = False, blank: Sequence[
     if not path.is_file():
         raise MissingFileError(f"{path}: no such weight file", path)
     try:
-        content = _content(path, mapped, blank)
+        archive = scripted and is_torchscript(path)
+        content = torchscript_tensors(path) if archive else _content(path, mapped, blank)
     except Exception as error:  # damaged files fail in many ways inside the readers
         raise UpsrError(f"{path}: {_complaint(error)}") from None
     if not isinstance(content, dict):

@@ -1,6 +1,7 @@
 """Image metrics in METRIC_REGISTRY."""
 
 from upsr.metrics.base import Metric, MetricUnavailableError, SetMetric
+from upsr.metrics.clipiqa import CLIPIQA
 from upsr.metrics.dists import DISTS
 from upsr.metrics.fidelity import PSNR, SSIM
 from upsr.metrics.grid import Grid
@@ -9,6 +10,7 @@ from upsr.metrics.lpips import LPIPS
 from upsr.metrics.ntire import NTIREScore
 
 __all__ = [
+    "CLIPIQA",
     "DISTS",
     "FID",
     "LPIPS",
