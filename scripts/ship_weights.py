@@ -31,7 +31,7 @@ from upsr.evaluation.benchmarks import fingerprint, pixel_digest
 from upsr.provenance import machine, versions
 
 EXAMPLES = """examples:
-  python -m scripts.ship_weights upsr/weights/tiny-1 --g experiments/tiny2/stage3 --denoiser experiments/tiny2/stage4
+  python -m scripts.ship_weights upsr/weights/tiny-1 --g experiments/tiny2/stage3 --denoiser experiments/tiny2/stage5
   python -m scripts.ship_weights upsr/weights/tiny --g experiments/tiny_stage1         # before stage two, which reads it"""
 
 RECORD = "training.json"
@@ -111,8 +111,14 @@ def describe_run(folder: Path) -> dict[str, Any]:
         "photos": describe_data(options["datasets"]["train"]),
         "versions": versions(),
         "machine": machine(torch.device("cpu")),
-        "losses": {str(iteration): loss for iteration, loss in first_losses(folder).items()},
+        "losses": {str(iteration): loss for iteration, loss in first_losses(beginning_of(folder, options)).items()},
     }
+
+
+def beginning_of(run: Path, options: Mapping[str, Any]) -> Path:
+    """Folder of the run whose training state a run went on from, or the run's own."""
+    state = options["path"].get("resume_state")
+    return Path(state).parents[1] if state else run
 
 
 def describe_data(train_set: Mapping[str, Any]) -> dict[str, Any]:

@@ -189,13 +189,16 @@ def test_a_snapshot_starts_a_training_whose_folder_is_lost(whole, tmp_path):
 
 def test_the_last_stages_begin_with_the_snapshots_of_the_first_and_read_every_cache():
     folder = Path("options/tiny2")
-    assert train_tiny.stages_of(folder) == ["stage1", "stage2", "stage3", "stage4"]
+    assert train_tiny.stages_of(folder) == ["stage1", "stage2", "stage3", "stage4", "stage5"]
     third, fourth = (load_options(folder / f"{stage}.yml") for stage in ("stage3", "stage4"))
     begins = {third.path.pretrain_network_g: 12000, fourth.path.pretrain_network_g: 1000}
     assert {Path(weights): train_tiny.iteration_of(Path(weights)) for weights in begins} == {
         folder / "snapshot/stage1.safetensors": 12000, folder / "snapshot/stage2.safetensors": 1000,
     }  # fmt: skip
-    assert train_tiny.caches_of(third) == train_tiny.caches_of(fourth)
+    last = load_options(folder / "stage5.yml")
+    assert train_tiny.caches_of(third) == train_tiny.caches_of(fourth) == train_tiny.caches_of(last)
+    state = f"training_states/{fourth.train.total_iter}.state"
+    assert Path(last.path.resume_state) == Path(fourth.path.experiments_root) / fourth.name / state
     assert [cache.name for cache in train_tiny.caches_of(fourth)] == ["taught", "mild"]
     assert len(train_tiny.TEACHING) == 2
     crops = sum(train_tiny.read_recipe(path).crops for path in train_tiny.TEACHING)
