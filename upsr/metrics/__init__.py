@@ -6,12 +6,14 @@ from upsr.metrics.fidelity import PSNR, SSIM
 from upsr.metrics.grid import Grid
 from upsr.metrics.iqa import FID, NIQE, PyIQA
 from upsr.metrics.lpips import LPIPS
+from upsr.metrics.musiq import MUSIQ
 from upsr.metrics.ntire import NTIREScore
 
 __all__ = [
     "DISTS",
     "FID",
     "LPIPS",
+    "MUSIQ",
     "NIQE",
     "PSNR",
     "SSIM",

@@ -16,11 +16,11 @@ from upsr.archs.weights import read_weight_file, select_weights
 from upsr.compat import METRIC_REGISTRY
 from upsr.errors import UpsrError
 from upsr.metrics.base import MetricUnavailableError
+from upsr.metrics.weight_files import published_file
 from upsr.provenance import weights_digest
 
 WEIGHTS = "DISTS_weights.pt"
 """Name of the published file of learned weights, as `upsr weights fetch DISTS` names it."""
-_PLACES = ("experiments/pretrained_models", "{hub}", "{hub}/pyiqa", "{hub}/checkpoints")
 _LEARNED = ("alpha", "beta")
 _SMALLEST = 16
 _DIGITS_OF_DIGEST = 12
@@ -45,7 +45,7 @@ class DISTS:
     higher_is_better = False
 
     def __init__(self, weights_path: str | None = None, backbone_path: str | None = None) -> None:
-        learned = _learned(_found() if weights_path is None else Path(weights_path))
+        learned = _learned(published_file("DISTS", WEIGHTS) if weights_path is None else Path(weights_path))
         try:
             backbone, source = backbone_weights("vgg", backbone_path, "DISTS.backbone_path")
         except BackboneUnavailableError as error:
@@ -88,17 +88,6 @@ class DISTS:
         if not math.isfinite(value):
             raise MetricUnavailableError(f"DISTS of this image is {value}")
         return value
-
-
-def _found() -> Path:
-    """The file of learned weights where it is looked for, or the first of these places."""
-    places = [Path(place.format(hub=torch.hub.get_dir())) / WEIGHTS for place in _PLACES]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise MetricUnavailableError(
-            f"DISTS needs its learned weights, {WEIGHTS}: upsr weights fetch DISTS, or name a file by DISTS.weights_path"
-        )
-    return found
 
 
 def _learned(path: Path) -> dict[str, Tensor]:
