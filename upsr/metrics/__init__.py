@@ -6,6 +6,7 @@ from upsr.metrics.fidelity import PSNR, SSIM
 from upsr.metrics.grid import Grid
 from upsr.metrics.iqa import FID, NIQE, PyIQA
 from upsr.metrics.lpips import LPIPS
+from upsr.metrics.maniqa import MANIQA
 from upsr.metrics.musiq import MUSIQ
 from upsr.metrics.ntire import NTIREScore
 
@@ -13,6 +14,7 @@ __all__ = [
     "DISTS",
     "FID",
     "LPIPS",
+    "MANIQA",
     "MUSIQ",
     "NIQE",
     "PSNR",

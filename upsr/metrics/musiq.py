@@ -28,4 +28,4 @@ class MUSIQ(NoReferenceMetric):
     """
 
     def __init__(self, weights_path: str | None = None) -> None:
-        super().__init__(MUSIQNetwork(), weights_path, WEIGHTS)
+        super().__init__(MUSIQNetwork, weights_path, WEIGHTS)

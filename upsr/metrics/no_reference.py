@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ class NoReferenceMetric:
     """The score that a network gives an image.
 
     Args:
-        network: maps (1, 3, H, W) in [0, 1] to one number, or raises ``ValueError`` for an image that it has no score for.
+        network: makes the network, which maps (1, 3, H, W) in [0, 1] to one number, or raises ``ValueError`` for an image that
+            it has no score for. All its buffers are in the file.
         weights_path: file of its weights; by default the published file ``weights`` is looked for.
         weights: name of that file, as ``upsr weights fetch`` with the name of the metric gives it.
         unused: names in that file that the network does not have, as the beginning of each.
@@ -39,12 +41,18 @@ class NoReferenceMetric:
     higher_is_better = True
 
     def __init__(
-        self, network: nn.Module, weights_path: str | None, weights: str, unused: re.Pattern[str] | None = None
+        self,
+        network: Callable[[], nn.Module],
+        weights_path: str | None,
+        weights: str,
+        unused: re.Pattern[str] | None = None,
     ) -> None:
         self.name = type(self).__name__
         path = published_file(self.name, weights) if weights_path is None else Path(weights_path)
-        self.network = network.requires_grad_(False).eval()
-        self.network.load_state_dict(_fitting(self.name, network, path, unused))
+        with torch.device("meta"):  # drawing weights that are replaced would take seconds
+            self.network = network()
+        self.network.load_state_dict(_fitting(self.name, self.network, path, unused), assign=True)
+        self.network.requires_grad_(False).eval()
         # Of the values, not of the file: a .pth and a .safetensors of the same values are one measure.
         self._digest = weights_digest(self.network)[:_DIGITS_OF_DIGEST]
 
@@ -82,7 +90,7 @@ def _fitting(metric: str, network: nn.Module, path: Path, unused: re.Pattern[str
         _, weights = select_weights(read_weight_file(path), None, path)
     except UpsrError as error:
         raise UpsrError(f"{key}: {error}; {remedy}") from None
-    weights = {name: value for name, value in weights.items() if unused is None or not unused.match(name)}
+    weights = {name: value.float() for name, value in weights.items() if unused is None or not unused.match(name)}
     if faults := misfits(network.state_dict(), weights):
         raise UpsrError(f"{key}: {path} does not hold the weights of {metric}: {'; '.join(faults)}; {remedy}")
     return weights
