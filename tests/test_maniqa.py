@@ -63,15 +63,16 @@ def reference():
 
 
 class Plain(MANIQANetwork):
-    """Scores each crop by its mean, and keeps them."""
+    """Scores each crop by its mean, all with one weight or by ``weight``, and keeps them."""
 
-    def __init__(self):
+    def __init__(self, weight=lambda scores: torch.ones_like(scores)):
         nn.Module.__init__(self)
-        self.seen = []
+        self.seen, self.weight = [], weight
 
-    def score(self, crops):
+    def sums(self, crops):
         self.seen.append(2 * crops - 1)
-        return crops.mean(dim=(1, 2, 3))
+        scores = crops.mean(dim=(1, 2, 3))
+        return torch.stack([scores * self.weight(scores), self.weight(scores)], dim=1)
 
 
 def test_the_score_is_what_pyiqa_gave_for_these_weights(metric):
@@ -127,6 +128,16 @@ def test_scores_are_those_of_pyiqa_for_the_same_weights(reference, tmp_path, siz
         expected = float(reference(image))
     assert made(tmp_path / "weights.pt")(image, None) == pytest.approx(expected, abs=1e-4)
     assert expected > 0.01
+
+
+def test_crops_with_more_weight_count_for_more():
+    image = torch.linspace(0.1, 1, 500).expand(1, 3, 300, 500)
+    crops = [image[..., y : y + 224, x : x + 224].mean() for y, x in crop_places(300, 500)]
+    weights = [score**8 for score in crops]
+    expected = sum(score * weight for score, weight in zip(crops, weights, strict=True)) / sum(weights)
+    score = float(Plain(weight=lambda scores: scores**8)(image))
+    assert score == pytest.approx(float(expected), abs=1e-6)
+    assert score > float(Plain()(image)) + 0.05
 
 
 def test_scores_of_a_batch_are_those_of_its_images():

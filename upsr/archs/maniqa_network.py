@@ -39,7 +39,7 @@ UNUSED = re.compile(
 
 
 class MANIQANetwork(nn.Module):
-    """The quality of images as one number each: the mean of 20 crops of 224 pixels.
+    """The quality of images as one number each: the mean over the patches of 20 crops of 224 pixels, by learned weights.
 
     Names and shapes of the weights are those of the published files, without :data:`UNUSED`.
 
@@ -67,18 +67,20 @@ class MANIQANetwork(nn.Module):
         # Where a side is hardly longer than a crop, crops begin at the same pixel and are computed once.
         counts = Counter(crop_places(*image.shape[-2:]))
         crops = torch.stack([image[..., y : y + _CROP, x : x + _CROP] for y, x in counts])
-        scores = [self.score(some) for some in crops.flatten(0, 1).split(_CROPS_AT_ONCE)]
+        sums = torch.cat([self.sums(some) for some in crops.flatten(0, 1).split(_CROPS_AT_ONCE)])
         times = torch.tensor(list(counts.values()), dtype=image.dtype, device=image.device)
-        return times @ torch.cat(scores).view(len(counts), -1) / times.sum()
+        # Over the patches of all crops, as pyiqa has it, and not the mean of the crops' own scores.
+        weighted, weights = torch.einsum("c,cbs->sb", times, sums.unflatten(0, (len(counts), -1)))
+        return weighted / weights
 
-    def score(self, crops: Tensor) -> Tensor:
-        """(N,) scores of (N, 3, 224, 224) in [0, 1]: the mean over patches, by learned weights."""
+    def sums(self, crops: Tensor) -> Tensor:
+        """(N, 2) sums over the patches of (N, 3, 224, 224) crops in [0, 1]: of scores times learned weights, of weights."""
         x = self.vit(2 * crops - 1)
         x = self.swintransformer1(self.conv1(self.tablock1(x).unflatten(2, (_SIDE, _SIDE))))
         x = self.swintransformer2(self.conv2(self.tablock2(x.flatten(2)).unflatten(2, (_SIDE, _SIDE))))
         patches = x.flatten(2).transpose(1, 2)
-        scores, weights = self.fc_score(patches), self.fc_weight(patches)
-        return (scores * weights).sum(dim=(1, 2)) / weights.sum(dim=(1, 2))
+        weights = self.fc_weight(patches)
+        return torch.cat([self.fc_score(patches) * weights, weights], dim=2).sum(dim=1)
 
 
 class VisionTransformer(nn.Module):

@@ -12,10 +12,11 @@ WEIGHTS = "ckpt_koniq10k.pt"
 
 @METRIC_REGISTRY.register()
 class MANIQA(NoReferenceMetric):
-    """MANIQA as the mean of 20 crops of 224 pixels, by a network of this package; pyiqa's ``maniqa`` for the same weights.
+    """MANIQA on 20 crops of 224 pixels, by a network of this package; pyiqa's ``maniqa`` for the same weights.
 
-    Nothing is drawn: the crops stand in four rows of five, from the upper left corner to the right edge and three quarters of the
-    way down, as in pyiqa 0.1.16. Images with a side below 225 pixels are enlarged to it.
+    The score is the weighted mean over the patches of all crops, which are not drawn but stand, as in pyiqa 0.1.16, in four rows
+    of five, from the upper left corner to the right edge and three quarters of the way down. Images with a side below 225 pixels
+    are enlarged to it.
 
     Args:
         weights_path: weights of the authors' layout; by default ``ckpt_koniq10k.pt`` is looked for where
