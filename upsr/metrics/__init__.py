@@ -7,6 +7,8 @@ from upsr.metrics.fidelity import PSNR, SSIM
 from upsr.metrics.grid import Grid
 from upsr.metrics.iqa import FID, NIQE, PyIQA
 from upsr.metrics.lpips import LPIPS
+from upsr.metrics.maniqa import MANIQA
+from upsr.metrics.musiq import MUSIQ
 from upsr.metrics.ntire import NTIREScore
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "DISTS",
     "FID",
     "LPIPS",
+    "MANIQA",
+    "MUSIQ",
     "NIQE",
     "PSNR",
     "SSIM",
