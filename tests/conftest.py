@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Test files run side by side (make test): one core each, for the processes they start too.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Where a test asks for two, a thread that waits for one without a core leaves it its own, and does not spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST = (

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from tests import tiny
+from tests.processes import trained_by_two
 from tests.training import CLEAN_STAGE, tiny_options
 from upsr.config import parse_options
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
@@ -120,13 +117,6 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path, photos):
     assert largest_difference(whole, parts) < 1e-5
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def test_two_processes_train_what_one_does(tmp_path, photos):
     options = tiny_options(
         tmp_path, photos, name="one", datasets={"train": {"batch_size_per_gpu": 4}}, train={"total_iter": 5}
@@ -136,13 +126,7 @@ def test_two_processes_train_what_one_does(tmp_path, photos):
     one = train(parse_options(options, "test"), CPU)
     options |= {"name": "two"}
     options["datasets"]["train"] |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1}
-    (tmp_path / "two.yml").write_text(yaml.safe_dump(options))
-    launched = command(
-        "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611",
-        "train.py", "-opt", str(tmp_path / "two.yml"),
-    )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr
-    two = tmp_path / "experiments" / "two"
+    two = trained_by_two(options)
     assert largest_difference(one, two) < 1e-5
 
     def validation(folder):

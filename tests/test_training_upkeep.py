@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from tests import tiny
-from tests.processes import train_here
+from tests.processes import forks, train_here
 from tests.training import tiny_options
 from upsr.compat import LOSS_REGISTRY
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
@@ -133,8 +133,7 @@ def test_a_bad_loss_on_one_rank_is_skipped_on_both(tmp_path, photos):
         tmp_path, photos, datasets={"train": {"batch_size_per_gpu": 1}},
         train={"pixel_opt": {"type": "SpoiltOnOneRank"}, "total_iter": 4}, logger={"save_checkpoint_freq": 1},
     )  # fmt: skip
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_one_of_two, args=(rank, 29631, options, {0: [], 1: [2]})) for rank in range(2)]
+    processes = [forks().Process(target=_one_of_two, args=(rank, 29631, options, {0: [], 1: [2]})) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
