@@ -51,13 +51,13 @@ def largest_difference(a: Path, b: Path) -> float:
     )
 
 
-def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
+def test_ten_and_ten_iterations_are_twenty(tmp_path, photos):
     """Bit-equal: weights, average, optimiser, pool. The pool is full after two steps, so its content matters."""
-    whole = run(tmp_path, photos, name="whole", train={"total_iter": 40})
-    half = run(tmp_path, photos, name="half", train={"total_iter": 20})
-    run(tmp_path, photos, name="half", train={"total_iter": 40}, auto_resume=True)
+    whole = run(tmp_path, photos, name="whole", train={"total_iter": 20})
+    half = run(tmp_path, photos, name="half", train={"total_iter": 10})
+    run(tmp_path, photos, name="half", train={"total_iter": 20}, auto_resume=True)
     assert largest_difference(whole, half) == 0
-    a, b = (load_checkpoint(folder / "training_states" / "40.state") for folder in (whole, half))
+    a, b = (load_checkpoint(folder / "training_states" / "20.state") for folder in (whole, half))
     first, second = a.players["g"].optimizer["state"], b.players["g"].optimizer["state"]
     for name, state in first.items():
         assert all(torch.equal(state[key], second[name][key]) for key in ("exp_avg", "exp_avg_sq", "step"))
@@ -327,8 +327,10 @@ def test_other_scales_and_channels_train_and_restore(tmp_path, photos, scale, ch
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains(tmp_path, photos, amp):
-    log = (run(tmp_path, photos, train={"amp": amp, "total_iter": 6}) / "train.log").read_text()
-    assert "iteration 6" in log
+    # A crop at a time: convolutions in float16 have no fast kernels on CPUs.
+    sets = {"train": {"batch_size_per_gpu": 1}}
+    log = (run(tmp_path, photos, train={"amp": amp, "total_iter": 4}, datasets=sets) / "train.log").read_text()
+    assert "iteration 4" in log
     assert "nan" not in log
 
 
