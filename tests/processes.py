@@ -13,15 +13,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
 from upsr.config import parse_options
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
+from upsr.errors import UpsrError
+from upsr.evaluation import teaching
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 120
@@ -224,6 +228,30 @@ def threads(count: int) -> Iterator[None]:
 def one_thread() -> Iterator[None]:
     """This process computes with one thread."""
     with threads(1):
+        yield
+
+
+class _Here(Executor):
+    """In place of a pool of processes, each of which imports the package."""
+
+    def __init__(self, max_workers: int, context: Any, initializer: Callable[..., None], initargs: Any) -> None:
+        initializer(*initargs)
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:  # type: ignore[override]
+        future: Future[Any] = Future()
+        try:
+            future.set_result(task(*arguments))
+        except UpsrError as error:
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def taught_here() -> Iterator[None]:
+    """Teacher caches are made in this process: a worker of their own takes five seconds to start."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(teaching, "ProcessPoolExecutor", _Here)
+        patch.setattr(teaching, "_end_with", lambda parent: None)
         yield
 
 

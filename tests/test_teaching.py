@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 
 from scripts.ship_weights import describe_data, describe_run
 from tests import tiny
-from tests.processes import REPOSITORY, one_thread, train_here
+from tests.processes import REPOSITORY, taught_here, train_here
 from tests.training import tiny_options
 from upsr.cli import main
 from upsr.config.load import merged
@@ -60,27 +60,10 @@ def root(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("teaching")
 
 
-class Here(Executor):
-    """In place of a pool of processes, each of which imports the package: five seconds for every cache."""
-
-    def __init__(self, max_workers, context, initializer, initargs) -> None:
-        initializer(*initargs)
-
-    def submit(self, task, *arguments):
-        future: Future = Future()
-        try:
-            future.set_result(task(*arguments))
-        except UpsrError as error:
-            future.set_exception(error)
-        return future
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _without_processes():
     """One test has them, and the killed command, which is a program of its own."""
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(teaching, "ProcessPoolExecutor", Here)
-        patch.setattr(teaching, "_end_with", lambda parent: None)
+    with taught_here():
         yield
 
 
