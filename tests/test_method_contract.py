@@ -129,14 +129,14 @@ def options(root: Path, case: str, **changes: Any) -> CommonOptions:
     return parse_options(data, "test")
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(root: Path, name: str) -> Method:
-    """The method, with weights that no initialiser leaves at zero."""
+    """The method, with weights that no initialiser leaves at zero; what a test changes it puts back."""
     pytest.importorskip(CASES[name].needs)
     if (make := CASES[name].make) is not None:
         return make(root).eval()
