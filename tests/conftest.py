@@ -22,19 +22,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST = (
-    "survival",
-    "evaluation",
-    "upscale",
-    "pipeline",
+    "fake_device",
     "export",
     "training",
-    "training_upkeep",
-    "fake_device",
-    "commands",
-    "report",
+    "pipeline",
+    "survival",
     "app",
+    "report",
+    "evaluation",
+    "training_upkeep",
+    "method_contract",
+    "app_accessibility",
 )
-"""Files of a minute and more: they begin first, so that workers end at about the same time."""
+"""Files of about a minute and more: they begin first, so that workers end at about the same time."""
 
 
 def pytest_configure() -> None:
