@@ -197,7 +197,10 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
             assert float(cell["difference"]) == pytest.approx(float(cell["ours"]) - float(cell["published"]), abs=1e-5)
         assert "lpips could not be set up" in found[row, "RealSR lpips"]["remarks"]
         assert "on 2 of 5 images" in found[row, "RealSR psnr"]["remarks"]
-    assert "3 images; the published set has 65; RealSet65: on 2 of 3 images" in found["UPSR-5", "RealSet65 niqe"]["remarks"]
+    assert (
+        "3 images; the published set has 65; RealSet65: on 2 of 3 images"
+        in found["UPSR-5", "RealSet65 niqe"]["remarks"]
+    )
     for row, reason in (("SwinIR", "architecture: ESRGAN"), ("ESRGAN", "same weights"), ("BSRGAN", "same weights")):
         cell = found[row, "RealSR psnr"]
         assert (cell["ours"], cell["status"]) == ("", "wrong")
