@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # In the order of tests/conftest.py: the longest files first, so that both workers end at about the same time.
 # A worker that crashes ends the run: with another in its place, xdist waits for ever for the files that the first one had.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Compiled modules are kept, whatever the environment says: compiling tests and package takes 6 s in each worker, 1 s in each process.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Another source of torch: its versions for CPUs, +cpu, come before those of PyPI, which bring CUDA.
 TORCH_INDEX :=

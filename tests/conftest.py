@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Test files run side by side (make test): one core each, for the processes they start too.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Where a test asks for two, a thread that waits for one without a core leaves it its own, and does not spin.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST = (
-    "survival",
-    "evaluation",
-    "upscale",
-    "pipeline",
+    "fake_device",
     "export",
     "training",
-    "training_upkeep",
-    "fake_device",
-    "commands",
-    "report",
+    "pipeline",
+    "survival",
     "app",
+    "report",
+    "evaluation",
+    "training_upkeep",
+    "method_contract",
+    "app_accessibility",
 )
-"""Files of a minute and more: they begin first, so that workers end at about the same time."""
+"""Files of about a minute and more: they begin first, so that workers end at about the same time."""
 
 
 def pytest_configure() -> None:

@@ -7,20 +7,25 @@ import functools
 import multiprocessing.forkserver
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 
 from upsr.config import parse_options
 from upsr.engine.distributed import Runtime
 from upsr.engine.train_loop import train
+from upsr.errors import UpsrError
+from upsr.evaluation import teaching
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 120
@@ -33,7 +38,7 @@ IMPORTED = [
 
 
 @functools.cache
-def _forks() -> multiprocessing.context.ForkServerContext:
+def forks() -> multiprocessing.context.ForkServerContext:
     """A server that has imported the package, has computed nothing and has one thread; each test process is its fork."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
@@ -72,7 +77,7 @@ class Fork:
     ) -> None:  # fmt: skip
         values = {**os.environ, **ENVIRONMENT, **(environment or {})}
         given = (arguments, str(cwd), values, str(output), str(errors or output))
-        self._process = _forks().Process(target=_program, args=given)
+        self._process = forks().Process(target=_program, args=given)
         self._process.start()
         self.pid = self._process.pid
 
@@ -107,6 +112,45 @@ def run_fork(
         return subprocess.CompletedProcess(arguments, code, output.read_bytes(), errors.read_bytes())
 
 
+def run_two(
+    *arguments: str, cwd: Path = REPOSITORY, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """``python ARGUMENTS`` in two forks with the variables that torchrun sets, to their end; both print to one stdout.
+
+    Torchrun itself takes 10 s of a processor for the imports of three processes; tests that ask what it does start it.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output")
+        places = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+        ranks = [Fork(arguments, output, cwd=cwd, environment={**(environment or {}), **place}) for place in places]
+        deadline = time.monotonic() + 2 * PATIENCE
+        try:
+            # One that fails leaves the other waiting for it.
+            while any(rank.returncode is None for rank in ranks) and not any(rank.returncode for rank in ranks):
+                assert time.monotonic() < deadline, output.read_text()[-2000:]
+                time.sleep(0.01)
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait(PATIENCE)
+        code = next((rank.returncode for rank in ranks if rank.returncode), 0)
+        return subprocess.CompletedProcess(arguments, code, output.read_bytes(), b"")
+
+
+def _written(options: dict[str, Any]) -> Path:
+    """The option file of an option mapping, beside its experiments."""
+    path = Path(options["path"]["experiments_root"]).parent / f"{options['name']}.yml"
+    path.write_text(yaml.safe_dump(options))
+    return path
+
+
 class TrainingProcess:
     """``python train.py`` (or torchrun, or a program around it) on an option mapping, with its output in a file."""
 
@@ -114,11 +158,9 @@ class TrainingProcess:
         self, options: dict[str, Any], *, launcher: tuple[str, ...] = (), arguments: tuple[str, ...] = (),
         program: str = "train.py",
     ) -> None:  # fmt: skip
-        root = Path(options["path"]["experiments_root"]).parent
         self.folder = Path(options["path"]["experiments_root"]) / options["name"]
-        option_file = root / f"{options['name']}.yml"
-        option_file.write_text(yaml.safe_dump(options))
-        self.output = root / f"{options['name']}.out"
+        option_file = _written(options)
+        self.output = option_file.with_suffix(".out")
         command = (*launcher, program, "-opt", str(option_file), *arguments)
         self.output.touch()
         self.popen: Fork | subprocess.Popen[bytes]
@@ -160,14 +202,10 @@ class TrainingProcess:
 
 
 def trained_by_two(options: dict[str, Any]) -> Path:
-    """The folder of a training on two processes of torchrun, which have ended well."""
-    two = TrainingProcess(options, launcher=("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"))
-    try:
-        assert two.popen.wait(240) == 0, two.printed()[-2000:]
-    except subprocess.TimeoutExpired:
-        two.popen.kill()
-        raise
-    return two.folder
+    """The folder of a training on two processes, which have ended well."""
+    done = run_two("train.py", "-opt", str(_written(options)))
+    assert done.returncode == 0, done.stdout.decode()[-2000:]
+    return Path(options["path"]["experiments_root"]) / options["name"]
 
 
 def train_here(options: dict[str, Any], run: Runtime) -> Path:
@@ -176,14 +214,45 @@ def train_here(options: dict[str, Any], run: Runtime) -> Path:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """This process computes with one thread."""
+def threads(count: int) -> Iterator[None]:
+    """This process computes with that many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """This process computes with one thread."""
+    with threads(1):
+        yield
+
+
+class _Here(Executor):
+    """In place of a pool of processes, each of which imports the package."""
+
+    def __init__(self, max_workers: int, context: Any, initializer: Callable[..., None], initargs: Any) -> None:
+        initializer(*initargs)
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:  # type: ignore[override]
+        future: Future[Any] = Future()
+        try:
+            future.set_result(task(*arguments))
+        except UpsrError as error:
+            future.set_exception(error)
+        return future
+
+
+@contextlib.contextmanager
+def taught_here() -> Iterator[None]:
+    """Teacher caches are made in this process: a worker of their own takes five seconds to start."""
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        patch.setattr(teaching, "ProcessPoolExecutor", _Here)
+        patch.setattr(teaching, "_end_with", lambda parent: None)
+        yield
 
 
 def whole_and_killed(options: dict[str, Any], run: Runtime) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from tests import tiny
-from tests.processes import run_fork
+from tests.processes import run_fork, run_two
 from tests.training import tiny_options
 from upsr.archs import ATD, UNetModelSwin
 from upsr.engine.distributed import first_host, runtime
@@ -92,11 +92,8 @@ def test_testing_writes_images_metrics_and_options(setting):
     options = yaml.safe_load(path.read_text())
     options["datasets"]["val_1"]["batch_size_per_gpu"] = 1
     path.write_text(yaml.safe_dump(options))
-    launched = command(
-        "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29612",
-        "test.py", "-opt", str(path), "--launcher", "pytorch",
-    )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr
+    launched = run_two("test.py", "-opt", str(path), "--launcher", "pytorch")
+    assert launched.returncode == 0, launched.stdout.decode()
     assert len(list((folder / "results").glob("run_archived_*"))) == 1, "the first run's results are kept"
     after = pixels(results / "visualization" / "real")
     assert after.keys() == before.keys()

@@ -312,6 +312,7 @@ def test_two_processes_train_what_one_does(root):
         assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
 
 
+@pytest.mark.slow
 def test_memory_and_arithmetic_of_a_step_of_full_size_are_counted():
     # In a process of its own: torch keeps what it knows of fake tensors, and other tests have theirs.
     result = run_fork("-m", "benchmarks.dmsr_memory", "--gt-size", "64")

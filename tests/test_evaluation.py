@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests import resshift, tiny
 from tests.evaluations import CPU, describe_dataset, largest_difference, means, run, save_rrdb, values, workplace, write
+from tests.processes import Fork, run_fork, run_two
 from upsr.cli import main
 from upsr.config.load import parse_options
 from upsr.data.image_io import decode_image, to_tensor
@@ -55,13 +56,10 @@ def finished(tmp_path_factory):
     return root
 
 
-def command(root: Path, *arguments: str, launcher: tuple[str, ...] = ("-m", "upsr")) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, *launcher, "evaluate", "--methods", "bicubic", "RRDB", "TinyUPSR", "--datasets", "Tiny", "Wild",
-         "--metrics", "psnr", "ssim", "niqe", "--no-report", *arguments],
-        cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+COMMAND = (
+    "-m", "upsr", "evaluate", "--methods", "bicubic", "RRDB", "TinyUPSR", "--datasets", "Tiny", "Wild",
+    "--metrics", "psnr", "ssim", "niqe", "--no-report",
+)  # fmt: skip
 
 
 def test_every_image_is_measured_once_by_every_method(finished):
@@ -151,7 +149,7 @@ def test_niqe_agrees_with_basicsr_on_photos(name):
 
 def test_batches_do_not_matter(finished, monkeypatch):
     monkeypatch.chdir(finished)
-    run(finished, protocols=("upsr", "strict", "classic"), seeds=(0, 1), batch_size=4, folder=finished / "batches")
+    run(finished, protocols=("upsr", "strict", "classic"), batch_size=4, folder=finished / "batches")
     assert values_of(finished / "batches") == values_of(finished / "results")
 
 
@@ -168,21 +166,19 @@ def assert_nearly_equal(some: dict[tuple[str, ...], float], all_of_them: dict[tu
 
 
 def test_two_processes_give_the_numbers_of_one(finished):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29643", "-m", "upsr")
-    process = command(finished, "--out", "two", "--batch-size", "2", launcher=launcher)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    done = run_two(*COMMAND, "--out", "two", "--batch-size", "2", cwd=finished)
+    assert done.returncode == 0, done.stdout.decode()
     assert_nearly_equal(values_of(finished / "two"), values_of(finished / "results"))
     assert len(list((finished / "two/journal").glob("rank_*.jsonl"))) == 2
 
 
 def test_after_a_kill_only_the_rest_is_done(finished):
-    folder = finished / "killed"
-    process = command(finished, "--out", "killed")
+    folder, output = finished / "killed", finished / "killed.out"
+    process = Fork((*COMMAND, "--out", "killed"), output, cwd=finished)
     journal = folder / "journal" / "rank_0.jsonl"
     deadline = time.monotonic() + 120
     while not journal.exists() or len(journal.read_text().splitlines()) < 11:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, output.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -191,10 +187,9 @@ def test_after_a_kill_only_the_rest_is_done(finished):
     assert not (folder / "summary.json").exists()
     with journal.open("a") as file:
         file.write('{"work": "cut off in the mid')
-    process = command(finished, "--out", "killed")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert "are finished" in output
+    ended = run_fork(*COMMAND, "--out", "killed", cwd=finished)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert "are finished" in (ended.stdout + ended.stderr).decode()
     lines = [line for line in journal.read_text().splitlines() if line.endswith("}}")]
     assert len(lines) == 3 * 8
     assert len(set(lines)) == 3 * 8

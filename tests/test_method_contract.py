@@ -129,14 +129,14 @@ def options(root: Path, case: str, **changes: Any) -> CommonOptions:
     return parse_options(data, "test")
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(scope="module", params=CASES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(root: Path, name: str) -> Method:
-    """The method, with weights that no initialiser leaves at zero."""
+    """The method, with weights that no initialiser leaves at zero; what a test changes it puts back."""
     pytest.importorskip(CASES[name].needs)
     if (make := CASES[name].make) is not None:
         return make(root).eval()
@@ -181,11 +181,12 @@ def test_a_batch_changes_no_photo(model):
 
 
 def test_tiles_that_meet_at_every_step_depend_on_no_batch_and_are_near_the_photo(model, name):
-    lq = photos(40, 24, 2)
-    tiled = ModelRestorer(model, seed=0, tile=TileOptions(size=16, overlap=8, blend="step"))(lq, ["a", "b"])
-    assert torch.equal(tiled[1:], ModelRestorer(model, 0, TileOptions(size=16, overlap=8, blend="step"))(lq[1:], ["b"]))
-    whole = ModelRestorer(model, seed=0)(lq, ["a", "b"])
-    assert (tiled - whole).abs().mean() < CASES[name].tiled
+    lq = photos(24, 24, 2)
+    restorer = ModelRestorer(model, seed=0, tile=TileOptions(size=16, overlap=8, blend="step"))
+    tiled = restorer(lq, ["a", "b"])
+    assert torch.equal(tiled[1:], restorer(lq[1:], ["b"]))
+    whole = ModelRestorer(model, seed=0)(lq[1:], ["b"])
+    assert (tiled[1:] - whole).abs().mean() < CASES[name].tiled
 
 
 def test_its_parts_saved_and_loaded_restore_the_same(model, tmp_path):
@@ -220,9 +221,9 @@ def test_a_knob_out_of_its_range_is_refused_by_name(model):
 
 
 def test_one_tile_is_the_photo_and_tiles_depend_on_no_batch(model):
-    lq = photos(40, 24, 2)
-    whole = ModelRestorer(model, seed=0, tile=TileOptions(size=64, overlap=8, blend="end"))(lq, ["a", "b"])
-    assert torch.equal(whole, ModelRestorer(model, seed=0)(lq, ["a", "b"]))
+    lq = photos(24, 16, 2)
+    whole = ModelRestorer(model, seed=0, tile=TileOptions(size=64, overlap=8, blend="end"))(lq[:1], ["a"])
+    assert torch.equal(whole, ModelRestorer(model, seed=0)(lq[:1], ["a"]))
     tiled = ModelRestorer(model, seed=0, tile=END_TO_END)
     assert torch.equal(tiled(lq, ["a", "b"])[1:], tiled(lq[1:], ["b"]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.checkpoint import checkpoint
 
-from tests.processes import train_here
+from tests.processes import forks, train_here
 from tests.test_extending import toy
 from tests.toy import ToyMethod
 from upsr.archs.contracts import SRNetwork
@@ -251,8 +250,7 @@ def test_two_processes_train_what_one_does(root):
         return options(root, f"{name}, {setting}", train=settings[setting], datasets=sets)
 
     runs = [data("two", setting, 2) for setting in settings]
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_one_of_two, args=(rank, runs)) for rank in range(2)]
+    processes = [forks().Process(target=_one_of_two, args=(rank, runs)) for rank in range(2)]
     for process in processes:
         process.start()
     for setting in settings:

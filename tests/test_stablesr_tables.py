@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ def live(tmp_path, monkeypatch) -> Path:
 
 def test_rows_are_measured_with_a_stablesr_here(live, capsys):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
+    shutil.rmtree(live / "datasets/DRealSR-128")
     arguments = ["--paper", "stablesr", "--max-images", "1", "--no-cost"]
     assert main(["tables", *arguments, "--table", "3", "4", "6"]) == 0
     ours = {

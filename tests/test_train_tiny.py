@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from scripts import train_tiny
 from tests import tiny
-from tests.processes import Fork
+from tests.processes import Fork, taught_here
 from upsr.config import load_options
 from upsr.errors import UpsrError
+from upsr.evaluation.teaching import read_recipe, teach
 
 PATIENCE = 180
 G = {"type": "CompactSR", "num_feat": 8, "num_block": 1}
@@ -140,6 +141,8 @@ def test_killed_five_times_it_ends_where_an_uninterrupted_one_ends(whole, tmp_pa
 
 def test_a_signal_saves_and_says_so(whole, tmp_path):
     root = recipe(tmp_path)
+    with taught_here():
+        teach(read_recipe(root / "teach.yml"), root / "cache", 1)
     process = start(root)
     wait_for(process, root, lambda: reached(root) >= 2)
     process.send_signal(signal.SIGTERM)
@@ -152,9 +155,9 @@ def test_a_state_that_cannot_be_read_is_set_aside_and_its_weights_go_on(whole, t
     opt = load_options(root / "stage1.yml", ["train.total_iter=6", "train.scheduler.milestones=[4,8]"])
     from upsr.engine.distributed import Runtime
     from upsr.engine.train_loop import train
-    from upsr.evaluation.teaching import read_recipe, teach
 
-    teach(read_recipe(root / "teach.yml"), root / "cache", 1)
+    with taught_here():
+        teach(read_recipe(root / "teach.yml"), root / "cache", 1)
     folder = train(opt, Runtime(torch.device("cpu")))
     for state in (folder / "training_states").glob("*.state"):
         content = torch.load(state, weights_only=True)
@@ -214,8 +217,6 @@ def test_a_recipe_without_stages_or_with_other_caches_is_refused(whole, tmp_path
 
 def test_the_recipe_is_one_that_can_be_read():
     stage1, stage2 = (load_options(f"options/tiny2/{stage}.yml") for stage in ("stage1", "stage2"))
-    from upsr.evaluation.teaching import read_recipe
-
     cache = read_recipe("options/teaching/tiny2.yml")
     assert cache.crops >= 4000
     assert read_recipe("options/teaching/tiny2_kept_apart.yml").photos[0].only == cache.photos[1].leave_out

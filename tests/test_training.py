@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from tests import tiny
+from tests.processes import trained_by_two
 from tests.training import CLEAN_STAGE, tiny_options
 from upsr.config import parse_options
 from upsr.engine.checkpoint import CheckpointStore, load_checkpoint
@@ -33,7 +30,7 @@ CPU = Runtime(torch.device("cpu"))
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    return tiny.save_pictures(tmp_path / "photos", 5)
+    return tiny.save_pictures(tmp_path / "photos", 3)
 
 
 def run(root: Path, photos: Path, *, auto_resume: bool = False, **changes) -> Path:
@@ -54,13 +51,13 @@ def largest_difference(a: Path, b: Path) -> float:
     )
 
 
-def test_twenty_and_twenty_iterations_are_forty(tmp_path, photos):
+def test_ten_and_ten_iterations_are_twenty(tmp_path, photos):
     """Bit-equal: weights, average, optimiser, pool. The pool is full after two steps, so its content matters."""
-    whole = run(tmp_path, photos, name="whole", train={"total_iter": 40})
-    half = run(tmp_path, photos, name="half", train={"total_iter": 20})
-    run(tmp_path, photos, name="half", train={"total_iter": 40}, auto_resume=True)
+    whole = run(tmp_path, photos, name="whole", train={"total_iter": 20})
+    half = run(tmp_path, photos, name="half", train={"total_iter": 10})
+    run(tmp_path, photos, name="half", train={"total_iter": 20}, auto_resume=True)
     assert largest_difference(whole, half) == 0
-    a, b = (load_checkpoint(folder / "training_states" / "40.state") for folder in (whole, half))
+    a, b = (load_checkpoint(folder / "training_states" / "20.state") for folder in (whole, half))
     first, second = a.players["g"].optimizer["state"], b.players["g"].optimizer["state"]
     for name, state in first.items():
         assert all(torch.equal(state[key], second[name][key]) for key in ("exp_avg", "exp_avg_sq", "step"))
@@ -120,13 +117,6 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path, photos):
     assert largest_difference(whole, parts) < 1e-5
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
 def test_two_processes_train_what_one_does(tmp_path, photos):
     options = tiny_options(
         tmp_path, photos, name="one", datasets={"train": {"batch_size_per_gpu": 4}}, train={"total_iter": 5}
@@ -136,13 +126,7 @@ def test_two_processes_train_what_one_does(tmp_path, photos):
     one = train(parse_options(options, "test"), CPU)
     options |= {"name": "two"}
     options["datasets"]["train"] |= {"batch_size_per_gpu": 2, "num_worker_per_gpu": 1}
-    (tmp_path / "two.yml").write_text(yaml.safe_dump(options))
-    launched = command(
-        "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611",
-        "train.py", "-opt", str(tmp_path / "two.yml"),
-    )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr
-    two = tmp_path / "experiments" / "two"
+    two = trained_by_two(options)
     assert largest_difference(one, two) < 1e-5
 
     def validation(folder):
@@ -343,8 +327,10 @@ def test_other_scales_and_channels_train_and_restore(tmp_path, photos, scale, ch
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains(tmp_path, photos, amp):
-    log = (run(tmp_path, photos, train={"amp": amp, "total_iter": 6}) / "train.log").read_text()
-    assert "iteration 6" in log
+    # A crop at a time: convolutions in float16 have no fast kernels on CPUs.
+    sets = {"train": {"batch_size_per_gpu": 1}}
+    log = (run(tmp_path, photos, train={"amp": amp, "total_iter": 4}, datasets=sets) / "train.log").read_text()
+    assert "iteration 4" in log
     assert "nan" not in log
 
 

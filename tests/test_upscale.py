@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.processes import run_fork
+from tests.processes import run_fork, run_two, threads
 from tests.tiny import picture
 from tests.upscaling import save_pipeline
+from upsr.cli import main
 from upsr.errors import UpsrError
 from upsr.photos.jobs import STREAM, plan_jobs
 from upsr.pipeline.pipeline import UPSRPipeline
@@ -29,13 +30,13 @@ def weights(tmp_path_factory):
     return save_pipeline(tmp_path_factory.mktemp("weights"))
 
 
-def upscale(weights, *arguments, launcher=(), stdin=None, limit=None, environment=None):
+def upscale(weights, *arguments, start=run_fork, stdin=None, limit=None):
     """Run the command; what it prints is whole text."""
-    if not launcher and stdin is None and limit is None and environment is None:
-        return run_fork("-m", "upsr", "upscale", "--weights", str(weights), *map(str, arguments))
+    if stdin is None and limit is None:
+        return start("-m", "upsr", "upscale", "--weights", str(weights), *map(str, arguments))
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "upsr", "upscale", "--weights", str(weights), *map(str, arguments)],
-        cwd=REPOSITORY, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **(environment or {})},
+        [sys.executable, "-m", "upsr", "upscale", "--weights", str(weights), *map(str, arguments)],
+        cwd=REPOSITORY, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True, input=stdin, check=False, timeout=300,
         preexec_fn=None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
@@ -79,12 +80,13 @@ def test_a_folder_keeps_names_formats_and_orientation(weights, photos, tmp_path)
 
 
 def test_order_batch_and_processes_do_not_matter(weights, photos, tmp_path):
-    upscale(weights, photos, "-o", tmp_path / "one", "--tile", "16")
+    same = ["--tile", "16", "--steps", "2"]
+    upscale(weights, photos, "-o", tmp_path / "one", *same)
     found = [str(path) for path in sorted(photos.glob("*.[jp][pn]g"), reverse=True)]
-    upscale(
-        weights, *found, "-o", tmp_path / "two", "--tile", "16", "--batch", "3", environment={"OMP_NUM_THREADS": "2"}
-    )
-    done = upscale(weights, photos, "-o", tmp_path / "three", "--tile", "16", "--devices", "cpu,cpu")
+    arguments = ["--weights", str(weights), "-o", str(tmp_path / "two"), *same, "--batch", "3"]
+    with threads(2):
+        assert main(["upscale", *arguments, *found]) == 0
+    done = upscale(weights, photos, "-o", tmp_path / "three", *same, "--devices", "cpu,cpu")
     assert done.returncode == 0, done.stderr.decode()
     one = bytes_of(tmp_path / "one")
     assert len(one) == 4
@@ -96,12 +98,15 @@ def test_processes_that_share_tiles_give_the_same_bytes(weights, tmp_path):
     save(tmp_path / "in" / "large.png", picture(40, 70))
     (tmp_path / "in" / "text.png").write_text("no photo")
     alone, together = (
-        upscale(weights, tmp_path / "in", "-o", tmp_path / name, "--tile", "16", "--save-uncertainty", *more)
-        for name, more in (("alone", ()), ("together", ("--devices", "cpu,cpu", "--share", "tiles")))
+        upscale(
+            weights, tmp_path / "in", "-o", tmp_path / name, "--tile", "16", "--save-uncertainty", *more, start=start
+        )
+        for name, more, start in (("alone", (), run_fork), ("together", ("--share", "tiles"), run_two))
     )
-    assert (alone.returncode, together.returncode) == (1, 1), together.stderr.decode()
+    printed = together.stdout.decode()
+    assert (alone.returncode, together.returncode) == (1, 1), printed
     assert bytes_of(tmp_path / "together") == bytes_of(tmp_path / "alone") != {}
-    assert "1 upscaled, 0 skipped, 1 failed" in together.stderr.decode()
+    assert "1 upscaled, 0 skipped, 1 failed" in printed
 
 
 def test_torchrun_shares_the_photos(weights, photos, tmp_path):
@@ -119,8 +124,8 @@ def test_real_photos_all_go_through(weights, shared_dir, tmp_path):
     folder = shared_dir / "data" / "benchmarks" / "RealSet65"
     sizes = {path.name: Image.open(path).size for path in sorted(folder.iterdir())}
     smallest = sorted(sizes, key=lambda name: np.prod(sizes[name]))[:3]
-    done = upscale(weights, *(folder / name for name in smallest), "-o", tmp_path, "--devices", "cpu,cpu")
-    assert done.returncode == 0, done.stderr.decode()
+    done = upscale(weights, *(folder / name for name in smallest), "-o", tmp_path, start=run_two)
+    assert done.returncode == 0, done.stdout.decode()
     for name in smallest:
         assert Image.open(tmp_path / name).size == tuple(4 * side for side in sizes[name])
 
@@ -267,8 +272,6 @@ def test_maps_are_written_beside_the_photo(weights, photos, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(photos, tmp_path, arguments, word, capsys):
-    from upsr.cli import main
-
     code = main(["upscale", *(argument.format(photos=photos) for argument in arguments), "-o", str(tmp_path / "out")])
     printed = capsys.readouterr().err
     assert code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -59,6 +60,29 @@ def upsr(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
 
 
+SEVERAL = """
+import contextlib, io, json, sys
+from upsr.cli import main
+done = []
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = main(arguments)
+    done.append((code, out.getvalue(), errors.getvalue()))
+print(json.dumps(done))
+"""
+
+
+def several(installed: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
+    """Exit code and what was printed of commands, one after the other in one process: the imports take seconds."""
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(installed / "site")}
+    command = [sys.executable, "-c", SEVERAL, json.dumps(commands)]
+    done = subprocess.run(
+        command, cwd=installed / "empty", env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, out, errors) for code, out, errors in json.loads(done.stdout.splitlines()[-1])]
+
+
 def test_option_files_and_descriptions_come_with_it(installed):
     home = installed / "site/upsr/home"
     for pattern in (
@@ -84,12 +108,17 @@ def test_it_upscales_tests_and_lists(installed):
     done = upsr(installed, "upscale", str(installed / "photo.png"), "-o", "large.png")
     assert done.returncode == 0, done.stderr
     assert Image.open(installed / "empty/large.png").size == (32, 32)
-    listed = upsr(installed, "data", "list")
-    assert "RealSet65" in listed.stdout, listed.stderr
+    listed, *found, missing = several(
+        installed,
+        ["data", "list"],
+        ["train", "-opt", "options/demo/stage1_tiny.yml"],
+        ["test", "-opt", "options/demo/stage1_tiny.yml"],
+        ["train", "-opt", "options/nothing.yml"],
+    )
+    assert "RealSet65" in listed[1], listed
     # The option file is found; what it names is not here.
-    for command in ("train", "test"):
-        done = upsr(installed, command, "-opt", "options/demo/stage1_tiny.yml")
-        assert done.returncode == 2
-        assert "datasets" in done.stderr, done.stderr
-        assert "no such option file" not in done.stderr
-    assert upsr(installed, "train", "-opt", "options/nothing.yml").stderr.count("no such option file") == 1
+    for code, _, errors in found:
+        assert code == 2
+        assert "datasets" in errors
+        assert "no such option file" not in errors
+    assert missing[2].count("no such option file") == 1

@@ -160,6 +160,7 @@ def is_section(rules: Rules, path: Path) -> bool:
     return any(len(pattern) > len(path) and fits(pattern[: len(path)], path) for pattern in patterns)
 
 
+@functools.cache
 def fits(pattern: Path, path: Path) -> bool:
     """True for a path of the pattern."""
     if not pattern:
