@@ -30,7 +30,7 @@ CPU = Runtime(torch.device("cpu"))
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    return tiny.save_pictures(tmp_path / "photos", 3)
+    return tiny.save_pictures(tmp_path / "photos", 5)
 
 
 def run(root: Path, photos: Path, *, auto_resume: bool = False, **changes) -> Path:
