@@ -118,6 +118,7 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path, photos):
 
 
 def test_two_processes_train_what_one_does(tmp_path, photos):
+    tiny.save_pictures(photos, 5)
     options = tiny_options(
         tmp_path, photos, name="one", datasets={"train": {"batch_size_per_gpu": 4}}, train={"total_iter": 5}
     )
