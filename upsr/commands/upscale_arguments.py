@@ -37,7 +37,7 @@ photo's values, and says where that is not possible. Noise and compression of th
 Settings that the method has not are refused by name; --knob sets those that have no option here (docs/methods/README.md).
 --fidelity, of UPSR: 0.5 is the model's own setting. Towards 0 there is more noise where g is sure (b_u goes a quarter of the
 way to 1).
-Towards 1 the result is mixed with g's estimate, at 0.75 half and half; at 1 it is that estimate, and no step is taken.
+Towards 1 the result goes evenly to g's estimate, half of the way at 0.75; at 1 it is that estimate, and no step is taken.
 
 Exit codes: 0 all done (or skipped); 1 some photos failed, the others are done; 2 a mistake in arguments, files or devices,
 nothing was done; 4 another process of the run was lost; 130 interrupted, and --resume goes on."""
