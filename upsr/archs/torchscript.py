@@ -55,6 +55,12 @@ def torchscript_tensors(path: Path) -> dict[str, Tensor]:
     return dict(_tensors(module, ""))
 
 
+def stand_in(name: str, base: type) -> type:
+    """A class of the module and name of one that is not imported, without anything but what ``base`` gives it."""
+    module, _, bare = name.rpartition(".")
+    return type(bare, (base,), {"__module__": module})
+
+
 def _inside(name: str) -> str:
     """A name in an archive below the archive's folder."""
     return name.partition("/")[2]
@@ -63,8 +69,7 @@ def _inside(name: str) -> str:
 def _classes(pickled: bytes) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """An empty class for each that the program's objects are of; nothing is unpickled for this."""
     found = {str(argument) for opcode, argument, _ in pickletools.genops(pickled) if opcode.name == "GLOBAL"}
-    pairs = (name.split(" ") for name in found)
-    return [type(bare, (_Object,), {"__module__": module}) for module, bare in pairs if module.startswith(_CLASSES)]
+    return [stand_in(name.replace(" ", "."), _Object) for name in found if name.startswith(_CLASSES)]
 
 
 def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

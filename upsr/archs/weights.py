@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upsr.archs.torchscript import is_torchscript, torchscript_tensors
+from upsr.archs.torchscript import is_torchscript, stand_in, torchscript_tensors
 from upsr.errors import MissingFileError, UpsrError
 
 _SHOWN = 3
@@ -61,17 +61,12 @@ class _Blank:
     def __setstate__(self, _: Any) -> None: ...
 
 
-def _blank_class(name: str) -> type[_Blank]:
-    module, _, bare = name.rpartition(".")
-    return type(bare, (_Blank,), {"__module__": module})
-
-
 def _content(path: Path, mapped: bool, blank: Sequence[str]) -> Any:
     if _is_safetensors(path):
         from safetensors.torch import load_file
 
         return load_file(path)
-    with warnings.catch_warnings(), torch.serialization.safe_globals([_blank_class(name) for name in blank]):
+    with warnings.catch_warnings(), torch.serialization.safe_globals([stand_in(name, _Blank) for name in blank]):
         warnings.simplefilter("ignore")  # about how foreign files were pickled
         # Files older than torch 1.6 are no zip archives, and cannot be mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
