@@ -193,6 +193,15 @@ def test_a_set_of_the_wrong_use_is_told_the_remedy(phase, kind, remedy):
         checked_options(str(FULL), [f"datasets.{phase}={{type: {kind}, dataroot_gt: ., dataroot_lq: .}}"], "train")
 
 
+def test_a_training_of_no_loss_is_refused():
+    """Such a run would go to its end and learn nothing; beside another loss, a pixel loss may have no weight."""
+    files = ["datasets.train.dataroot_gt=tests", "datasets.val_1=null", "path.pretrain_network_aux=tiny"]
+    weightless = [*files, "train.pixel_opt.loss_weight=0"]
+    with pytest.raises(UpsrError, match=r"train\.pixel_opt\.loss_weight: is 0 and there is no other loss"):
+        checked_options(str(FULL), [*weightless, "train.perceptual_opt=null"], "train")
+    checked_options(str(FULL), [*weightless, "train.perceptual_opt={type: WaveletLoss}"], "train")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -240,6 +240,24 @@ def test_refused_values_are_left_out_and_said(tmp_path, capsys):
     assert opt.train.scheduler.gamma == 0.5
 
 
+def test_what_would_learn_nothing_is_to_be_seen_to(tmp_path, capsys):
+    """Of these files no loss is here: of one the only pixel loss is another's, of the other only an adversarial one is left."""
+    nothing = "train.pixel_opt.loss_weight: is 0 and there is no other loss"
+    imported(changed("basicsr.yml", tmp_path, train={"pixel_opt": {"type": "SphereLoss"}}), tmp_path / "pixel.yml")
+    report = capsys.readouterr().out
+    assert "(no such loss of pixels is here)" in report
+    assert nothing in report[report.index("to be seen to") :]
+    losses = [{"type": "ganloss", "gan_type": "vanilla", "loss_weight": 0.1}]
+    imported(changed("trainner.yml", tmp_path, train={"losses": losses}), tmp_path / "gan.yml")
+    report = capsys.readouterr().out
+    assert (
+        'train.losses.0: {"type": "ganloss", "gan_type": "vanilla", "loss_weight": 0.1}  (no discriminator is' in report
+    )
+    assert nothing in report[report.index("to be seen to") :]
+    imported(FOREIGN / "basicsr.yml", tmp_path / "as_it_is.yml")
+    assert nothing not in capsys.readouterr().out
+
+
 def test_yaml_of_other_readers(tmp_path):
     text = """
 name: a/b

@@ -69,6 +69,17 @@ def component_problems_in(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from all_component_problems(REGISTRIES, schema, data)
     for phase, dataset in _entries(data, "datasets"):
         yield from _problems_of_use(phase, dataset)
+    yield from _problems_of_losses(section(data, "train"))
+
+
+def _problems_of_losses(train: Mapping[str, Any]) -> Iterator[Problem]:
+    """A pixel loss of no weight is for a training on other losses: alone, it would run to its end and learn nothing."""
+    pixel = train.get("pixel_opt")
+    alone = not any(train.get(key) for key in ("perceptual_opt", "grid_opt", "gan_opt"))
+    if isinstance(pixel, Mapping) and pixel.get("loss_weight") == 0 and alone:
+        yield Problem(
+            "train.pixel_opt.loss_weight", "is 0 and there is no other loss: nothing would be learnt; give it a weight"
+        )
 
 
 def _entries(data: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:

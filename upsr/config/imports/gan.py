@@ -12,7 +12,9 @@ _DISCRIMINATORS = {name.lower(): name for name in ("UNetDiscriminatorSN", "VGGSt
 """By their names in small letters; basicsr has them."""
 
 _ARGUMENTS = ("gan_type", "loss_weight", "real_label_val", "fake_label_val")
-_UNTRAINED = "no discriminator is trained"
+_KNOWN = ", ".join(_DISCRIMINATORS.values())
+UNTRAINED = f"no discriminator is trained: it takes network_d, one of {_KNOWN}, and an adversarial loss"
+"""Why what belongs to a discriminator is left out."""
 
 
 def adversarial(place: Place) -> bool:
@@ -33,8 +35,7 @@ def against(rule: Rule) -> Rule:
         elif adversarial(place):
             yield from rule(value, place)
         else:
-            known = ", ".join(_DISCRIMINATORS.values())
-            yield Left(f"{_UNTRAINED}: it takes network_d, one of {known}, and train.gan_opt", matters=True)
+            yield Left(UNTRAINED, matters=True)
 
     return checked
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from upsr.config.imports.basicsr import pixel_loss
 from upsr.config.imports.data_sets import kernels, odd, when_degrading
-from upsr.config.imports.gan import GAN, adversarial, gan_loss
+from upsr.config.imports.gan import GAN, UNTRAINED, adversarial, gan_loss
 from upsr.config.imports.rules import (
     Format,
     Left,
@@ -94,8 +94,8 @@ def _losses(value: Any, place: Place) -> Iterator[Outcome]:
         kind = str(loss.get("type")).lower()
         if not number(loss.get("loss_weight", 1.0)):
             yield Left("its weight is 0", of=str(index))
-        elif kind == "ganloss" and adversarial(place):
-            yield from gan_loss(loss, place, str(index))
+        elif kind == "ganloss":
+            yield from gan_loss(loss, place, str(index)) if adversarial(place) else [Left(UNTRAINED, True, str(index))]
         elif kind in _PIXELS and not taken:
             taken = True
             yield from (_of(outcome, str(index)) for outcome in pixel_loss(loss, place))
