@@ -4,21 +4,28 @@ Needs what they were trained on: photos (tiny), or the teacher caches of options
 hour of one core).
 A CPU with other vector instructions or another number of threads sums in another order; the differences grow slowly from the
 last bits and stay far below the tolerance in 200 iterations, while another seed, photo or option shows in the first line.
+
+The denoiser of tiny-1 is an exception from iteration 101, where its discriminator comes in: two networks against each other part
+from the smallest difference. g ships in half precision; with it, and not with the g in full precision that it was trained beside,
+the first 100 iterations differ by 0.13 % at most and the next 100 by up to 12 %. With that g, which make train-tiny keeps
+(path.pretrain_network_aux=experiments/tiny2/stage3/models/net_g_latest.safetensors), all 200 repeat digit for digit.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from scripts.ship_weights import RECORDED_ITERATIONS, describe_data, first_losses, read_record
 from upsr.arguments import ArgumentParser
-from upsr.config import load_options
+from upsr.config import CommonOptions, load_options
 from upsr.engine.distributed import Runtime
 from upsr.engine.setup import checked_options
 from upsr.engine.train_loop import train
@@ -36,6 +43,8 @@ TRAININGS = {
 }
 """Option files by shipped weights and part."""
 TOLERANCE = 0.02
+TOLERANCE_AGAINST = 0.25
+"""The same where a discriminator is trained against."""
 
 
 @exiting
@@ -55,12 +64,36 @@ def main() -> int:
     stages = TRAININGS[given.weights]
     if unknown := sorted(set(given.parts or ()) - set(stages)):
         parser.error(f"--parts: no record of '{unknown[0]}' of {given.weights}; there is: {', '.join(stages)}")
-    largest = max(
+    found = [
         verify(given.weights, part, given.data, given.iterations, given.force_yml) for part in given.parts or stages
+    ]
+    same = all(difference.tolerable for difference in found)
+    print(
+        f"\n{'the recorded training' if same else 'not the recorded training'}: largest difference "
+        + ", ".join(map(str, found))
     )
-    same = largest <= TOLERANCE
-    print(f"\nlargest difference {largest:.2%}: {'the recorded training' if same else 'not the recorded training'}")
     return 0 if same else 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest relative differences of a stage's losses.
+
+    Attributes:
+        alone: of iterations in which no discriminator is trained against.
+        against: of the others.
+    """
+
+    alone: float
+    against: float
+
+    @property
+    def tolerable(self) -> bool:
+        """True for the recorded training."""
+        return self.alone <= TOLERANCE and self.against <= TOLERANCE_AGAINST
+
+    def __str__(self) -> str:
+        return f"{self.alone:.2%}" + (f" ({self.against:.2%} against a discriminator)" if self.against else "")
 
 
 def verify(
@@ -69,8 +102,8 @@ def verify(
     data: Sequence[Path] | None = None,
     iterations: int = RECORDED_ITERATIONS,
     changes: Sequence[str] = (),
-) -> float:
-    """Train the beginning of a stage; returns the largest relative difference of a loss.
+) -> Difference:
+    """Train the beginning of a stage; returns the largest differences of its losses.
 
     Args:
         name: of shipped weights.
@@ -93,7 +126,7 @@ def verify(
     return repeat(name, part, f"datasets.train.{place}={json.dumps(train_set[place])}", iterations, changes)
 
 
-def repeat(name: str, part: str, data: str, iterations: int, changes: Sequence[str] = ()) -> float:
+def repeat(name: str, part: str, data: str, iterations: int, changes: Sequence[str] = ()) -> Difference:
     """The same without a check of the data.
 
     Args:
@@ -104,17 +137,25 @@ def repeat(name: str, part: str, data: str, iterations: int, changes: Sequence[s
     if not recorded:
         raise UpsrError(f"--iterations: the first recorded loss is that of iteration {min(map(int, record['losses']))}")
     with tempfile.TemporaryDirectory() as folder:
-        run = [*changes, f"manual_seed={record['seed']}", f"train.total_iter={max(recorded)}", data,
+        run = [f"manual_seed={record['seed']}", f"train.total_iter={max(recorded)}", data,
                f"logger.print_freq={min(recorded)}", f"path.experiments_root={folder}",
-               *([f"path.pretrain_network_aux={name}"] if part == "denoiser" else [])]  # fmt: skip
+               *([f"path.pretrain_network_aux={name}"] if part == "denoiser" else []), *changes]  # fmt: skip
         opt = checked_options(option_file, [*run, *_without_lpips(option_file)], "train")
         found = first_losses(train(opt, Runtime(torch.device("cpu"))))
     print(f"\n{name}, {part}\niteration  recorded     found  difference")
-    differences = []
+    differences = {iteration: abs(found[iteration] - loss) / abs(loss) for iteration, loss in recorded.items()}
     for iteration, loss in recorded.items():
-        differences.append(abs(found[iteration] - loss) / abs(loss))
-        print(f"{iteration:9}  {loss:.6f}  {found[iteration]:.6f}  {differences[-1]:10.3%}")
-    return max(differences)
+        print(f"{iteration:9}  {loss:.6f}  {found[iteration]:.6f}  {differences[iteration]:10.3%}")
+    alone = _iterations_alone(opt)
+    return Difference(
+        max((value for iteration, value in differences.items() if iteration <= alone), default=0.0),
+        max((value for iteration, value in differences.items() if iteration > alone), default=0.0),
+    )
+
+
+def _iterations_alone(opt: CommonOptions) -> float:
+    """Iterations before the discriminator, of a training with one."""
+    return opt.train.gan_start if getattr(opt.train, "gan_opt", None) else math.inf
 
 
 def _without_lpips(option_file: str) -> list[str]:
