@@ -24,9 +24,10 @@ _EPS = 1e-5
 def project(image: Tensor, lq: Tensor, scratch: Scratch, *, largest: int, weight: Tensor | None = None) -> float:
     """Adds to an image, in place, what its reduction lacks of the photo, until :data:`SHARE` of the values hold or for 64 rounds.
 
-    The reduction is bicubic with antialiasing, as everywhere here. What it lacks is enlarged bicubically, which is smooth. Where
-    the image is clamped to [0, 1] many rounds are needed, so each goes on in the direction of the one before, as in Nesterov's
-    accelerated gradient.
+    The reduction is bicubic with antialiasing, as everywhere here, and the same cut to [0, 1] between its two directions, as by
+    Pillow: near black and white, where they differ, the image is to hold by both, and what the mean of them lacks is added. It is
+    enlarged bicubically, which is smooth. Where the image is clamped to [0, 1] many rounds are needed, so each goes on in the
+    direction of the one before, as in Nesterov's accelerated gradient.
 
     Args:
         image: (1, C, H, W) in [0, 1].
@@ -35,7 +36,7 @@ def project(image: Tensor, lq: Tensor, scratch: Scratch, *, largest: int, weight
         weight: (H, W); where it is 0, the image stays as it is.
 
     Returns:
-        Share of the values that are within a level of the photo's after rounding.
+        Share of the values that are within a level of the photo's after rounding, by the reduction by which there are fewer.
     """
     size, rest, before = (image.shape[-2], image.shape[-1]), scratch.zeros(*lq.shape), scratch.zeros(*image.shape)
     for k in range(_MOST_ROUNDS):
@@ -60,17 +61,21 @@ def _share(
     bound: float,
     prepared: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> float:
-    """Share of the values of the reduced image that are within ``bound`` of the photo's.
+    """Share of the values of the reduced image that are within ``bound`` of the photo's, the smaller one of both reductions.
 
     Args:
-        rest: is filled with the differences.
+        rest: is filled with the mean of the differences.
         prepared: is applied to the image before it is reduced.
     """
-    within = 0
+    size, within = (lq.shape[-2], lq.shape[-1]), [0, 0]
     for _, own in meeting_bands(image.shape[-2], lq.shape[-2]):
-        reduced = resized_rows(image, (lq.shape[-2], lq.shape[-1]), own, lq.device, prepared).clamp_(0, 1)
-        lacking = lq[..., own, :] - reduced
-        within += int((lacking.abs() <= bound + _EPS).sum())
-        rest[..., own, :] = lacking.to(rest.device)
+        lacking = [
+            lq[..., own, :] - resized_rows(image, size, own, lq.device, prepared, cut_between=cut).clamp_(0, 1)
+            for cut in (False, True)
+        ]
+        within = [
+            before + int((part.abs() <= bound + _EPS).sum()) for before, part in zip(within, lacking, strict=True)
+        ]
+        rest[..., own, :] = lacking[0].lerp_(lacking[1], 0.5).to(rest.device)
         scratch.release()
-    return within / lq.numel()
+    return min(within) / lq.numel()

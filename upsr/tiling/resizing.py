@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ def resized_rows(
     rows: slice,
     device: torch.device,
     prepared: Callable[[Tensor], Tensor] = lambda part: part,
+    *,
+    cut_between: bool = False,
 ) -> Tensor:
     """Rows of the image at another size, bicubic, with antialiasing where it becomes smaller.
 
@@ -44,6 +47,7 @@ def resized_rows(
         size: (height, width) of the whole result.
         rows: of the result.
         prepared: is applied to the rows that are taken.
+        cut_between: the image is cut to [0, 1] between the two directions, across first, as programs of integers do.
 
     Returns:
         (B, C, rows, width), not clamped.
@@ -54,8 +58,11 @@ def resized_rows(
     first = max(rows.start * own // height - reach, 0) // period * period
     last = min(-(-(-(-rows.stop * own // height) + reach) // period) * period, own)
     start, stop = first * height // own, last * height // own
-    part = F.interpolate(
-        prepared(image[..., first:last, :].to(device)), size=(stop - start, width), mode="bicubic", align_corners=False,
-        antialias=height < own or width < image.shape[-1],
-    )  # fmt: skip
+    resized = partial(
+        F.interpolate, mode="bicubic", align_corners=False, antialias=height < own or width < image.shape[-1]
+    )
+    part = prepared(image[..., first:last, :].to(device))
+    if cut_between:
+        part = resized(part, size=(part.shape[-2], width)).clamp_(0, 1)
+    part = resized(part, size=(stop - start, width))
     return part[..., rows.start - start : rows.stop - start, :]
