@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from upsr.archs.clipiqa_network import CLIPIQANetwork
-from upsr.archs.lpips_network import as_rgb
 from upsr.archs.torchscript import is_torchscript
 from upsr.archs.weights import misfits, read_weight_file, select_weights
 from upsr.compat import METRIC_REGISTRY
 from upsr.errors import UpsrError
-from upsr.metrics.base import MetricUnavailableError
+from upsr.metrics.network import NetworkMetric
 from upsr.metrics.weight_files import published_file
-from upsr.provenance import weights_digest
 
 WEIGHTS = "RN50.pt"
 """OpenAI's name of the published file, as `upsr weights fetch CLIPIQA` names it."""
@@ -27,11 +24,10 @@ _UNUSED = ("visual.attnpool.positional_embedding", "input_resolution", "context_
 _COUNTER = "num_batches_tracked"
 _SMALLEST = 31
 """Of this side one pixel is left after five halvings, of which the first rounds up."""
-_DIGITS_OF_DIGEST = 12
 
 
 @METRIC_REGISTRY.register()
-class CLIPIQA:
+class CLIPIQA(NetworkMetric):
     """CLIP-IQA on CLIP's ResNet-50, by a network of this package. Images are measured whole, at their size.
 
     Args:
@@ -51,39 +47,20 @@ class CLIPIQA:
 
     def __init__(self, weights_path: str | None = None, prompts: Literal["pyiqa", "paper"] = "pyiqa") -> None:
         path = published_file("CLIPIQA", WEIGHTS) if weights_path is None else Path(weights_path)
-        self.prompts = prompts
-        self.network = _loaded(path, prompts)
+        network = _loaded(path, prompts)
+        super().__init__(network, "clipiqa", prompts)
         with torch.inference_mode():
-            self._features = self.network.prompt_features()
-        # Of the values, not of the file: OpenAI's archive and a .safetensors of the same values are one measure.
-        self._digest = weights_digest(self.network)[:_DIGITS_OF_DIGEST]
+            self._features = network.prompt_features()
 
-    @property
-    def version(self) -> str:
-        """Package, version, whose prompts, and a digest of all weights."""
-        return f"upsr {importlib.metadata.version('upsr')} clipiqa {self.prompts} {self._digest}"
-
-    def to(self, device: torch.device) -> CLIPIQA:
-        """The metric on a device."""
-        self.network.to(device)
+    def to(self, device: torch.device) -> Self:
+        """See :class:`NetworkMetric`; the features of the prompts go with it."""
         self._features = self._features.to(device)
-        return self
+        return super().to(device)
 
-    @torch.inference_mode()
-    def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
-        """The probability that a (1, C, H, W) image in [0, 1] is good.
-
-        Raises:
-            MetricUnavailableError: it is smaller than 31 pixels, or the probability is not finite.
-        """
-        if min(sr.shape[-2:]) < _SMALLEST:
-            raise MetricUnavailableError(
-                f"CLIPIQA needs {_SMALLEST} pixels; an image has {sr.shape[-1]}x{sr.shape[-2]}"
-            )
-        value = float(self.network(as_rgb(sr.clamp(0, 1)), self._features))
-        if not math.isfinite(value):
-            raise MetricUnavailableError(f"CLIPIQA of this image is {value}")
-        return value
+    def score(self, sr: Tensor, gt: Tensor | None) -> Tensor:
+        """The probability that an image of 31 pixels at least is good, see :class:`NetworkMetric`."""
+        self.refuse_small(sr, _SMALLEST)
+        return self.network(sr, self._features)
 
 
 def _loaded(path: Path, prompts: str) -> CLIPIQANetwork:

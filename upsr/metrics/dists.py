@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from upsr.archs.dists_network import DISTSNetwork
 from upsr.archs.imagenet import BackboneUnavailableError
-from upsr.archs.lpips_network import as_rgb, backbone_weights
+from upsr.archs.lpips_network import backbone_weights
 from upsr.archs.weights import read_weight_file, select_weights
 from upsr.compat import METRIC_REGISTRY
 from upsr.errors import UpsrError
 from upsr.metrics.base import MetricUnavailableError
+from upsr.metrics.network import NetworkMetric
 from upsr.metrics.weight_files import published_file
-from upsr.provenance import weights_digest
 
 WEIGHTS = "DISTS_weights.pt"
 """Name of the published file of learned weights, as `upsr weights fetch DISTS` names it."""
 _LEARNED = ("alpha", "beta")
 _SMALLEST = 16
-_DIGITS_OF_DIGEST = 12
 
 
 @METRIC_REGISTRY.register()
-class DISTS:
+class DISTS(NetworkMetric):
     """DISTS as published, by a network of this package. The images are taken as they are, without the reduction to 256 pixels
     that the authors' program has as an option.
 
@@ -50,44 +46,23 @@ class DISTS:
             backbone, source = backbone_weights("vgg", backbone_path, "DISTS.backbone_path")
         except BackboneUnavailableError as error:
             raise MetricUnavailableError(f"DISTS needs its ImageNet backbone: {error}") from None
-        self.network = DISTSNetwork().requires_grad_(False).eval()
-        wanted = {name: value for name, value in self.network.state_dict().items() if name not in _LEARNED}
+        network = DISTSNetwork()
+        wanted = {name: value for name, value in network.state_dict().items() if name not in _LEARNED}
         for name, value in wanted.items():
             if name not in backbone or backbone[name].shape != value.shape:
                 raise UpsrError(
                     f"DISTS.backbone_path: {source}: {name} is missing or of another shape; the file is not torchvision's VGG-16"
                 )
-        self.network.load_state_dict({**{name: backbone[name].float() for name in wanted}, **learned})
-        self._digest = weights_digest(self.network)[:_DIGITS_OF_DIGEST]
+        network.load_state_dict({**{name: backbone[name].float() for name in wanted}, **learned})
+        super().__init__(network, "dists")
 
-    @property
-    def version(self) -> str:
-        """Package, version, and a digest of all weights."""
-        return f"upsr {importlib.metadata.version('upsr')} dists {self._digest}"
-
-    def to(self, device: torch.device) -> DISTS:
-        """The metric on a device."""
-        self.network.to(device)
-        return self
-
-    @torch.inference_mode()
-    def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
-        """The distance of (1, C, H, W) images in [0, 1].
-
-        Raises:
-            UpsrError: the images are of different sizes.
-            MetricUnavailableError: they are smaller than 16 pixels, or the distance is not finite.
-        """
-        if gt is None:
-            raise ValueError("DISTS needs a ground truth")
-        if sr.shape[-2:] != gt.shape[-2:]:
+    def score(self, sr: Tensor, gt: Tensor | None) -> Tensor:
+        """The distance of images of one size, of 16 pixels at least, see :class:`NetworkMetric`."""
+        assert gt is not None
+        if sr.shape != gt.shape:
             raise UpsrError(f"a restored image of {tuple(sr.shape)} has a ground truth of {tuple(gt.shape)}")
-        if min(sr.shape[-2:]) < _SMALLEST:
-            raise MetricUnavailableError(f"DISTS needs {_SMALLEST} pixels; an image has {sr.shape[-1]}x{sr.shape[-2]}")
-        value = float(self.network(as_rgb(sr.clamp(0, 1)), as_rgb(gt)))
-        if not math.isfinite(value):
-            raise MetricUnavailableError(f"DISTS of this image is {value}")
-        return value
+        self.refuse_small(sr, _SMALLEST)
+        return self.network(sr, gt)
 
 
 def _learned(path: Path) -> dict[str, Tensor]:

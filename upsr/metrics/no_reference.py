@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from upsr.archs.lpips_network import as_rgb
 from upsr.archs.weights import misfits, read_weight_file, select_weights
 from upsr.errors import UpsrError
 from upsr.metrics.base import MetricUnavailableError
+from upsr.metrics.network import NetworkMetric
 from upsr.metrics.weight_files import published_file
-from upsr.provenance import weights_digest
-
-_DIGITS_OF_DIGEST = 12
 
 
-class NoReferenceMetric:
+class NoReferenceMetric(NetworkMetric):
     """The score that a network gives an image.
 
     Args:
@@ -47,39 +41,19 @@ class NoReferenceMetric:
         weights: str,
         unused: re.Pattern[str] | None = None,
     ) -> None:
-        self.name = type(self).__name__
-        path = published_file(self.name, weights) if weights_path is None else Path(weights_path)
+        name = type(self).__name__
+        path = published_file(name, weights) if weights_path is None else Path(weights_path)
         with torch.device("meta"):  # drawing weights that are replaced would take seconds
-            self.network = network()
-        self.network.load_state_dict(_fitting(self.name, self.network, path, unused), assign=True)
-        self.network.requires_grad_(False).eval()
-        # Of the values, not of the file: a .pth and a .safetensors of the same values are one measure.
-        self._digest = weights_digest(self.network)[:_DIGITS_OF_DIGEST]
+            made = network()
+        made.load_state_dict(_fitting(name, made, path, unused), assign=True)
+        super().__init__(made, name.lower())
 
-    @property
-    def version(self) -> str:
-        """Package, version, name, and a digest of all weights."""
-        return f"upsr {importlib.metadata.version('upsr')} {self.name.lower()} {self._digest}"
-
-    def to(self, device: torch.device) -> Self:
-        """The metric on a device."""
-        self.network.to(device)
-        return self
-
-    @torch.inference_mode()
-    def __call__(self, sr: Tensor, gt: Tensor | None) -> float:
-        """The score of a (1, C, H, W) image in [0, 1].
-
-        Raises:
-            MetricUnavailableError: the image is too small, or the score is not finite.
-        """
+    def score(self, sr: Tensor, gt: Tensor | None) -> Tensor:
+        """The score of an image that is large enough, see :class:`NetworkMetric`."""
         try:
-            value = float(self.network(as_rgb(sr.clamp(0, 1))))
+            return self.network(sr)
         except ValueError as error:
             raise MetricUnavailableError(f"{self.name}: {error}") from None
-        if not math.isfinite(value):
-            raise MetricUnavailableError(f"{self.name} of this image is {value}")
-        return value
 
 
 def _fitting(metric: str, network: nn.Module, path: Path, unused: re.Pattern[str] | None) -> dict[str, Tensor]:
