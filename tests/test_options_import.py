@@ -357,6 +357,25 @@ def test_a_network_that_is_not_here_is_found_by_its_weights_or_named(tmp_path, c
     assert "network_g.type: unknown type 'MambaIR'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("kinds", "lpips"), [(["L2", "LPIPS"], True), (["L2", "L1"], False), (["L1", "LPIPS"], True)])
+def test_losses_of_resshift_are_of_the_named_kinds(kinds, lpips, tmp_path, capsys):
+    source = changed("resshift.yaml", tmp_path, train={"loss_type": kinds, "val_freq": 1000})
+    opt = load_options(imported(source, tmp_path / "mine.yml"))
+    assert (opt.train.perceptual_opt is not None) == lpips
+    left_out = capsys.readouterr().out.partition("left out")[2]
+    assert ("train.loss_type" in left_out) == (kinds != ["L2", "LPIPS"])
+
+
+def test_messages_name_the_file_as_it_was_typed(tmp_path, monkeypatch, capsys):
+    shutil.copy(FOREIGN / "realesrgan.yml", tmp_path / "theirs.yml")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "-opt", "theirs.yml"]) == 2
+    said = (
+        "error: theirs.yml: an option file of Real-ESRGAN; translate it: upsr options import theirs.yml -o MINE.yml\n"
+    )
+    assert capsys.readouterr().err == said
+
+
 def test_our_files_are_none_of_theirs():
     ours = [path for path in OPTIONS.rglob("*.yml")]
     assert len(ours) > 50
