@@ -366,6 +366,14 @@ def test_losses_of_resshift_are_of_the_named_kinds(kinds, lpips, tmp_path, capsy
     assert ("train.loss_type" in left_out) == (kinds != ["L2", "LPIPS"])
 
 
+@pytest.mark.parametrize(("kind", "said"), [("calculate_psnr", True), ("calculate_psnr_pt", False)])
+def test_metrics_of_rounded_images_are_said_to_be_of_others(kind, said, tmp_path, capsys):
+    source = changed("basicsr.yml", tmp_path, val={"metrics": {"psnr": {"type": kind, "crop_border": 4}}})
+    metric = load_options(imported(source, tmp_path / "mine.yml")).val.metrics["psnr"]
+    assert (metric.type, metric.arguments["crop_border"]) == ("PSNR", 4)
+    assert ('-> val.metrics.psnr.type: "PSNR"  (of images in float, of 8 bit there)' in capsys.readouterr().out) == said
+
+
 def test_messages_name_the_file_as_it_was_typed(tmp_path, monkeypatch, capsys):
     shutil.copy(FOREIGN / "realesrgan.yml", tmp_path / "theirs.yml")
     monkeypatch.chdir(tmp_path)
