@@ -156,6 +156,18 @@ def test_photos_are_drawn_as_resshift_drew_them():
     assert drawn_photos(names, 1000) == names
 
 
+def test_a_preparation_that_fails_leaves_no_folder_that_counts_as_the_set(place, capsys):
+    assert main(["data", "prepare", "Set14", "--source", "Downloads/Set14"]) == 2
+    assert main(["data", "list"]) == 0
+    assert re.search(r"Set14 +absent", capsys.readouterr().out)
+    assert main(["evaluate", "--methods", "bicubic", "--datasets", "Set14"]) == 2
+    assert "upsr data list Set14" in capsys.readouterr().err
+    (place / "datasets/Set14").mkdir(parents=True)
+    (place / "datasets/Set14/mine.png").touch()
+    assert main(["data", "prepare", "Set14", "--source", "Downloads/Set14"]) == 2
+    assert (place / "datasets/Set14/mine.png").is_file()
+
+
 def test_realsr_is_made_from_the_download_and_earlier_versions_are_refused(place, capsys):
     download = place / "RealSR(V3)"
     for camera in ("Canon", "Nikon"):

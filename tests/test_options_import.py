@@ -357,6 +357,33 @@ def test_a_network_that_is_not_here_is_found_by_its_weights_or_named(tmp_path, c
     assert "network_g.type: unknown type 'MambaIR'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("kinds", "lpips"), [(["L2", "LPIPS"], True), (["L2", "L1"], False), (["L1", "LPIPS"], True)])
+def test_losses_of_resshift_are_of_the_named_kinds(kinds, lpips, tmp_path, capsys):
+    source = changed("resshift.yaml", tmp_path, train={"loss_type": kinds, "val_freq": 1000})
+    opt = load_options(imported(source, tmp_path / "mine.yml"))
+    assert (opt.train.perceptual_opt is not None) == lpips
+    left_out = capsys.readouterr().out.partition("left out")[2]
+    assert ("train.loss_type" in left_out) == (kinds != ["L2", "LPIPS"])
+
+
+@pytest.mark.parametrize(("kind", "said"), [("calculate_psnr", True), ("calculate_psnr_pt", False)])
+def test_metrics_of_rounded_images_are_said_to_be_of_others(kind, said, tmp_path, capsys):
+    source = changed("basicsr.yml", tmp_path, val={"metrics": {"psnr": {"type": kind, "crop_border": 4}}})
+    metric = load_options(imported(source, tmp_path / "mine.yml")).val.metrics["psnr"]
+    assert (metric.type, metric.arguments["crop_border"]) == ("PSNR", 4)
+    assert ('-> val.metrics.psnr.type: "PSNR"  (of images in float, of 8 bit there)' in capsys.readouterr().out) == said
+
+
+def test_messages_name_the_file_as_it_was_typed(tmp_path, monkeypatch, capsys):
+    shutil.copy(FOREIGN / "realesrgan.yml", tmp_path / "theirs.yml")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "-opt", "theirs.yml"]) == 2
+    said = (
+        "error: theirs.yml: an option file of Real-ESRGAN; translate it: upsr options import theirs.yml -o MINE.yml\n"
+    )
+    assert capsys.readouterr().err == said
+
+
 def test_our_files_are_none_of_theirs():
     ours = [path for path in OPTIONS.rglob("*.yml")]
     assert len(ours) > 50
@@ -455,3 +482,57 @@ def test_a_misspelt_key_that_is_needed_is_in_the_report_with_the_nearest_known_o
     source = written(text.replace("\nmodel_type:", "\nmdel_type:"), tmp_path)
     assert cli.main(["options", "import", str(source), "-o", str(out)]) == 2
     assert "did you mean 'model_type' by 'mdel_type'?" in capsys.readouterr().err
+
+
+def test_a_fork_with_the_degradation_of_real_esrgan_is_read_as_real_esrgan(tmp_path, capsys):
+    fork = {"model_type": "RealHATGANModel", "noise_range": [2, 7]}
+    opt = load_options(imported(changed("realesrgan.yml", tmp_path, **fork), tmp_path / "mine.yml"))
+    assert "not known" not in capsys.readouterr().out
+    assert opt.degradation.first.noise_range == (2, 7)
+    assert (opt.degradation.usm_gt, opt.pair_pool.pairs_per_slot) == (True, 15)
+
+
+def test_a_tile_of_hat_is_padded_on_both_sides(tmp_path):
+    source = changed("basicsr.yml", tmp_path, tile={"tile_size": 256, "tile_pad": 32})
+    tile = load_options(imported(source, tmp_path / "mine.yml")).val.tile
+    assert (tile.size, tile.overlap) == (320, 64)  # it is moved by 256, as there
+
+
+def test_which_weights_of_a_file_are_read_is_said(tmp_path, capsys):
+    imported(changed("basicsr.yml", tmp_path, path={"pretrain_network_g": "g.pth"}), tmp_path / "mine.yml")
+    assert "params are read there and params_ema here" in capsys.readouterr().out
+    named = {"pretrain_network_g": "g.pth", "param_key_g": "params"}
+    opt = load_options(imported(changed("basicsr.yml", tmp_path, path=named), tmp_path / "named.yml"))
+    assert "params are read there" not in capsys.readouterr().out
+    assert opt.path.param_key_g == "params"
+
+
+def test_a_network_of_another_scale_is_pointed_out(tmp_path, capsys):
+    imported(changed("basicsr.yml", tmp_path, scale=2, network_g={"upscale": 4}), tmp_path / "mine.yml")
+    assert "but scale is 2: train.py and test.py refuse it" in capsys.readouterr().out
+
+
+def test_metrics_of_trainner_are_left_out_without_validation(tmp_path):
+    val = {"val_enabled": False, "metrics_enabled": True, "metrics": {"lpips": {"type": "calculate_lpips"}}}
+    opt = load_options(imported(changed("trainner.yml", tmp_path, val=val), tmp_path / "mine.yml"))
+    assert not opt.val.metrics
+
+
+@pytest.mark.parametrize("upsampler", ["pixelshuffle", "dysample"])
+def test_the_upsampler_of_trainners_realplksr(upsampler, tmp_path, capsys):
+    data = yaml.safe_load((FOREIGN / "trainner.yml").read_text())
+    data["network_g"] = {"type": "realplksr", "upsampler": upsampler, "layer_norm": True}
+    opt = load_options(imported(written(yaml.safe_dump(data), tmp_path), tmp_path / "mine.yml"))
+    assert "network_g.upsampler" not in capsys.readouterr().out.partition("left out")[2]
+    assert opt.network_g.arguments["network"]["dysample"] == (upsampler == "dysample")
+
+
+def test_a_degradation_that_trainner_leaves_unsaid_is_its_own(tmp_path):
+    data = yaml.safe_load((FOREIGN / "trainner.yml").read_text())
+    for key in ("gaussian_noise_prob", "noise_range", "poisson_scale_range", "jpeg_range2"):
+        data.pop(key, None)
+    data["datasets"]["train"].pop("final_sinc_prob", None)
+    opt = load_options(imported(written(yaml.safe_dump(data), tmp_path), tmp_path / "mine.yml"))
+    first, second = opt.degradation.first, opt.degradation.second
+    assert (first.gaussian_noise_prob, first.noise_range, first.poisson_scale_range) == (0, (0, 0), (0, 0))
+    assert (second.jpeg_range, opt.degradation.final.sinc_prob) == ((75, 95), 0)

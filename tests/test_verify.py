@@ -184,6 +184,18 @@ def test_an_identical_pair_leaves_the_psnr_of_the_mean_error(place):
     assert {dict(way)["over images"] for way in ways} == {"PSNR of the mean error"}
 
 
+def test_a_number_of_which_nothing_is_measured_is_said_with_the_reason(tmp_path, capsys):
+    for folder in ("gt", "sr"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(tiny.picture(40, 40)).save(tmp_path / folder / "a.png")
+    (tmp_path / "claims.yml").write_text("psnr: 30.00\nniqe: 4.2\n")
+    given = [str(tmp_path / "sr"), "--gt", str(tmp_path / "gt"), "--claims", str(tmp_path / "claims.yml")]
+    assert main(["verify", *given]) == 1
+    said = capsys.readouterr().out
+    assert "psnr 30.00: nothing could be measured: an image is too small for it, or equals its ground truth" in said
+    assert "niqe 4.2: nothing could be measured" in said
+
+
 @pytest.mark.parametrize(
     ("text", "value", "holds"),
     [("28.42", 28.4249, True), ("28.42", 28.4251, False), ("0.780", 0.7804, True), ("0.780", 0.7794, False), ("28", 28.4, True)],

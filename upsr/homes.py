@@ -16,4 +16,6 @@ def homes() -> list[Path]:
 
 def option_file(path: str) -> str:
     """An option file of the current folder, or else one that comes with the package; ``path`` itself where there is none."""
+    if Path(path).is_file():  # messages name it as it was typed
+        return path
     return next((str(home / path) for home in homes() if (home / path).is_file()), path)

@@ -79,6 +79,9 @@ def _print(console: Console, finding: Finding) -> None:
     if holding:
         console.print(f"\n{claim}: measured as")
         shown = holding
+    elif not finding.ways:
+        console.print(f"\n{claim}: nothing could be measured: an image is too small for it, or equals its ground truth")
+        shown = []
     else:
         console.print(f"\n{claim}: no known way gives it; the nearest of {len(finding.ways)} are")
         shown = finding.ways[:_SHOWN]

@@ -56,8 +56,13 @@ def prepare(benchmark: Benchmark, source: Path, datasets: Path, *, seed: int) ->
     refuse(benchmark.name, list(component_problems(PREPARERS, benchmark.prepare, "prepare")))
     preparer: Preparer = build(PREPARERS, benchmark.prepare)
     root = writable_folder(benchmark.root(datasets))
-    with _unpacked(source, datasets) as folder:
-        return preparer(folder, root, benchmark, seed)
+    try:
+        with _unpacked(source, datasets) as folder:
+            return preparer(folder, root, benchmark, seed)
+    except BaseException:
+        with contextlib.suppress(OSError):  # one with files in it stays
+            root.rmdir()  # an empty one would count as prepared
+        raise
 
 
 @PREPARERS.register()

@@ -184,7 +184,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UpsrError(f"{folder / SUMMARY}: no summary of an evaluation ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UpsrError(
+            f"{folder / SUMMARY}: no summary of an evaluation ({reason}); is this the folder of one (upsr evaluate)?"
+        ) from None
     if not isinstance(summary, dict) or "results" not in summary:
         raise UpsrError(f"{folder / SUMMARY}: not a summary that `upsr evaluate` writes")
     return summary

@@ -187,11 +187,13 @@ TRAIN: dict[str, Rule] = under(
 def metric(value: Any, place: Place) -> Iterator[Outcome]:
     """A metric by the name of its type, or by its own."""
     arguments = dict(value) if isinstance(value, Mapping) else {}
-    name = str(arguments.get("type", place.path[-1])).lower().removeprefix("calculate_").removesuffix("_pt")
+    given = str(arguments.get("type", place.path[-1])).lower().removeprefix("calculate_")
+    name = given.removesuffix("_pt")
     target = f"val.metrics.{place.path[-1]}"
     of = "type" if "type" in arguments else ""
     if name in _WITHOUT_WEIGHTS:
-        yield Put(f"{target}.type", _WITHOUT_WEIGHTS[name], of=of)
+        note = "" if name != given else "of images in float, of 8 bit there"
+        yield Put(f"{target}.type", _WITHOUT_WEIGHTS[name], note, of=of)
         for key, ours, convert in (("test_y_channel", "y_channel", bool), ("crop_border", "crop_border", whole)):
             yield Put(f"{target}.{ours}", convert(arguments.get(key) or 0), of=key if key in arguments else of)
     elif name == "niqe":

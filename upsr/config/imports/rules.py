@@ -85,8 +85,8 @@ class Format:
         name: for messages.
         known: true for such a file, false for others, ours among them.
         rules: by patterns.
-        preset: target keys that such files leave unsaid, with nested keys joined by a dot; those of ``train`` and ``val`` go into
-            files that have this section.
+        preset: target keys that such files leave unsaid, with nested keys joined by a dot; those of ``train``, ``val`` and
+            ``degradation`` go into files that have this section.
     """
 
     name: str

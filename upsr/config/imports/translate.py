@@ -13,7 +13,7 @@ from upsr.errors import UpsrError
 _FIRST = ("name", "method", "phase", "scale", "num_gpu", "manual_seed")
 _LAST = ("path", "train", "val", "logger")
 _NEEDED = ("scale",)
-_OPTIONAL = ("train", "val")
+_OPTIONAL = ("train", "val", "degradation")
 _REFUSALS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 """Errors of conversions at values that they do not expect: those of other people's files may be anything."""
 

@@ -27,6 +27,7 @@ from upsr.config.imports.rules import (
 )
 
 _LPIPS = {"type": "LPIPSLoss", "net": "vgg", "input_range": "correct"}
+_KINDS = ["L2", "LPIPS"]
 
 
 def _trainer(value: Any, place: Place) -> Iterator[Outcome]:
@@ -124,10 +125,17 @@ def _schedule(value: Any, place: Place) -> Iterator[Outcome]:
 
 def _losses(value: Any, place: Place) -> Iterator[Outcome]:
     """Weights of the latent's error and of LPIPS."""
-    weights = numbers(value)
+    weights, kinds = numbers(value), place.get("train.loss_type", _KINDS)
     yield Put("train.latent_opt", {"type": "MSELoss", "loss_weight": weights[0]})
-    if len(weights) > 1 and weights[1]:
+    if len(weights) > 1 and weights[1] and list(kinds)[1:] == _KINDS[1:]:
         yield Put("train.perceptual_opt", {**_LPIPS, "loss_weight": weights[1]})
+
+
+def _kinds(value: Any, place: Place) -> Iterator[Outcome]:
+    """The kinds of the losses that ``loss_coef`` weighs."""
+    here = "squared error of the latent, and LPIPS"
+    usual = value is None or (isinstance(value, list) and value == _KINDS[: len(value)])
+    yield Left(here if usual else f"otherwise here: {here}", matters=not usual)
 
 
 def _lpips(value: Any, place: Place) -> Iterator[Outcome]:
@@ -180,7 +188,7 @@ _TRAIN: dict[str, Rule] = {
     "compile.flag": _compiled,
     "compile.mode": _used("train.compile.flag"),
     "loss_coef": _losses,
-    "loss_type": no_effect("squared error of the latent, and LPIPS"),
+    "loss_type": _kinds,
     "xT_cov_loss": to("train.consistency.inverse", number),
     "finetune_use_gt": to("train.consistency.ground_truth", number),
     "loss_in_image_space": only(False, "the error is the latent's"),

@@ -93,6 +93,7 @@ FORKS = {
 MODELS = ("SRModel", "SRGANModel", "ESRGANModel", "SwinIRModel")
 DATA_SETS = ("PairedImageDataset", "SingleImageDataset")
 REAL_MODELS = ("RealESRNetModel", "RealESRGANModel")
+_SIGNS = {"second_blur_prob", "resize_prob2", "high_order_degradation", "l1_gt_usm", "gt_usm"}
 
 
 def network(names: Mapping[str, Known]) -> Rule:
@@ -120,11 +121,13 @@ def network(names: Mapping[str, Known]) -> Rule:
 
 def _held(known: Known, arguments: Mapping[str, Any], place: Place) -> Iterator[Outcome]:
     """A class in an :class:`upsr.archs.any_sr.AnySR`."""
-    scale = whole(arguments.get(known.scale, place.get("scale", 4)))
+    wanted = whole(place.get("scale", 4))
+    scale = whole(arguments.get(known.scale, wanted))
     given = {**known.defaults, **arguments}
     multiple = whole(given[known.multiple]) if known.multiple else _unshuffled(known, scale)
     yield Put("network_g.type", "AnySR", of="type")
-    yield Put("network_g.scale", scale, of="type")
+    disagrees = f"but scale is {wanted}: train.py and test.py refuse it until they agree" if scale != wanted else ""
+    yield Put("network_g.scale", scale, disagrees, of="type")
     yield Put("network_g.channels", whole(given.get(known.channels, 3)), of="type")
     if multiple > 1:
         yield Put("network_g.size_multiple", multiple, of="type")
@@ -133,7 +136,7 @@ def _held(known: Known, arguments: Mapping[str, Any], place: Place) -> Iterator[
     for key, value in taken.items():
         yield Put(f"network_g.network.{key}", value, of=key if key in arguments else "type")
     for key in arguments.keys() - taken.keys():
-        yield Left("follows from the scale", of=key)
+        yield Left("other arguments of the class here say it", of=key)
 
 
 def _unshuffled(known: Known, scale: int) -> int:
@@ -182,6 +185,21 @@ def listed(value: Any, place: Place) -> Iterator[Outcome]:
         yield from in_set("meta_info", str)(value, place)
 
 
+def tile(value: Any, place: Place) -> Iterator[Outcome]:
+    """The side of tiles, which there is that of what is kept of them, without the padding on both sides."""
+    padding = 2 * whole(place.get("tile.tile_pad", 0))
+    yield Put("val.tile.size", whole(value) + padding, "with the padding on both sides" if padding else "")
+
+
+def weights_of_g(value: Any, place: Place) -> Iterator[Outcome]:
+    """The weight file of g; which of two sets of weights in it is read, where the file does not say."""
+    differs = "param_key_g" not in place.get("path", {})
+    note = (
+        "of a file with params and params_ema, params are read there and params_ema here: path.param_key_g says which"
+    )
+    yield Put("path.pretrain_network_g", str(value), note if differs else "") if value else Left("nothing is set")
+
+
 def _seven_to_21(stage: str) -> Rule:
     """Kernels of sides from 7 to 21, whatever the support is."""
     return kernel_sizes(stage, 21, lambda support: odd(7, 21))
@@ -191,7 +209,7 @@ _OWN: dict[str, Rule] = {
     "model_type": no_effect("method: sr, a network that upscales by itself"),
     "network_g": network({**NETWORKS, **FORKS}),
     "train.perceptual_opt": perceptual_loss,
-    "tile.tile_size": to("val.tile.size", whole),
+    "tile.tile_size": tile,
     "tile.tile_pad": to("val.tile.overlap", lambda pad: 2 * whole(pad), "pixels on both sides"),
 }
 _OLDER: dict[str, Rule] = {
@@ -227,17 +245,25 @@ REAL: dict[str, Rule] = {
 
 
 def _is_real(data: Mapping[str, Any]) -> bool:
-    return data.get("model_type") in REAL_MODELS
+    """A model of Real-ESRGAN, or one of a fork with its degradation."""
+    return data.get("model_type") in REAL_MODELS or (bool(_SIGNS & data.keys()) and _of_basicsr(data))
 
 
 def _is_basicsr(data: Mapping[str, Any]) -> bool:
+    return not _is_real(data) and _of_basicsr(data)
+
+
+def _of_basicsr(data: Mapping[str, Any]) -> bool:
     """A model of basicsr, or one of a fork with basicsr's data sets."""
     kind, sets = data.get("model_type"), data.get("datasets")
     given = [entry for entry in (sets.values() if isinstance(sets, Mapping) else ()) if isinstance(entry, Mapping)]
     theirs = "dist_params" in data or any("io_backend" in entry or entry.get("type") in DATA_SETS for entry in given)
-    other = isinstance(kind, str) and theirs and not _is_real(data)
+    other = isinstance(kind, str) and theirs
     return "network_g" in data and "diffusion" not in data and (kind in MODELS or other)
 
 
-BASICSR = Format("BasicSR", _is_basicsr, SR, PRESET)
-REAL_ESRGAN = Format("Real-ESRGAN", _is_real, joined(REAL, SR), PRESET)
+_WEIGHTS: dict[str, Rule] = dict.fromkeys(("path.pretrain_network_g", "path.pretrain_model_g"), weights_of_g)
+"""traiNNer-redux looks for params_ema first, as is done here."""
+
+BASICSR = Format("BasicSR", _is_basicsr, joined(_WEIGHTS, SR), PRESET)
+REAL_ESRGAN = Format("Real-ESRGAN", _is_real, joined(_WEIGHTS, REAL, SR), PRESET)

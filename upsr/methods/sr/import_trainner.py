@@ -132,8 +132,10 @@ def _tile(value: Any, place: Place) -> Iterator[Outcome]:
 
 
 def _measured(value: Any, place: Place) -> Iterator[Outcome]:
-    """Metrics, if they are on."""
-    if not flag(place.get("val.metrics_enabled", False)):
+    """Metrics, if they and the sets are on."""
+    if not flag(place.get("val.val_enabled", True)):
+        yield Left("val.val_enabled is false")
+    elif not flag(place.get("val.metrics_enabled", False)):
         yield Left("val.metrics_enabled is false")
     else:
         yield from SR["val.metrics.*"](value, place)
@@ -228,4 +230,22 @@ def _known(data: Mapping[str, Any]) -> bool:
 _TABLES = joined(_RUN, _SETS, _TRAIN, _VALIDATION, GAN, _DEGRADATION, REAL, SR)
 _RULES = {pattern: _validated(rule) if pattern.startswith("datasets.*.") else rule for pattern, rule in _TABLES.items()}
 
-TRAINNER = Format("traiNNer-redux", _known, _RULES, PRESET)
+_KERNELS_UNSAID = {"kernel_sizes": odd(*_KERNELS), "support": _KERNELS[1], "sinc_prob": 0.0}
+
+
+def _unsaid(stage: str, **more: Any) -> dict[str, Any]:
+    """What a round of the degradation does there where a file does not say: neither blur nor noise."""
+    off = {"blur_prob": 0.0, "gaussian_noise_prob": 0.0, "noise_range": [0, 0], "poisson_scale_range": [0, 0]}
+    values = {**off, "gray_noise_prob": 0.0, "jpeg_range": [75, 95], **more}
+    return {f"degradation.{stage}.{key}": value for key, value in values.items()} | {
+        f"degradation.{stage}.blur.{key}": value for key, value in _KERNELS_UNSAID.items()
+    }
+
+
+_DEFAULTS = {
+    **_unsaid("first", resize_range=[0.4, 1.5], **{"blur.blur_sigma": [0.2, 2]}),
+    **_unsaid("second", resize_range=[0.6, 1.2], **{"blur.blur_sigma": [0.2, 1]}),
+    **{f"degradation.final.{key}": value for key, value in _KERNELS_UNSAID.items()},
+}
+
+TRAINNER = Format("traiNNer-redux", _known, _RULES, {**PRESET, **_DEFAULTS})

@@ -56,8 +56,16 @@ def _atd(
 
 
 def _large_kernels(name: str, blocks: int, kernel: int, **more: Any) -> Known:
-    sizes = {"dim": 64, "n_blocks": blocks, "kernel_size": kernel, "split_ratio": 0.25}
-    return _class(f"PLKSR.{name}", "upscaling_factor", "in_ch", **sizes, **more)
+    defaults = {"dim": 64, "n_blocks": blocks, "kernel_size": kernel, "split_ratio": 0.25, **more}
+    return Known(f"{_SPANDREL}.PLKSR.{name}", "upscaling_factor", "in_ch", defaults, adapted=_with_upsampler)
+
+
+def _with_upsampler(arguments: dict[str, Any], scale: int) -> dict[str, Any]:
+    """``upsampler`` is pixelshuffle, or dysample; spandrel's classes have a flag for the latter."""
+    if arguments.get("upsampler") not in ("pixelshuffle", "dysample"):
+        return arguments
+    kept = {key: value for key, value in arguments.items() if key != "upsampler"}
+    return {**kept, "dysample": arguments["upsampler"] == "dysample"}
 
 
 def _esrgan(width: int, blocks: int) -> Known:
