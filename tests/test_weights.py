@@ -495,7 +495,7 @@ def test_names_are_suggested_in_any_case_and_shipped_ones_known(capsys):
         ("real-esrgan", "did you mean 'RealESRGAN'"),
         ("models/RealESRGAN_x4plus.pt", "did you mean 'RealESRGAN_x4plus.pth'"),
         ("tiny-1", "comes with the package"),
-        ("Tiny", "comes with the package"),
+        ("Tiny", "--weights tiny names it"),
         ("zzzzzzzz", "zzzzzzzz: no published weights of this name; see upsr weights list"),
     ):
         assert main(["weights", "verify", asked]) == 2

@@ -122,7 +122,7 @@ def entries_of(name: str) -> dict[str, Entry]:
         ]
     if not meant:
         if name.lower() in shipped_names():
-            raise UpsrError(f"{name}: comes with the package, nothing to fetch; upsr doctor checks it")
+            raise UpsrError(f"{name}: comes with the package, nothing to fetch; --weights {name.lower()} names it")
         words = {word for known, entry in catalogue.items() for word in (known, *entry.used_by, *entry.files)}
         lower = {word.lower(): word for word in words}
         near = difflib.get_close_matches(Path(name).name.lower(), sorted(lower), n=1, cutoff=0.5)
