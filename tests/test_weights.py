@@ -22,7 +22,7 @@ from upsr.config.load import read_yaml
 from upsr.errors import UpsrError
 from upsr.weights import catalogue
 from upsr.weights.catalogue import FOLDER, Entry, File, Source, entries_of, fetch_hint, read_catalogue
-from upsr.weights.fetch import Network, adopt_file, fetch_file
+from upsr.weights.fetch import Network, adopt_file, fetch_file, fetch_repository
 from upsr.weights.lock import Lock
 
 ROOT = Path(__file__).parents[1]
@@ -362,3 +362,178 @@ def test_a_missing_weight_names_the_command(tmp_path, capsys, monkeypatch):
         with pytest.raises(MissingWeightsError, match=f"upsr weights fetch {name.partition('-')[0]}"):
             make_ready(ENTRIES.read(name), torch.device("cpu"), None)
     assert Path("experiments/pretrained_models") == catalogue.FOLDER
+
+
+def serve_answers(server, name, answers):
+    """Gives ``answers`` (status, headers, body, stated length) one a request, then the file itself."""
+    usual, queue = server.answer, list(answers)
+
+    def answer(request):
+        if not queue or not request.path.endswith(name):
+            return usual(request)
+        code, headers, body, length = queue.pop(0)
+        request.close_connection = True
+        server.send(request, code, body, headers, length)
+
+    server.answer = answer
+    return queue
+
+
+def test_a_server_that_cuts_and_then_gives_a_wrong_part_is_given_up(server, tmp_path):
+    data = server.files["a.pth"] = torch_file()
+    half = (200, {"ETag": '"1"'}, data[: len(data) // 2], len(data))
+    queue = serve_answers(server, "a.pth", [half, (206, {"Content-Range": "bytes 0-9/10"}, b"0" * 10, 10)] * 20)
+    with pytest.raises(UpsrError, match="no source gave the right file"):
+        fetch(server, "a.pth", File(), tmp_path)
+    assert len(queue) > 30
+
+
+def test_a_part_of_another_version_is_not_added(server, tmp_path):
+    first, second = (save({"w": torch.full((256, 256), value)}) for value in (1.0, 2.0))
+    server.files["a.safetensors"] = second
+    half = 1 << 17  # whole blocks: all of it is kept
+    rest = {"ETag": '"2"', "Content-Range": f"bytes {half}-{len(second) - 1}/{len(second)}"}
+    serve_answers(
+        server,
+        "a.safetensors",
+        [(200, {"ETag": '"1"'}, first[:half], len(first)), (206, rest, second[half:], len(second) - half)],
+    )
+    fetch(server, "a.safetensors", File(), tmp_path)
+    assert (tmp_path / "a.safetensors").read_bytes() == second
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "said"),
+    [
+        (302, {"Location": "http://[::1/x"}, "no connection"),
+        (302, {"Location": "http://.example/x"}, "no connection"),
+        (302, {"Location": "http://" + "a" * 70 + ".example/x"}, "no connection"),
+        (302, {"Location": "ftp://example.org/x"}, "no connection"),
+        (302, {"Location": "a.pth"}, "redirects without end"),
+        (429, {"Retry-After": "\xb2"}, "HTTP 429"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_a_line(server, tmp_path, code, headers, said):
+    server.files["a.pth"], lines = torch_file(), []
+    serve_answers(server, "a.pth", [(code, {**headers, "Connection": "close"}, b"", 0)] * 100)
+    with pytest.raises(UpsrError):
+        fetch(server, "a.pth", File(), tmp_path, report=lines.append)
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+@pytest.mark.parametrize("length", ["abc", ""])
+def test_a_length_that_is_no_number_is_ignored(server, tmp_path, length):
+    data = server.files["a.pth"] = torch_file()
+    serve_answers(server, "a.pth", [(200, {}, data, length)])
+    fetch(server, "a.pth", File(), tmp_path)
+    assert (tmp_path / "a.pth").read_bytes() == data
+
+
+def test_without_a_network_the_cause_stands_in_the_line(tmp_path, monkeypatch):
+    lines = []
+    network = Network(timeout=PATIENCE, attempts=1, pause=0.0, github="http://127.0.0.1:9")
+    sources = [Source(github="owner/" + "long" * 40 + " v1")]
+    with pytest.raises(UpsrError, match=r"--from FILE --to "):
+        fetch_file("a.pth", File(), sources, tmp_path, network, lines.append)
+    assert "refused" in lines[0]
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    address = [Source(address="https://127.0.0.1:9/a.pth")]
+    with pytest.raises(UpsrError, match="no source"):
+        fetch_file("a.pth", File(), address, tmp_path, network, lines.append)
+    assert "none.pem" in lines[1]
+
+
+def test_a_hub_that_does_not_answer_is_not_a_missing_file(server, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(*_, **__):
+        raise LocalEntryNotFoundError("An error happened") from OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    lines = []
+    with pytest.raises(UpsrError):
+        fetch(server, "a.pth", File(), tmp_path, [Source(hub="user/name")], lines.append)
+    assert lines == ["a.pth: hub user/name: no connection (Name or service not known)"]
+
+
+def test_a_wrong_file_does_not_stay_in_the_hubs_cache(server, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    blob, link = tmp_path / "blob", tmp_path / "link"
+    blob.write_bytes(b"damaged")
+    link.symlink_to(blob)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: str(link))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(link))
+    with pytest.raises(UpsrError):
+        fetch(server, "a.pth", File(), tmp_path / "to", [Source(hub="user/name")])
+    assert not blob.exists()
+
+
+def test_a_repository_without_weights_is_not_fetched(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("upsr.weights.fetch.hub_folder", lambda *_, **__: tmp_path)
+    with pytest.raises(UpsrError, match="gave no weight file"):
+        fetch_repository(Entry(repository="user/name"), tmp_path / "to")
+    with pytest.raises(UpsrError, match=r"gave no unet/x\.safetensors"):
+        fetch_repository(Entry(repository="user/name", files={"unet/x.safetensors": File()}), tmp_path / "to")
+
+
+@pytest.mark.parametrize("stdin", [None, "closed"])
+def test_a_licence_that_cannot_be_asked_about_is_a_line(tmp_path, capsys, small_catalogue, monkeypatch, stdin):
+    terminal = io.StringIO("")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", terminal if stdin else None)
+    assert main(["weights", "fetch", "Net", "--to", str(tmp_path / "to")]) == 2
+    assert ("was not accepted" if stdin else "--accept-licence") in capsys.readouterr().err
+
+
+def test_names_are_suggested_in_any_case_and_shipped_ones_known(capsys):
+    for asked, said in (
+        ("realesrgn", "did you mean 'RealESRGAN'"),
+        ("real-esrgan", "did you mean 'RealESRGAN'"),
+        ("models/RealESRGAN_x4plus.pt", "did you mean 'RealESRGAN_x4plus.pth'"),
+        ("tiny-1", "comes with the package"),
+        ("Tiny", "--weights tiny names it"),
+        ("zzzzzzzz", "zzzzzzzz: no published weights of this name; see upsr weights list"),
+    ):
+        assert main(["weights", "verify", asked]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_line(capsys):
+    for action in (["list"], ["where", "RealESRGAN"], ["verify", "RealESRGAN"]):
+        assert main(["weights", *action, "--to", "x" * 300]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_is_not_here_or_wrong_names_the_command_with_its_folder(tmp_path, capsys, small_catalogue):
+    to = ["--to", str(tmp_path)]
+    main(["weights", "where", "Net", *to])
+    main(["weights", "verify", "Net", *to])
+    (tmp_path / "net.pth").write_bytes(b"<html>")
+    main(["weights", "verify", "Net", *to])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.endswith(f"upsr weights fetch Net --to {tmp_path}") for line in lines)
+
+
+@pytest.mark.parametrize("text", ['{"files": {"a": 5}}', '{"files": {"a": {}}}', "[]"])
+def test_a_lock_file_of_another_form_is_named(tmp_path, text):
+    (tmp_path / "weights.lock.json").write_text(text)
+    with pytest.raises(UpsrError, match=r"weights\.lock\.json: damaged"):
+        Lock(tmp_path)
+
+
+def test_of_a_name_in_several_folders_the_least_deep_is_taken(tmp_path, capsys, small_catalogue):
+    for folder, data in ((tmp_path / "in/old", b"<html>"), (tmp_path / "in", torch_file())):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "net.pth").write_bytes(data)
+    given = ["--from", str(tmp_path / "in"), "--accept-licence", "--to", str(tmp_path / "to")]
+    assert main(["weights", "fetch", "Net", *given]) == 0
+    (tmp_path / "in/net.pth").rename(tmp_path / "in/net (1).pth")
+    (tmp_path / "in/old/net.pth").unlink()
+    (tmp_path / "to/net.pth").unlink()
+    assert main(["weights", "fetch", "Net", *given]) == 2
+    assert "there is no net.pth in it; give what you downloaded that name" in capsys.readouterr().err

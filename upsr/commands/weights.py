@@ -10,7 +10,7 @@ from pathlib import Path
 from upsr.arguments import path
 from upsr.errors import UpsrError, one_line
 from upsr.provenance import file_digest
-from upsr.weights.catalogue import FOLDER, Entry, File, entries_of, read_catalogue
+from upsr.weights.catalogue import FOLDER, Entry, File, entries_of, read_catalogue, to_option
 from upsr.weights.fetch import Network, adopt_file, fetch_file, fetch_repository
 from upsr.weights.lock import Lock, check_file
 from upsr.weights.places import file_places, made_files
@@ -49,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(given: argparse.Namespace) -> int:
     """Run it."""
-    return _ACTIONS[given.action](given)
+    try:
+        return _ACTIONS[given.action](given)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        place = given.to if error.filename is None else error.filename
+        raise UpsrError(f"{place}: cannot be read ({error.strerror or error}); see --to") from None
 
 
 def _list(given: argparse.Namespace) -> int:
@@ -99,9 +105,13 @@ def _accept(name: str, entry: Entry, given: argparse.Namespace) -> None:
     if not entry.noncommercial or lock.accepted(name):
         return
     if not given.accept_licence:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():  # none where it was closed
             raise UpsrError(f"{name}: {entry.licence}: not for commercial use; accept it with --accept-licence")
-        if input("Not for commercial use. Do you accept this licence? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input("Not for commercial use. Do you accept this licence? [y/N] ")
+        except EOFError:  # Ctrl-D
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise UpsrError(f"{name}: its licence was not accepted; nothing is fetched")
     lock.accept(name)
 
@@ -132,7 +142,7 @@ def _fetch_entry(
             elif optional:
                 continue
             else:
-                raise UpsrError(f"{given.given}: there is no {file} in it")
+                raise UpsrError(f"{given.given}: there is no {file} in it; give what you downloaded that name")
             print(f"{given.to / file}: {how}")
         except UpsrError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
@@ -149,7 +159,8 @@ def _downloads(given: Path, required: dict[str, Entry]) -> dict[str, Path]:
     if not given.exists():
         raise UpsrError(f"{given}: no such file or folder")
     if given.is_dir():
-        return {found.name: found for found in sorted(given.rglob("*")) if found.is_file()}
+        found = sorted(given.rglob("*"), key=lambda path: (-len(path.parts), path))  # of one name the least deep counts
+        return {path.name: path for path in found if path.is_file()}
     known = {file for entry in read_catalogue().values() for file in entry.files}
     known |= {source.named or "" for entry in read_catalogue().values() for source in entry.sources}
     wanted = [file for entry in required.values() for file in entry.files]
@@ -178,8 +189,11 @@ def _verify_files(name: str, entry: Entry, folder: Path) -> int:
     for file, facts, place in [*file_places(entry, folder), *made]:
         try:
             if place is None or not place.is_file():
-                raise UpsrError(f"not here; upsr weights fetch {name}")
-            print(f"{place}: {check_file(place, file, facts, lock)[1]}")
+                raise UpsrError(_absent(name, folder))
+            try:
+                print(f"{place}: {check_file(place, file, facts, lock)[1]}")
+            except UpsrError as error:
+                raise UpsrError(f"{error}; remove it and: upsr weights fetch {name}{to_option(folder)}") from None
         except UpsrError as error:
             print(f"error: {place or file}: {one_line(str(error))}", file=sys.stderr)
             failed += 1
@@ -211,9 +225,13 @@ def _where(given: argparse.Namespace) -> int:
                 if place is not None and place.exists():
                     print(place)
                 else:
-                    print(f"{file}: not here; upsr weights fetch {name}", file=sys.stderr)
+                    print(f"{file}: {_absent(name, given.to)}", file=sys.stderr)
                     missing = True
     return 1 if missing else 0
+
+
+def _absent(name: str, folder: Path) -> str:
+    return f"not here; upsr weights fetch {name}{to_option(folder)}"
 
 
 def _size(file: File) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Iterable
 from functools import cache
@@ -11,8 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from upsr.config.problems import did_you_mean
 from upsr.errors import UpsrError
+from upsr.weights import shipped_names
 
 FOLDER = Path("experiments/pretrained_models")
 """The folder that option files expect weights in."""
@@ -120,8 +121,13 @@ def entries_of(name: str) -> dict[str, Entry]:
             if name.lower() in {word.lower() for word in (*entry.used_by, *entry.files)}
         ]
     if not meant:
-        words = [*catalogue, *(word for entry in catalogue.values() for word in entry.used_by)]
-        raise UpsrError(f"{name}: no published weights of this name{did_you_mean(name, words)}; see upsr weights list")
+        if name.lower() in shipped_names():
+            raise UpsrError(f"{name}: comes with the package, nothing to fetch; --weights {name.lower()} names it")
+        words = {word for known, entry in catalogue.items() for word in (known, *entry.used_by, *entry.files)}
+        lower = {word.lower(): word for word in words}
+        near = difflib.get_close_matches(Path(name).name.lower(), sorted(lower), n=1, cutoff=0.5)
+        hint = f"; did you mean '{lower[near[0]]}'?" if near else ""
+        raise UpsrError(f"{name}: no published weights of this name{hint}; see upsr weights list")
     needed = [need for known in meant for need in catalogue[known].needs]
     return {known: catalogue[known] for known in dict.fromkeys((*needed, *meant))}
 
@@ -142,12 +148,16 @@ def fetch_hint(paths: Iterable[str | Path]) -> str:
         if path.is_file() or (found := _fetchable(path)) is None:
             continue
         name, folder = found
-        to = "" if folder == FOLDER else f" --to {shlex.quote(str(folder))}"
-        names = commands.setdefault(to, [])
+        names = commands.setdefault(to_option(folder), [])
         if name not in names:
             names.append(name)
     found_commands = [f"upsr weights fetch {' '.join(names)}{to}" for to, names in commands.items()]
     return f"; fetch them: {'; '.join(found_commands)}" if found_commands else ""
+
+
+def to_option(folder: Path) -> str:
+    """The argument of ``upsr weights`` for a folder of weights; empty for :data:`FOLDER`."""
+    return "" if folder == FOLDER else f" --to {shlex.quote(str(folder))}"
 
 
 def _fetchable(path: Path) -> tuple[str, Path] | None:

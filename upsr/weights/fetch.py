@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from upsr.atomic import held, writable_folder
 from upsr.errors import UpsrError
-from upsr.weights.catalogue import Entry, File, Source
+from upsr.weights.catalogue import Entry, File, Source, to_option
 from upsr.weights.hub import hub_folder
 from upsr.weights.lock import Lock, check_file
 
@@ -105,7 +105,7 @@ def _fetched(
             raise UpsrError(f"{target}: cannot be written ({error.strerror or error})") from None
     raise UpsrError(
         f"{name}: no source gave the right file; try again later, or download it yourself and: "
-        f"upsr weights fetch {shlex.quote(name)} --from FILE"
+        f"upsr weights fetch {shlex.quote(name)} --from FILE{to_option(target.parent)}"
     )
 
 
@@ -117,6 +117,7 @@ def _from_source(source: Source, target: Path, name: str, file: File, lock: Lock
         return _place(part, target, name, file, lock, str(source))
     except UpsrError as error:
         _drop(part)
+        _forget(source, name)
         if not resumed:
             raise _FailedError(str(error)) from None
     # Once more from the beginning: what was resumed may be damaged.
@@ -147,8 +148,12 @@ def fetch_repository(entry: Entry, folder: Path) -> Path:
     if endpoint := os.environ.get("HF_ENDPOINT"):
         more["endpoint"] = endpoint
     found = hub_folder(entry.repository, **more)
-    for file, path in repository_files(entry, found).items():
-        _kept(path, f"{entry.repository}/{file}", entry.files.get(file, File()), Lock(folder), entry.repository)
+    files = repository_files(entry, found)
+    if missing := sorted(entry.files.keys() - files) or ([] if files else ["weight file"]):
+        raise UpsrError(f"{entry.repository}: the Hugging Face Hub gave no {', '.join(missing)}; try again later")
+    for file, path in files.items():  # the cache's own file, not its link, is to be removed if it is wrong
+        facts = entry.files.get(file, File())
+        _kept(path.resolve(), f"{entry.repository}/{file}", facts, Lock(folder), entry.repository)
     return found
 
 
@@ -207,16 +212,27 @@ def _address(source: Source, name: str, part: Path, network: Network) -> None:
 
 def _hub(source: Source, name: str, part: Path, network: Network) -> None:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         endpoint = os.environ.get("HF_ENDPOINT")
         found = hf_hub_download(str(source.hub), source.named or name, endpoint=endpoint, etag_timeout=network.timeout)
+    except LocalEntryNotFoundError as error:  # one of those below, for a hub that does not answer
+        raise _FailedError(f"no connection ({_cause(error.__cause__ or error)})") from None
     except EntryNotFoundError:
         raise _FailedError("the repository has no such file") from None
     except Exception as error:  # what is wrong with a network has many names
         raise _FailedError(_short(error)) from None
     shutil.copyfile(found, part)
+
+
+def _forget(source: Source, name: str) -> None:
+    """Removes a wrong file from the hub's cache, which would give it again: only lengths are checked there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = None if source.hub is None else try_to_load_from_cache(source.hub, source.named or name)
+    if isinstance(found, str):
+        Path(found).resolve().unlink(missing_ok=True)
 
 
 def _drive_file(source: Source, name: str, part: Path, network: Network) -> None:
@@ -229,7 +245,7 @@ def _drive_folder(source: Source, name: str, part: Path, network: Network) -> No
             id=source.drive_folder, quiet=True, skip_download=True, timeout=network.timeout
         )
     except Exception as error:
-        raise _FailedError(_short(error)) from None
+        raise _FailedError(_cause(error)) from None
     found = next((file.id for file in listed if Path(file.path).name == (source.named or name)), None)
     if found is None:
         raise _FailedError("the folder has no such file")
@@ -243,7 +259,7 @@ def _from_drive(identity: str, part: Path, network: Network) -> None:
             id=identity, output=str(part), quiet=True, resume=True, timeout=network.timeout, retries=retries
         )
     except Exception as error:  # gdown's own, and those of its network library
-        raise _FailedError(_short(error)) from None
+        raise _FailedError(_cause(error)) from None
     if not part.is_file():
         raise _FailedError("Google Drive gave no file")
 
@@ -266,24 +282,30 @@ _GIVES: dict[str, Callable[[Source, str, Path, Network], None]] = {
 
 def _download(address: str, part: Path, network: Network) -> None:
     """The whole of an address in ``part``; attempts are counted from the last progress."""
-    attempt = 0
+    attempt, furthest = 0, _came(part)
     while True:
-        before = part.stat().st_size if part.is_file() else 0
         try:
             _request(address, part, network)
             return
         except _FailedError as error:
-            attempt = 0 if part.is_file() and part.stat().st_size > before else attempt + 1
+            # More than ever, not than before: a server that cuts and then gives a wrong part would be asked for ever.
+            attempt = 0 if _came(part) > furthest else attempt + 1
+            furthest = max(furthest, _came(part))
             if not error.again or attempt >= network.attempts:
                 raise
             time.sleep(network.pause * attempt if error.wait is None else min(error.wait, 60.0))
 
 
+def _came(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
 def _request(address: str, part: Path, network: Network) -> None:
     import requests  # here: most commands fetch nothing
+    from urllib3.exceptions import HTTPError
 
     validator = _validator(part)
-    start = part.stat().st_size if part.is_file() and validator.is_file() else 0
+    start = _came(part) if validator.is_file() else 0
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator.read_text(encoding="utf-8")}
@@ -296,23 +318,35 @@ def _request(address: str, part: Path, network: Network) -> None:
                 raise _FailedError("what was fetched before is not a part of the file", again=True)
             _refuse(answer)
             start = start if answer.status_code == 206 else 0
-            total = start + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
+            length = answer.headers.get("Content-Length", "")
+            total = start + int(length) if length.isdecimal() else None
+            version = answer.headers.get("ETag", "")
             if not start:
                 _drop(part)
-                version = answer.headers.get("ETag", "")
                 if version and not version.startswith("W/"):
                     validator.write_text(version, encoding="utf-8")
             elif not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 _drop(part)
                 raise _FailedError("another part of the file than asked for", again=True)
+            elif version and version != headers["If-Range"]:
+                _drop(part)
+                raise _FailedError("a part of another version of the file", again=True)
             with part.open("ab") as file, _bar(part, start, total) as advance:
                 for block in answer.iter_content(_BLOCK):
                     file.write(block)
                     advance(len(block))
     except requests.Timeout:
         raise _FailedError(f"nothing came for {network.timeout:g} seconds", again=True) from None
-    except requests.RequestException as error:
-        raise _FailedError(f"no connection, or it broke off ({_short(error)})", again=True) from None
+    except requests.TooManyRedirects:
+        raise _FailedError("it redirects without end", again=True) from None
+    except (requests.RequestException, HTTPError, ValueError) as error:  # the latter two of bad addresses in redirects
+        raise _FailedError(f"no connection, or it broke off ({_cause(error)})", again=True) from None
+    except OSError as error:
+        if error.errno is not None:  # of the disk
+            raise
+        raise _FailedError(
+            f"no connection ({_short(error)})"
+        ) from None  # requests' own, of a missing file of certificates
     if total is not None and part.stat().st_size != total:
         raise _FailedError(f"{part.stat().st_size} of {total} bytes came", again=True)
 
@@ -324,7 +358,7 @@ def _refuse(answer: Any) -> None:
         again = code >= 500 or code in _TRANSIENT
         wait = answer.headers.get("Retry-After", "")
         remedy = _REMEDIES.get(code, "try again later" if again else "refused")
-        raise _FailedError(f"HTTP {code}, {remedy}", again=again, wait=float(wait) if wait.isdigit() else None)
+        raise _FailedError(f"HTTP {code}, {remedy}", again=again, wait=float(wait) if wait.isdecimal() else None)
     if "text/html" in answer.headers.get("Content-Type", ""):
         raise _FailedError("a page (HTML) in place of the file")
 
@@ -338,5 +372,12 @@ def _bar(part: Path, start: int, total: int | None) -> Iterator[Callable[[int], 
         yield bar.update
 
 
-def _short(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
+    """The innermost cause: what requests and urllib3 say around it is long, and hides it."""
+    around = (getattr(error, "reason", None), *error.args)
+    inner = next((found for found in around if isinstance(found, BaseException)), None)
+    return _short(error) if inner is None else _cause(inner)
+
+
+def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__

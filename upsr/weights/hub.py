@@ -28,7 +28,7 @@ def hub_folder(name: str, **hub: Any) -> Path:
         UpsrError: the hub has no such repository, or does not answer.
     """
     from huggingface_hub import snapshot_download  # here: only a name that is no path needs it
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     def fetched(weights: str) -> Path:
         patterns = [*_DESCRIPTIONS, weights]
@@ -43,7 +43,9 @@ def hub_folder(name: str, **hub: Any) -> Path:
             f"{name}: neither a file or folder nor a repository's name ({' '.join(str(error).split())})"
         ) from None
     except Exception as error:  # what is wrong with a network has many names
-        reason = " ".join(str(error).split())[:200]
+        # Of a hub that does not answer only the first line says why; the rest is about folders of its cache.
+        text = str(error).partition("\n")[0] if isinstance(error, LocalEntryNotFoundError) else str(error)
+        reason = " ".join(text.split())[:200]
         message = f"{name}: no such folder here, and the Hugging Face Hub did not give it ({reason})"
         raise MissingFileError(message, name) from None
 

@@ -65,11 +65,13 @@ class Lock:
         try:
             data = json.loads(self._path.read_text(encoding="utf-8"))
             return {
-                "files": dict(data.get("files", {})),
+                "files": {
+                    name: {**entry, "sha256": str(entry["sha256"])} for name, entry in data.get("files", {}).items()
+                },
                 "accepted": list(data.get("accepted", [])),
                 "restored": dict(data.get("restored", {})),
             }
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise UpsrError(f"{self._path}: damaged ({error}); remove it, and the next fetch writes it") from None
 
     @contextlib.contextmanager
