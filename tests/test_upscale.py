@@ -266,6 +266,7 @@ def test_maps_are_written_beside_the_photo(weights, photos, tmp_path):
         (["{photos}/*.bmp"], "no pattern"),
         (["{photos}/turned.jpg", "--tile", "x"], "--tile"),
         (["{photos}/turned.jpg", "--steps", "9"], "steps is 9"),
+        (["{photos}/turned.jpg", "--weights", "nowhere.pth"], "nowhere.pth: no such file"),
         (["{photos}/turned.jpg", "--outscale", "2", "--width", "9"], "--outscale"),
         (["{photos}/turned.jpg", "--format", "docx"], "--format"),
         (["{photos}/turned.jpg", "--devices", "cpu,gpu"], "--devices"),
@@ -277,6 +278,7 @@ def test_mistakes_are_one_line(photos, tmp_path, arguments, word, capsys):
     assert code == 2
     assert word in printed
     assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_never_meet(photos, tmp_path):

@@ -39,6 +39,23 @@ def writable_folder(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
+def folder_for_results(path: str | Path) -> Iterator[Path]:
+    """Yield the folder, as :func:`writable_folder`. One that was made and is empty at the end is removed: nothing came of it.
+
+    Raises:
+        UpsrError: it cannot be made or written to.
+    """
+    made = not Path(path).exists()
+    folder = writable_folder(path)
+    try:
+        yield folder
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def atomic_write(path: str | Path, *full: type[Exception]) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 

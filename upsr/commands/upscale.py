@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upsr.arguments import default_launcher, model_of
-from upsr.atomic import writable_folder
+from upsr.atomic import folder_for_results, writable_folder
 from upsr.busy import busy_cores, fit_threads
 from upsr.choices import QUALITY
 from upsr.commands.processes import launch
@@ -56,7 +57,8 @@ def main(given: argparse.Namespace) -> int:
         jobs, remarks = found
         if not jobs:
             return _nothing_left(given, remarks) if run.is_main else 0
-        return _run(given, settings, handling, jobs, remarks, _folder(given, jobs), run, devices)
+        with _folder(given, jobs) as folder:
+            return _run(given, settings, handling, jobs, remarks, folder, run, devices)
 
 
 def _attempt(given: argparse.Namespace) -> tuple[list[Job], list[Remark]] | UpsrError:
@@ -353,11 +355,12 @@ def _format(name: str | None) -> str | None:
     return suffix
 
 
-def _folder(given: argparse.Namespace, jobs: list[Job]) -> Path | None:
+def _folder(given: argparse.Namespace, jobs: list[Job]) -> contextlib.AbstractContextManager[Path | None]:
     """The folder of the results, which can be written to; ``None`` for standard output."""
     from upsr.photos.jobs import STREAM, folder_of
 
-    return None if jobs[0].target == STREAM else writable_folder(folder_of(given.out, jobs))
+    stream = jobs[0].target == STREAM
+    return contextlib.nullcontext() if stream else folder_for_results(folder_of(given.out, jobs))
 
 
 def _num_gpu(devices: list[str]) -> Any:

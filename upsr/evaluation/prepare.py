@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from upsr.atomic import atomic_write, writable_folder
+from upsr.atomic import atomic_write, folder_for_results
 from upsr.compat import BENCHMARK_PREPARER_REGISTRY as PREPARERS
 from upsr.config.components import build, component_problems
 from upsr.config.load import refuse
@@ -55,14 +55,9 @@ def prepare(benchmark: Benchmark, source: Path, datasets: Path, *, seed: int) ->
         raise UpsrError(f"{benchmark.name}: its description has no way to prepare it; put the files in place by hand")
     refuse(benchmark.name, list(component_problems(PREPARERS, benchmark.prepare, "prepare")))
     preparer: Preparer = build(PREPARERS, benchmark.prepare)
-    root = writable_folder(benchmark.root(datasets))
-    try:
-        with _unpacked(source, datasets) as folder:
-            return preparer(folder, root, benchmark, seed)
-    except BaseException:
-        with contextlib.suppress(OSError):  # one with files in it stays
-            root.rmdir()  # an empty one would count as prepared
-        raise
+    # An empty folder that is left would count as prepared.
+    with folder_for_results(benchmark.root(datasets)) as root, _unpacked(source, datasets) as folder:
+        return preparer(folder, root, benchmark, seed)
 
 
 @PREPARERS.register()
