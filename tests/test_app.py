@@ -518,6 +518,25 @@ def test_the_server_fetches_nothing_and_takes_nothing_large(server):
     assert ask(server, "POST", "/gradio_api/upload", bytes(400_000))[0] == 413
 
 
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_every_answer_keeps_the_browser_at_home(server, path):
+    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=10)
+    connection.request("GET", path)
+    headers = connection.getresponse().headers
+    connection.close()
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_visitors_behind_a_proxy_count_by_their_own_address(fake):
+    with served(fake, requests_per_minute=1) as (url, _):
+        codes = [
+            ask(url, "POST", "/gradio_api/upload", b"x", **{"X-Forwarded-For": address})[0]
+            for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2")
+        ]
+    assert [code == 429 for code in codes] == [False, True, False]
+
+
 def test_a_path_of_the_server_is_no_upload(server):
     body = {"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "x"}
     for route in ("run/predict", "queue/join"):
