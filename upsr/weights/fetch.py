@@ -228,9 +228,11 @@ def _hub(source: Source, name: str, part: Path, network: Network) -> None:
 
 def _forget(source: Source, name: str) -> None:
     """Removes a wrong file from the hub's cache, which would give it again: only lengths are checked there."""
+    if source.hub is None:
+        return
     from huggingface_hub import try_to_load_from_cache
 
-    found = None if source.hub is None else try_to_load_from_cache(source.hub, source.named or name)
+    found = try_to_load_from_cache(source.hub, source.named or name)
     if isinstance(found, str):
         Path(found).resolve().unlink(missing_ok=True)
 
@@ -342,11 +344,9 @@ def _request(address: str, part: Path, network: Network) -> None:
     except (requests.RequestException, HTTPError, ValueError) as error:  # the latter two of bad addresses in redirects
         raise _FailedError(f"no connection, or it broke off ({_cause(error)})", again=True) from None
     except OSError as error:
-        if error.errno is not None:  # of the disk
+        if error.errno is not None:  # of the disk; requests' own, of a missing file of certificates, has none
             raise
-        raise _FailedError(
-            f"no connection ({_short(error)})"
-        ) from None  # requests' own, of a missing file of certificates
+        raise _FailedError(f"no connection ({_short(error)})") from None
     if total is not None and part.stat().st_size != total:
         raise _FailedError(f"{part.stat().st_size} of {total} bytes came", again=True)
 
