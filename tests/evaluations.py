@@ -55,7 +55,7 @@ def workplace(root: Path) -> Path:
         root,
         root,
         path={"pretrain_network_g": str(weights)},
-        val={"tile": {"size": 32, "overlap": 8}},
+        val={"tile": {"size": 48, "overlap": 8}},
         diffusion={"sampler": {"steps": 2}},
     )
     write(root / "options" / "tiny_upsr.yml", options)

@@ -75,7 +75,7 @@ def violations(page, axe: str) -> list[str]:
     return [f"{v['id']}: {node['html'][:200]}" for v in found if v["impact"] in GRAVE for node in v["nodes"]]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_grave(page, axe, fake, tmp_path, scheme):
     page.emulate_media(color_scheme=scheme)
     page.reload()

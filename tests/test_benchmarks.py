@@ -58,6 +58,7 @@ def pairs_of(place: Path, count: int, **files: str) -> None:
 PREPARE = ["data", "prepare", "ImageNet-Test", "--source", "photos"]
 
 
+@pytest.mark.slow
 def test_imagenet_test_is_byte_identical_whatever_the_machine(place):
     """Another processor is simulated: no vector instructions in torch, oneDNN and NumPy, another number of threads."""
     rng = np.random.default_rng(0)

@@ -165,7 +165,7 @@ def test_nothing_waits_for_the_device():
     gt, kernels = batch(4)
     with fake:
         gt, kernels = fake.from_tensor(gt), fake.from_tensor(kernels)
-        for step in range(20):
+        for step in range(8):
             lq = degradation(degradation.ground_truth(gt), kernels, slots=range(4), keys=(0, step))
             out, _, _ = pool.exchange(lq, gt, list("abcd"), slots=range(4), keys=(0, step))
         assert out.shape == (4, 3, 16, 16)

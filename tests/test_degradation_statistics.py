@@ -142,6 +142,7 @@ def test_compression_is_basicsrs():
     torch.testing.assert_close(actual, DiffJPEG(differentiable=False)(image, quality=quality), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_degraded_images_as_a_whole():
     """Brightness, contrast and sharpness of LR images have the same distribution after both pipelines."""
     options = DegradationOptions(decision_group=1)

@@ -258,6 +258,7 @@ FALL = 0.9
 """Of the mean absolute error of the first ten iterations, 30 later, without the adversarial loss."""
 
 
+@pytest.mark.slow
 def test_phase_dm_trains_from_its_option_file(root):
     folder = train(shipped(root, "train:total_iter=40", "train:warmup_iter=5", "train:adversarial:start=1000"), CPU)
     errors = logged(folder, "g/l_1")

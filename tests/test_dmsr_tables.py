@@ -251,6 +251,7 @@ def test_every_entry_restores_in_a_way_of_its_own(live):
     assert len({image.numpy().tobytes() for image in found.values()}) == len(found)
 
 
+@pytest.mark.slow
 def test_rows_are_measured_with_a_dmsr_here(live):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
     arguments = ["--paper", "dmsr", "--max-images", "1", "--no-cost"]
@@ -318,6 +319,7 @@ def test_noise_that_is_the_same_for_every_image_is_gaussian_but_does_not_vary():
     np.testing.assert_allclose(found.at((1, 2)), noise[:, :, 1, 2])
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_with_their_numbers_or_say_what_is_missing(live, capsys):
     pytest.importorskip("matplotlib")
     command = ["tables", "--paper", "dmsr", "--table", "--no-cost", "--figure", "4b", "6d", "--max-images"]

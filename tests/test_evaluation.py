@@ -149,8 +149,9 @@ def test_niqe_agrees_with_basicsr_on_photos(name):
 
 def test_batches_do_not_matter(finished, monkeypatch):
     monkeypatch.chdir(finished)
-    run(finished, protocols=("upsr", "strict", "classic"), batch_size=4, folder=finished / "batches")
-    assert values_of(finished / "batches") == values_of(finished / "results")
+    run(finished, protocols=("strict",), batch_size=4, folder=finished / "batches")
+    one_by_one = {key: value for key, value in values_of(finished / "results").items() if key[3] == "strict"}
+    assert values_of(finished / "batches") == one_by_one != {}
 
 
 def values_of(folder: Path) -> dict[tuple[str, ...], float]:
@@ -220,9 +221,11 @@ def test_random_weights_are_the_same_everywhere(place):
     options = {"base": "tiny_upsr.yml", "path": {"pretrain_network_g": None, "allow_random_weights": True}}
     write(place / "options/random.yml", options)
     torch.manual_seed(1)
-    first = run(place, methods=("options/random.yml",), datasets=("Tiny",), folder=place / "a")
+    first = run(place, methods=("options/random.yml",), datasets=("Tiny",), metrics=("psnr",), folder=place / "a")
     torch.manual_seed(2)
-    assert means(run(place, methods=("options/random.yml",), datasets=("Tiny",), folder=place / "b")) == means(first)
+    assert means(
+        run(place, methods=("options/random.yml",), datasets=("Tiny",), metrics=("psnr",), folder=place / "b")
+    ) == means(first)
     assert first["methods"]["random"]["random_weights"] is True
 
 

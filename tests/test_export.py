@@ -154,7 +154,8 @@ def test_shipped_weights_are_exported_as_the_page_says_and_restore_a_photo(name,
     assert np.square(restored - expected).mean() ** 0.5 < 12, "other noise, the same photo"
 
 
-@pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
 def test_the_released_kind_of_g_is_exported_for_all_sizes(tmp_path, depth):
     """The second block shifts its windows, as the denoiser's do."""
     g = ATD(**{**tiny.ATD, "window_size": 16, "category_size": 128, "depths": [depth]})
@@ -167,6 +168,7 @@ def test_the_released_kind_of_g_is_exported_for_all_sizes(tmp_path, depth):
         torch.testing.assert_close(run_onnx(tmp_path / "g.onnx", lq), g(lq), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_g_that_asks_for_the_size_is_refused_or_exported_for_one(tmp_path):
     model = model_of(ATD(**{**tiny.ATD, "category_size": 24, "depths": [1]}))  # the last group is filled up, or not
     with pytest.raises(UpsrError, match=r"^g: the graph of ATD fails at 16 x 16 .*--size H W"):

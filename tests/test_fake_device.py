@@ -9,6 +9,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.processes import cases_apart
 
 CASES = Path(__file__).with_name("on_fake_device.py")
@@ -16,6 +18,7 @@ CRASHED = {-signal.SIGSEGV, -signal.SIGABRT}
 TRIES = 4
 
 
+@pytest.mark.slow
 def test_restoration_and_training_stay_on_the_device():
     for _ in range(TRIES):
         ran = cases_apart(CASES)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests import tiny
 from tests.golden_recipe import arr, filled, key_shapes, vector
 from upsr.accelerate import accelerated
 from upsr.archs import ATD, UNetModelSwin
@@ -52,14 +53,15 @@ def test_parameters_and_state_dict_are_those_of_the_released_network(network, fi
 
 @pytest.mark.parametrize("layout", ["params_ema", "params", "root"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_released_file_layouts_load_strictly(layout, prefix, atd, tmp_path):
+def test_released_file_layouts_load_strictly(layout, prefix, tmp_path):
+    atd = filled(ATD(**tiny.ATD))
     weights = {prefix + key: value for key, value in atd.state_dict().items()}
     decoy = {key: torch.zeros_like(value) for key, value in weights.items()}
     content = {"params_ema": {"params": decoy, "params_ema": weights}, "params": {"params": weights}, "root": weights}[
         layout
     ]
     torch.save(content, tmp_path / "weights.pth")
-    fresh = ATD()
+    fresh = ATD(**tiny.ATD)
     assert load_network_weights(fresh, tmp_path / "weights.pth") == layout
     assert all(torch.equal(value, atd.state_dict()[key]) for key, value in fresh.state_dict().items())
 
@@ -69,6 +71,7 @@ def test_unet_matches_at_64x64(unet):
     assert_close(out, vector("unet_64x64_t3.npz"))
 
 
+@pytest.mark.slow
 def test_unet_matches_at_64x128_with_a_timestep_for_each_sample(unet):
     lq = 0.5 * arr("in:unet.lq2", (2, 96, 64, 128))
     out = unet(arr("in:unet.x2", (2, 48, 64, 128)), torch.tensor([0, 4]), lq)

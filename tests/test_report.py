@@ -223,6 +223,7 @@ def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtu
     assert (fixtures / "results/tables/evaluation/journal/rank_0.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_costs_are_measured_on_this_machine(fixtures, capsys):
     out = reproduce(capsys, "--table", "2", "3", "--repeats", "2", "--max-images", "1")
     table = cells(fixtures / "results/tables", "2")

@@ -84,6 +84,7 @@ def test_training_settings_are_the_published_ones():
     assert load_options(FILES / "test_sinsr.yml").diffusion.one_step
 
 
+@pytest.mark.slow
 def test_it_learns_a_photo_by_heart(root, photos, autoencoder):
     """The latent of the restoration nears that of the photo, from which the upsampled photo's is far."""
     opt = parse_options(

@@ -211,6 +211,7 @@ def shipped(root: Path, iterations: int, *more: str) -> Any:
     return load_options(FILES / "tiny_sft.yml", own)
 
 
+@pytest.mark.slow
 def test_stage_one_trains_from_its_option_file(root):
     opt = shipped(root, 60, "datasets:train:batch_size_per_gpu=2")
     before: Any = build_training(opt).method

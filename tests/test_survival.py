@@ -170,6 +170,7 @@ def test_a_signal_saves_and_exits_with_its_own_code(root, photos, brief, number)
         assert differences(brief, again.folder, 30) == []
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_tears_nothing(root, photos):
     settings = options(root, photos, "impatient", datasets={"train": {"batch_size_per_gpu": 24}})
     process = TrainingProcess(settings)
@@ -199,6 +200,7 @@ def torchrun(*more: str) -> tuple[str, ...]:
     return "-m", "torch.distributed.run", "--nproc_per_node=2", *more
 
 
+@pytest.mark.slow
 def test_one_of_two_ranks_dies_and_both_end(root, photos):
     settings = options(root, photos, "two", datasets={"train": {"batch_size_per_gpu": 1}}, distributed={"timeout": 60})
     process = TrainingProcess(settings, launcher=torchrun("--master_port=29621"))

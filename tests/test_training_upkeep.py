@@ -146,6 +146,7 @@ def test_a_bad_loss_on_one_rank_is_skipped_on_both(tmp_path, photos):
     assert [bool(torch.isfinite(rank[0]["losses"]["total"])) for rank in kept] == [True, False]
 
 
+@pytest.mark.slow
 def test_overflow_in_half_precision_only_lowers_the_scale(tmp_path, photos, spoilt):
     """float16 gradients above 65504 are expected while the scale is looked for: no batch is kept, nothing is counted."""
     changes = {"train": {"pixel_opt": spoilt(at=[1], value=1e4), "total_iter": 4, "amp": "fp16"}}
