@@ -49,15 +49,12 @@ def painted(height: int, width: int) -> np.ndarray:
 
 def outside(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pixels of a result of which some part lies on a black pixel of the mask, by their corners."""
-    touched = np.zeros(size, bool)
     rows, columns = (
         [np.arange(int(i * m / n), min(-int(-(i + 1) * m // n), m)) for i in range(n)]
         for m, n in zip(mask.shape, size, strict=True)
     )
-    for y, own in enumerate(rows):
-        for x, across in enumerate(columns):
-            touched[y, x] = (mask[np.ix_(own, across)] == 0).any()
-    return touched
+    black = np.stack([(mask[own] == 0).any(0) for own in rows])
+    return np.stack([black[:, across].any(1) for across in columns], axis=1)
 
 
 def shares(result: np.ndarray, photo: np.ndarray) -> tuple[float, float]:

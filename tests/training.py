@@ -30,6 +30,7 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
         },
         "network_g": {"type": "UNetModelSwin", **copy.deepcopy(tiny.UNET)},
         "network_aux": {"type": "ATD", **copy.deepcopy(tiny.ATD)},
+        "diffusion": {"sampler": {"steps": 2}},  # a validation takes most of the time of a run
         "path": {
             "pretrain_network_aux": str(g),
             "experiments_root": str(root / "experiments"),
@@ -55,7 +56,7 @@ def tiny_options(root: Path, photos: Path, **changes: Any) -> dict[str, Any]:
 def common_options(root: Path, photos: Path) -> dict[str, Any]:
     """What :func:`tiny_options` says that is not of UPSR alone, for another method to add to."""
     data = tiny_options(root, photos)
-    for key in ("model_type", "network_aux", "network_g"):
+    for key in ("model_type", "network_aux", "network_g", "diffusion"):
         del data[key]
     del data["train"]["pixel_opt"], data["path"]["pretrain_network_aux"]
     return data
