@@ -123,7 +123,7 @@ def test_the_released_upsr_restores_the_same(root, tmp_path, monkeypatch):  # no
 
     opt = options(root, "upsr")
     sections = opt.model_dump(mode="json", exclude_unset=True)
-    of_model = {key: sections[key] for key in ("model_type", "network_g", "network_aux")}
+    of_model = {key: sections[key] for key in ("model_type", "network_g", "network_aux", "diffusion")}
     monkeypatch.setattr(released, "RELEASED", of_model)  # the released shapes are too large for a test
     method = random_method(opt)
     files = files_of(method, tmp_path)

@@ -34,6 +34,7 @@ SR = {
     "model_type": "AuxiliarySRModel",
     "network_g": {"type": "CompactSR", "num_feat": 8, "num_block": 1},
     "network_aux": None,
+    "diffusion": None,
     "path": {"pretrain_network_aux": None},
 }
 TRAININGS = ["UPSRModel", "UPSRDistillationModel", "AuxiliarySRModel"]

@@ -67,6 +67,7 @@ def _sr(_: Path) -> dict[str, Any]:
         "model_type": "AuxiliarySRModel",
         "network_g": {"type": "CompactSR", "num_feat": 8, "num_block": 1},
         "network_aux": None,
+        "diffusion": None,
         "path": {"pretrain_network_aux": None},
     }
 

@@ -25,7 +25,7 @@ def model_of(tmp_path, **changes):
     ],
 )
 def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler, own, two):
-    method = model_of(tmp_path, diffusion={"sampler": sampler})
+    method = model_of(tmp_path, diffusion={"sampler": {"steps": 5, **sampler}})
     assert list(method.sampling.timesteps) == own
     half = method.adjusted(fidelity=0.5).sampling
     assert (list(half.timesteps), half.uncertainty.b_u, half.uncertainty.psi_max, half.g_share) == (own, 0.4, 0.05, 0)
@@ -50,6 +50,7 @@ def test_half_fidelity_is_the_models_own_whatever_its_spacing(tmp_path, sampler,
                 "model_type": "AuxiliarySRModel",
                 "network_g": {"type": "RRDBNet", "num_in_ch": 3, "num_out_ch": 3},
                 "network_aux": None,
+                "diffusion": None,
                 "path": {"pretrain_network_aux": None},
             },
             r"network_g\.type: RRDBNet is no SRNetwork; those that are: ATD, AnySR, CompactSR",

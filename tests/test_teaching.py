@@ -317,7 +317,7 @@ def stage_one(root: Path, cache: Path, name: str, **changes) -> dict:
         "type": "TaughtDataset", "index": str(cache / "index.json"), "gt_size": 32, "batch_size_per_gpu": 2,
         "teacher_share": 0.5,
     }  # fmt: skip
-    del options["network_aux"]
+    del options["network_aux"], options["diffusion"]
     options["path"].pop("pretrain_network_aux")
     options |= {
         "model_type": "AuxiliarySRModel",

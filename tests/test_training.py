@@ -289,7 +289,7 @@ def test_a_folder_of_broken_photos_ends_training_with_one_line(tmp_path, photos,
 def test_stage_one_trains_g_and_stage_two_takes_it(tmp_path, photos):
     g = {"type": "ATD", **tiny.ATD}
     first = run(
-        tmp_path, photos, name="stage1", model_type="AuxiliarySRModel", network_g=g, network_aux=None,
+        tmp_path, photos, name="stage1", model_type="AuxiliarySRModel", network_g=g, network_aux=None, diffusion=None,
         path={"pretrain_network_aux": None}, train={"pixel_opt": {"type": "L1Loss"}},
         datasets={"val_1": {"type": "BicubicFolderDataset", "dataroot_gt": str(photos)}},
     )  # fmt: skip
@@ -339,9 +339,9 @@ def test_mixed_precision_trains(tmp_path, photos, amp):
     "changes",
     [
         {"diffusion": {"sampler": {"type": "posterior"}}},
-        {"diffusion": {"one_step": True}},
+        {"diffusion": {"one_step": True, "sampler": {"steps": None}}},
         {"diffusion": {"steps": 15, "sampler": {"steps": 3}}},
-        {"diffusion": {"steps": 1}},
+        {"diffusion": {"steps": 1, "sampler": {"steps": 1}}},
         {"uncertainty": {"enabled": False}},
         {"diffusion": {"sr_condition": False}, "network_g": {"cond_channels": 48}},
     ],
