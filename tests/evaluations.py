@@ -18,6 +18,8 @@ from upsr.evaluation.plan import Plan
 from upsr.evaluation.session import run_evaluation
 
 CPU = Runtime(torch.device("cpu"))
+UNET = {**tiny.UNET, "attention_resolutions": []}
+"""Attention in the middle alone, where time is."""
 
 
 def write(path: Path, content: Any) -> Path:
@@ -50,13 +52,13 @@ def workplace(root: Path) -> Path:
     save_rrdb(root / "weights" / "rrdb.pth")
     write(root / "options/methods/RRDB.yml", {"make": {"type": "Checkpoint", "path": "weights/rrdb.pth"}})
     weights = root / "weights" / "upsr.pth"
-    torch.save({"params": tiny.random_weights(UNetModelSwin(**tiny.UNET)).state_dict()}, weights)
+    torch.save({"params": tiny.random_weights(UNetModelSwin(**UNET)).state_dict()}, weights)
     options = tiny_options(
         root,
         root,
         path={"pretrain_network_g": str(weights)},
         val={"tile": {"size": 48, "overlap": 8}},
-        diffusion={"sampler": {"steps": 2}},
+        network_g=UNET,
     )
     write(root / "options" / "tiny_upsr.yml", options)
     write(root / "options/methods/TinyUPSR.yml", {"make": {"type": "OptionFile", "opt": "options/tiny_upsr.yml"}})

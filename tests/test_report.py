@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from tests import resshift, tiny
-from tests.evaluations import describe_dataset, run, save_rrdb, workplace, write
+from tests.evaluations import UNET, describe_dataset, run, save_rrdb, workplace, write
 from upsr.archs import UNetModelSwin
 from upsr.cli import main
 from upsr.evaluation.entries import describe
@@ -228,7 +228,7 @@ def test_costs_are_measured_on_this_machine(fixtures, capsys):
     out = reproduce(capsys, "--table", "2", "3", "--repeats", "2", "--max-images", "1")
     table = cells(fixtures / "results/tables", "2")
     assert float(table["UPSR-5", "runtime (s)"]["ours"]) > 0
-    parameters = sum(p.numel() for p in UNetModelSwin(**tiny.UNET).parameters())
+    parameters = sum(p.numel() for p in UNetModelSwin(**UNET).parameters())
     assert float(table["UPSR-5", "parameters (M)"]["ours"]) == pytest.approx(parameters / 1e6, abs=1e-5)
     if not torch.cuda.is_available():
         assert "measured with 1 image at once, not 32" in table["UPSR-5", "runtime (s)"]["remarks"]
