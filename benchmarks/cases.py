@@ -37,7 +37,7 @@ class Setting:
         compile: mode of ``torch.compile`` for the denoiser of ours; ``"none"`` leaves it as it is.
         channels_last: layout of the weights of ours, which a GPU's convolutions take over for the maps.
         option_file: describes the networks.
-        tile: side of tiles in LR pixels.
+        tile: about the side of tiles in LR pixels.
     """
 
     device: torch.device
@@ -163,7 +163,7 @@ def _tiled(setting: Setting) -> Iterator[Case]:
         names = [str(n) for n in range(batch)]
         tile = TileOptions(size=setting.tile, overlap=min(OVERLAP, setting.tile // 2), blend="step")
         yield Case(
-            f"{len(setting.model.sampling.timesteps)} steps with g, tiles of at most {setting.tile}, {name}",
+            f"{len(setting.model.sampling.timesteps)} steps with g, tiles of about {setting.tile}, {name}",
             lambda lq=lq, names=names, tile=tile: restore(setting.working, lq, seed=0, names=names, tile=tile),
             _quiet(lambda lq=lq, noise=noise, tile=tile: _in_plain_tiles(setting, lq, noise, tile)),
             setting.dtype,

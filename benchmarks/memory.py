@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--weights", default="tiny", help="as for upsr upscale, or full (tiny)")
     parser.add_argument("--forms", nargs="+", choices=sorted(FORMS), default=["tiled", "whole"], help="(tiled whole)")
     parser.add_argument("--largest", type=int, default=2048, metavar="N", help="side to try without tiles (2048)")
-    parser.add_argument("--tile", type=int, default=128, help="side of tiles in LR pixels (128)")
+    parser.add_argument("--tile", type=int, default=128, help="about the side of tiles in LR pixels (128)")
     parser.add_argument("--steps", type=int, default=1, help="network calls (1: more take time, not memory)")
     parser.add_argument("--dtype", default="auto", help="as for upsr upscale, but for plain, which is float32 (auto)")
     parser.add_argument("--folder", type=Path, default=Path("/tmp"), help="where results are written (/tmp)")

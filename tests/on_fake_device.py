@@ -58,7 +58,7 @@ SCHEDULE = {"diffusion/coefficients.py __call__: cpu -> cuda": 1}
 NOISE = "restoring/noise.py __call__: cpu -> cuda"
 """A noise field is drawn on the host, so that it is the same on every device, and goes there image by image."""
 
-WINDOWS = "tiling/windows.py axis_windows: cpu -> cuda"
+WINDOWS = "tiling/windows.py windows: cpu -> cuda"
 """The weights of tiles along each side, at the start of a restoration."""
 
 # Fake tensors all lie at address 0, which what is derived from parameters asks for.

@@ -42,7 +42,8 @@ from upsr.restoring.noise import SequentialNoise
 from upsr.restoring.restore import restore
 from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.scratch import Scratch
-from upsr.tiling.windows import axis_windows
+from upsr.tiling.tiles import TilePlan, Tiles
+from upsr.tiling.windows import grid_windows
 from upsr.weights.fetch import Network
 
 PAGE = Path(__file__).parents[1] / "upsr/export/web/page"
@@ -126,15 +127,17 @@ def test_a_photo_has_the_identity_that_the_command_gives_it(modules):
     assert found == hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-@pytest.mark.parametrize("size", [(32, 32), (128, 160), (544, 1024), (96, 256)])
+@pytest.mark.parametrize("size", [(32, 32), (128, 160), (544, 1024), (96, 256), (700, 330), (1600, 1000)])
 @pytest.mark.parametrize("multiple", [32, 64, 4])
 def test_tiles_are_those_of_the_command(modules, size, multiple):
     height, width = (-(-side // multiple) * multiple for side in size)
     function = """({windowsOf}, given) => windowsOf(...given).map(
         ({top, left, down, across}) => [top, left, Array.from(down), Array.from(across)])"""
     found = modules("tiles.js", function, [height, width, TILE, multiple])
-    rows, columns = (axis_windows(side, TileOptions(**TILE), multiple, torch.device("cpu")) for side in (height, width))
-    assert [tuple(window[:2]) for window in found] == [(top, left) for top in rows for left in columns]
+    rows, columns = grid_windows(height, width, TileOptions(**TILE), multiple, torch.device("cpu"))
+    plan = TilePlan(TileOptions(**TILE), Scratch(torch.device("cpu")))
+    expected = Tiles(plan, torch.zeros(1, 1, height, width), multiple, passes=1).windows
+    assert [tuple(window[:2]) for window in found] == [(window.top, window.left) for window in expected]
     for top, left, down, across in found:
         np.testing.assert_allclose(down, rows[top].numpy(), atol=1e-7)
         np.testing.assert_allclose(across, columns[left].numpy(), atol=1e-7)
@@ -217,7 +220,7 @@ def test_tiles_are_restored_as_the_method_restores_them(browser, sampler, steps)
     method = tiny.model(tiny.random_weights(CompactSR(num_feat=8, num_block=1)), unet=tiny.UNET).eval()
     method = method.adjusted(steps=steps)
     method.sampling = replace(method.sampling, sampler=sampler)
-    plan, pixels = method.exported().restoring, tiny.picture(20, 40)
+    plan, pixels = method.exported().restoring, tiny.picture(52, 60)  # tiles of four sizes
     tile = TileOptions(size=32, overlap=8, blend="step")
 
     def network(name: str, inputs: str) -> str:
@@ -229,8 +232,8 @@ def test_tiles_are_restored_as_the_method_restores_them(browser, sampler, steps)
             return json.dumps(method.parts()[name](*given).flatten().tolist())
 
     settings = {"seed": "4", "timesteps": plan["timesteps"], "tile": {"size": 32, "overlap": 8}}
-    rgba = np.dstack([pixels, np.full((20, 40), 255, np.uint8)])
-    given = {"plan": plan, "settings": settings, "rgba": rgba.flatten().tolist(), "width": 40, "height": 20}
+    rgba = np.dstack([pixels, np.full((52, 60), 255, np.uint8)])
+    given = {"plan": plan, "settings": settings, "rgba": rgba.flatten().tolist(), "width": 60, "height": 52}
     with served(PAGE) as server:
         page = browser.new_page()
         page.expose_function("network", network)
@@ -241,11 +244,11 @@ def test_tiles_are_restored_as_the_method_restores_them(browser, sampler, steps)
     name = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     lq = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     expected = restore(method, lq, seed=4, names=[name], tile=tile)[0].permute(1, 2, 0).mul(255).round()
-    apart = np.abs(np.array(found).reshape(80, 160, 4)[..., :3] - expected.numpy())
+    apart = np.abs(np.array(found).reshape(208, 240, 4)[..., :3] - expected.numpy())
     assert apart.max() <= 1
     assert (apart == 0).mean() > 0.99
     assert parts[-1][0] == parts[-1][1] == len(parts)
-    assert len(parts) > 1 + steps, "several tiles"
+    assert len(parts) == 6 * (1 + steps), "tiles"
 
 
 @pytest.mark.parametrize(("storage", "most", "share"), [("float16", 2e-3, 0.75), ("int8", 3e-2, 0.6)])
@@ -456,11 +459,11 @@ def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.slow
 def test_it_upscales_without_a_network_as_the_command_does(browser, exported, tmp_path):
-    """A 64 x 64 crop, then one of two tiles; nothing goes to the server after the first load, nor ever elsewhere."""
+    """A 64 x 64 crop, then one of two unequal tiles; nothing goes to the server after the first load, nor ever elsewhere."""
     data = pytest.importorskip("skimage.data")
     photo, wide = tmp_path / "crop.png", tmp_path / "wide.png"
     Image.fromarray(data.astronaut()[64:128, 190:254]).save(photo)
-    Image.fromarray(data.astronaut()[64:128, 100:250]).save(wide)
+    Image.fromarray(data.astronaut()[64:128, 100:430]).save(wide)
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page, trouble = context.new_page(), list[str]()
     page.set_default_timeout(PATIENCE)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -29,8 +32,8 @@ from upsr.pipeline.settings import Settings
 from upsr.restoring.restore import restore, restore_planned
 from upsr.tiling.colour import COLOUR_FIXES
 from upsr.tiling.scratch import Scratch
-from upsr.tiling.tiles import TilePlan
-from upsr.tiling.windows import axis_windows
+from upsr.tiling.tiles import TilePlan, Tiles, whole_plan
+from upsr.tiling.windows import Tile, grid_windows
 
 
 @pytest.fixture(scope="module")
@@ -324,35 +327,108 @@ def seam_ratio(tiled, whole, place):
     return float(energies[0] / energies[1])
 
 
-def test_weights_of_tiles_add_up_to_one():
-    for length in (64, 192, 224, 480, 1024):
-        for multiple in (32, 64):
-            windows = axis_windows(
-                -(-length // 64) * 64, TileOptions(size=128, overlap=24), multiple, torch.device("cpu")
-            )
-            total = torch.zeros(-(-length // 64) * 64)
-            ends = [start + len(window) for start, window in windows.items()]
-            assert all(after + 16 <= end for after, end in zip(list(windows)[1:], ends, strict=False))
-            for start, window in windows.items():
-                assert (start % 8, len(window) % multiple) == (0, 0)
-                assert len(window) <= 128
-                total[start : start + len(window)] += window
-            torch.testing.assert_close(total, torch.ones(len(total)))
+def equal_windows(length, size, overlap, multiple):
+    """Pixels of the equally large windows of at most ``size`` that make the least work along one side by itself."""
+    if length <= size:
+        return length
+    counts = range(-(-(length - overlap) // (size - overlap)), length)
+    sizes = ((n, -(-(length + (n - 1) * overlap) // (n * multiple)) * multiple) for n in counts)
+    return min(n * own for n, own in itertools.islice(sizes, 4) if own <= size)
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 4, 8, 12, 16, 32, 64])
-def test_tiles_of_any_multiple_cover_each_pixel_once(multiple):
-    draw = np.random.default_rng(multiple)
-    for _ in range(1000):
-        length = multiple * int(draw.integers(1, max(640 // multiple, 4)))
-        size = int(draw.integers(8, 300))
-        tile = TileOptions(size=size, overlap=int(draw.integers(size)))
-        total = np.zeros(length)
-        for start, window in axis_windows(length, tile, multiple, torch.device("cpu")).items():
-            assert (len(window) % multiple, start % math.gcd(8, multiple)) == (0, 0)
-            assert len(window) <= max(size, multiple)
-            total[start : start + len(window)] += window.numpy()
-        assert abs(total - 1).max() < 1e-6, (length, tile)
+def test_tiles_cover_each_pixel_once_and_make_no_more_work_than_equal_ones(multiple):
+    draw, alignment = np.random.default_rng(multiple), math.gcd(8, multiple)
+    for _ in range(500):
+        height, width = (multiple * int(draw.integers(1, max(900 // multiple, 4))) for _ in range(2))
+        tile = TileOptions(size=(size := int(draw.integers(8, 300))), overlap=int(draw.integers(size)))
+        most, work, largest = max(size // multiple, 1) * multiple, 1, 1
+        overlap = min(-(-tile.overlap // alignment), most // 2 // alignment) * alignment
+        grid = grid_windows(height, width, tile, multiple, torch.device("cpu"))
+        for length, windows in zip((height, width), grid, strict=True):
+            starts, sizes = list(windows), [len(weights) for weights in windows.values()]
+            ends = [start + own for start, own in zip(starts, sizes, strict=True)]
+            overlaps = [end - start for end, start in zip(ends, starts[1:], strict=False)]
+            assert (starts[0], ends[-1]) == (0, length)
+            assert all(start % alignment == 0 for start in starts)
+            assert all(own % multiple == 0 for own in sizes)
+            assert max(sizes) - min(sizes) <= multiple
+            assert max(sizes) <= 2 * most
+            assert all(overlap <= own for own in overlaps), (length, tile)
+            assert not overlaps or max(overlaps) - min(overlaps) <= alignment
+            # None lies inside of another.
+            assert sorted(set(starts)) == starts
+            assert sorted(set(ends)) == ends
+            total = np.zeros(length)
+            for start, weights in windows.items():
+                total[start : start + len(weights)] += weights.numpy()
+            assert abs(total - 1).max() < 1e-6, (length, tile)
+            work, largest = work * sum(sizes), largest * max(sizes)
+        assert largest <= 1.5 * most**2
+        assert work <= math.prod(equal_windows(length, most, overlap, multiple) for length in (height, width))
+        assert max(height, width) > most or [len(windows) for windows in grid] == [1, 1]
+
+
+def test_a_whole_image_is_one_tile_whatever_its_sides():
+    for height, width in ((8, 8), (640, 64), (64, 4096)):
+        tiles = Tiles(whole_plan(torch.device("cpu")), torch.zeros(1, 1, height, width), 8, passes=1)
+        assert tiles.windows == [Tile(0, height, 0, width)]
+
+
+class Rank:
+    """One of several threads that share tiles as processes do."""
+
+    is_main = True
+
+    def __init__(self, rank, shared):
+        self.rank, self._shared = rank, shared
+        self.world_size = shared.parties
+        shared.given = [None] * shared.parties
+
+    def from_main(self, item):
+        return item
+
+    def gather_tensors(self, tensor):
+        self._shared.given[self.rank] = tensor
+        self._shared.wait(timeout=60)
+        given = list(self._shared.given)
+        self._shared.wait(timeout=60)
+        assert len({part.shape for part in given}) == 1
+        return given
+
+
+def blended(image, processes, at_once):
+    """Windows' results, blended, of each of the processes, and the sizes of the network's calls."""
+    shared, sizes = threading.Barrier(processes), []
+
+    def of(rank):
+        plan = TilePlan(TileOptions(size=24, overlap=8), Scratch(image.device), at_once, peers=rank)
+        tiles = Tiles(plan, image, 8, passes=1)
+
+        def of_windows(windows):
+            sizes.append({window.size for window in windows})
+            parts = tiles.cut(image, windows)
+            # Of a sample for itself: a product of another batch may be summed in another order.
+            return torch.cat([part / part.square().sum() for part in parts.split(1)])
+
+        return tiles.blend(tiles.blank(image.shape[1], 2), lambda w: of_windows(w).repeat(1, 1, 2, 2), 2)
+
+    if processes == 1:
+        return [of(None)], sizes
+    with ThreadPoolExecutor(processes) as pool:
+        return list(pool.map(of, [Rank(rank, shared) for rank in range(processes)])), sizes
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_tiles_of_several_sizes_give_the_same_bytes_however_they_are_shared(processes, at_once):
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) + 0.1
+    [alone], sizes = blended(image, 1, 1)
+    assert len({size for call in sizes for size in call}) == 4, "sizes of windows"
+    results, sizes = blended(image, processes, at_once)
+    assert all(len(call) == 1 for call in sizes), "a call takes windows of one size"
+    for result in results:
+        assert torch.equal(result, alone)
 
 
 @pytest.mark.parametrize("side", [12, 20, 36])
@@ -371,9 +447,14 @@ def test_tiles_of_a_network_of_a_small_multiple_are_the_photo(side):
 
 
 def test_tiles_make_no_more_work_than_they_must():
-    for length, size, multiple, most in ((512, 256, 64, 1.13), (1024, 256, 64, 1.26), (1024, 256, 32, 1.26)):
-        windows = axis_windows(length, TileOptions(size=size, overlap=OVERLAP), multiple, torch.device("cpu"))
-        assert sum(len(window) for window in windows.values()) <= most * length
+    for sides, size, multiple, most in (
+        ((512, 512), 256, 64, 1.13),
+        ((1024, 1024), 256, 64, 1.2),
+        ((1024, 1024), 256, 32, 1.17),
+        ((320, 448), 128, 64, 1.38),
+    ):
+        grid = grid_windows(*sides, TileOptions(size=size, overlap=OVERLAP), multiple, torch.device("cpu"))
+        assert math.prod(sum(map(len, windows.values())) for windows in grid) <= most * math.prod(sides)
 
 
 def test_the_tile_fits_the_memory(pipe, monkeypatch):

@@ -354,11 +354,11 @@ def test_buffers_are_kept_as_long_as_anybody_works(monkeypatch):
     working, usual = (list(settings.items()) for settings in (allocator._WORKING, allocator._USUAL))
     with kept_buffers(64 * 64):
         assert told == working
-        with pytest.raises(ZeroDivisionError), kept_buffers(256 * 256):
+        with pytest.raises(ZeroDivisionError), kept_buffers(384 * 256):
             _ = 1 / 0
         assert told == working
     assert told == working + usual
-    with kept_buffers(257 * 256):
+    with kept_buffers(385 * 256):
         assert told == working + usual
 
 

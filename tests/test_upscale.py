@@ -95,11 +95,11 @@ def test_order_batch_and_processes_do_not_matter(weights, photos, tmp_path):
 
 
 def test_processes_that_share_tiles_give_the_same_bytes(weights, tmp_path):
-    save(tmp_path / "in" / "large.png", picture(40, 70))
+    save(tmp_path / "in" / "large.png", picture(60, 90))  # tiles of four sizes
     (tmp_path / "in" / "text.png").write_text("no photo")
     alone, together = (
         upscale(
-            weights, tmp_path / "in", "-o", tmp_path / name, "--tile", "16", "--save-uncertainty", *more, start=start
+            weights, tmp_path / "in", "-o", tmp_path / name, "--tile", "32", "--save-uncertainty", *more, start=start
         )
         for name, more, start in (("alone", (), run_fork), ("together", ("--share", "tiles"), run_two))
     )

@@ -61,7 +61,7 @@ class UPSRUpscale:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802  ComfyUI's name
         """The widgets by name: type and settings."""
-        tile = {"default": 0, "min": 0, "max": 4096, "tooltip": "Side in pixels of the input; 0: what fits the memory."}
+        tile = {"default": 0, "min": 0, "max": 4096, "tooltip": "About the side, in pixels of the input; 0: what fits."}
         outscale = {"default": 0.0, "min": 0.0, "max": 64.0, "step": 0.5, "tooltip": "0: the model's own."}
         knobs = {"default": "", "multiline": True, "tooltip": "The method's settings, one a line: steps=4"}
         return {

@@ -15,8 +15,9 @@ _WORKING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 1 << 30}
 _USUAL = {_MMAP_MAX: 1 << 16, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 256 << 20}
 """The values at which glibc's own adjustment of its thresholds ends, but for the buffers that every small image needs."""
 
-_MOST_PIXELS = 256 * 256
-"""LR pixels at once; the gaps between the buffers of larger images would nearly double the memory."""
+_MOST_PIXELS = 384 * 256
+"""LR pixels at once, those of the largest window of tiles of 256, which took a fifth to a third less time and 6 to 12 % more
+memory; the gaps between the buffers of larger images would nearly double the memory."""
 
 _lock = Lock()
 _users = 0
@@ -29,7 +30,7 @@ def kept_buffers(pixels: int) -> Iterator[None]:
     Any number of threads may be inside. Without glibc it does nothing.
 
     Args:
-        pixels: LR pixels that are restored at once; with more than 65,536 nothing is kept.
+        pixels: LR pixels that are restored at once; with more than 98,304 nothing is kept.
     """
     if pixels > _MOST_PIXELS:
         yield

@@ -61,7 +61,8 @@ class ModelSettings:
         plain = [self._knobs[name] for name, knob in knobs.items() if not knob.advanced]
         self._width, self._height = (self._side(name) for name in ("width", "height"))
         self._tile = gr.Textbox(
-            "", max_lines=1, label="Tile", elem_id="tile", info="Side in pixels of the photo; empty: what fits.", **self._shared,
+            "", max_lines=1, label="Tile", elem_id="tile", info="About its side, in pixels of the photo; empty: what fits.",
+            **self._shared,
         )  # fmt: skip
         self._format = gr.Dropdown(
             list(FORMATS), value=next(iter(FORMATS)), label="Format", elem_id="format",

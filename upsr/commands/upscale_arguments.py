@@ -144,7 +144,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many (none)",
     )
     work.add_argument(
-        "--tile", metavar="PIXELS", help="side of tiles in LR pixels; auto for what fits, none for no tiles (auto)"
+        "--tile",
+        metavar="PIXELS",
+        help="about the side of tiles in LR pixels; auto for what fits, none for no tiles (auto)",
     )
     work.add_argument("--batch", type=int, metavar="N", help="tiles at once; a CPU takes them one by one (1)")
     work.add_argument(

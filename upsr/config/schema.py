@@ -218,7 +218,12 @@ class TrainOptions(Section):
 class TileOptions(Section):
     """Images larger than a tile are restored in overlapping tiles."""
 
-    size: int = Field(512, ge=8, description="Side of a tile in LR pixels.")
+    size: int = Field(
+        512,
+        ge=8,
+        description="About the side of a tile in LR pixels. With blend: step tiles are rectangles of up to 1.5 times its area "
+        "and twice its side, so that they make the least work; with blend: end they are squares of exactly this side.",
+    )
     overlap: int = Field(64, ge=0, description="Overlap of neighbouring tiles in LR pixels.")
     blend: Literal["end", "step"] = Field(
         "end",

@@ -113,7 +113,13 @@ class AggregationOptions(Section):
 class AutoencoderTileOptions(Section):
     """Larger images are encoded and decoded in tiles."""
 
-    size: int = Field(1280, ge=64, description="Side in pixels of the result, a multiple of 8.", multiple_of=8)
+    size: int = Field(
+        1280,
+        ge=64,
+        description="About the side of a tile in pixels of the result, a multiple of 8; tiles are rectangles of up to 1.5 times "
+        "its area and twice its side.",
+        multiple_of=8,
+    )
     overlap: int = Field(280, ge=0, description="Overlap in pixels, a multiple of 8.", multiple_of=8)
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import torch
 
 from upsr.devices import memory_left
 from upsr.methods.base import Method
+from upsr.tiling.windows import most_pixels
 
 TILE_SIDES = (256, 192, 128, 96, 64)
 OVERLAP = 24
@@ -19,8 +20,8 @@ _SHARE = 0.5
 
 
 def choose_tile(method: Method, device: torch.device, processes: int = 1) -> int:
-    """Side in LR pixels of the largest tile that half of the free memory holds; 256 wherever there is enough, so that most
-    machines restore alike. The smallest is taken even where memory is too short for it.
+    """Side in LR pixels of the largest tile whose windows half of the free memory holds; 256 wherever there is enough, so that
+    most machines restore alike. The smallest is taken even where memory is too short for it.
 
     Args:
         processes: that share the memory.
@@ -30,8 +31,8 @@ def choose_tile(method: Method, device: torch.device, processes: int = 1) -> int
 
 
 def tile_memory(method: Method, side: int) -> int:
-    """Bytes that the networks need at most for a tile of side x side LR pixels in float32, about."""
-    return 4 * method.facts.values_per_pixel * side**2
+    """Bytes that the networks need in float32, about, for the largest window that tiles of ``side`` LR pixels are made to."""
+    return 4 * method.facts.values_per_pixel * most_pixels(side)
 
 
 def free_memory(device: torch.device) -> int:

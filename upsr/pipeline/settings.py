@@ -25,7 +25,7 @@ class Settings:
         outscale: size of the result over that of the photo; ``None`` for the method's scale. A method with a knob ``scale``
             restores at it; what other methods give is resized.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
-        tile: side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
+        tile: about the side of tiles in LR pixels; "auto" for what fits the free memory; ``None`` for no tiles.
         tiles_at_once: tiles in one network call on a GPU; a CPU takes them one by one, so its results never depend on it.
         colour_fix: "none", "adain" or "wavelet", see :mod:`upsr.tiling.colour`; ``None`` for that of a method with a knob
             ``colour``, else none.

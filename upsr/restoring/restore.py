@@ -19,7 +19,7 @@ from upsr.restoring.noise import NOISE, Shape
 from upsr.tiling.padding import pad_to_multiple, padded_size
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import TilePlan
-from upsr.tiling.windows import Canvas, Tile, tiles_of
+from upsr.tiling.windows import Canvas, Tile, most_pixels, tiles_of
 
 _ROOM = 1 << 30
 """Bytes of a batch's state that stay in memory."""
@@ -144,7 +144,7 @@ def _pixels_at_once(plan: TilePlan, lq: Tensor) -> int:
     height, width = lq.shape[-2:]
     if plan.tile is None:
         return height * width
-    return plan.tiles_at_once * min(plan.tile.size, height) * min(plan.tile.size, width)
+    return plan.tiles_at_once * min(height * width, most_pixels(plan.tile.size))
 
 
 def _restore_apart(

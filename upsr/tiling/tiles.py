@@ -7,8 +7,10 @@ are pointwise and work in bands of rows.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +19,10 @@ from upsr.config.schema import TileOptions
 from upsr.diffusion.sampling import Denoise, Field, Step
 from upsr.tiling.peers import Peers
 from upsr.tiling.scratch import Scratch, bands
-from upsr.tiling.windows import Tile, axis_windows
+from upsr.tiling.windows import Tile, grid_windows
+
+if TYPE_CHECKING:
+    from types import EllipsisType
 
 Progress = Callable[[int, int], None]
 """Called with ``(done, total)``; an exception it raises cancels the restoration."""
@@ -30,9 +35,9 @@ class TilePlan:
     """The division of a restoration's work.
 
     Attributes:
-        tile: size and overlap of tiles in LR pixels, made multiples of what the network takes; ``None`` for one tile.
+        tile: size and overlap of tiles in LR pixels, see :func:`upsr.tiling.windows.grid_windows`; ``None`` for one tile.
         scratch: memory or files for tensors as large as the image.
-        tiles_at_once: tiles in one network call.
+        tiles_at_once: tiles in one network call, of one size.
         progress: see :data:`Progress`.
         peers: processes that share the tiles of each step; every one of them ends with the whole image.
     """
@@ -58,14 +63,17 @@ class _Work:
 
 
 class Tiles:
-    """A batch of images of one size in equally large windows.
+    """A batch of images of one size in windows of up to four sizes.
 
     Args:
         like: (B, C, h, w), the images; sides are multiples of ``multiple``.
         passes: network passes over the image that are to come, for the progress.
-        axes: tiles along the rows and along the columns, see :func:`upsr.tiling.windows.axis_windows`; by default those of the
-            plan.
+        axes: tiles along the rows and along the columns, as of :func:`upsr.tiling.windows.grid_windows`; by default those of
+            the plan.
         beside: another division of the same restoration, with which the progress is shared.
+
+    Attributes:
+        windows: size by size, the largest first.
     """
 
     def __init__(
@@ -82,15 +90,13 @@ class Tiles:
         self.batch = len(like)
         self.height, self.width = like.shape[-2:]
         tile = plan.tile or TileOptions(size=max(self.height, self.width, 8), overlap=0)
-        self._rows, self._columns = axes or (
-            axis_windows(self.height, tile, multiple, like.device),
-            axis_windows(self.width, tile, multiple, like.device),
-        )
-        self.windows = [
+        self._rows, self._columns = axes or grid_windows(self.height, self.width, tile, multiple, like.device)
+        windows = (
             Tile(top, top + len(row), left, left + len(column))
             for top, row in self._rows.items()
             for left, column in self._columns.items()
-        ]
+        )
+        self.windows = sorted(windows, key=lambda window: window.size, reverse=True)
         self._work: _Work = _Work() if beside is None else beside._work
         self._work.total += len(self.windows) * passes
 
@@ -134,9 +140,12 @@ class Tiles:
         return out
 
     def _rounds(self) -> Iterator[list[list[Tile]]]:
-        """Batches of windows, those of one network call each, one for each of the peers."""
+        """Batches of windows of one size, those of one network call each, one for each of the peers."""
         at_once = self.plan.tiles_at_once
-        batches = [self.windows[first : first + at_once] for first in range(0, len(self.windows), at_once)]
+        batches = []
+        for _, group in itertools.groupby(self.windows, key=lambda window: window.size):
+            alike = list(group)
+            batches += [alike[first : first + at_once] for first in range(0, len(alike), at_once)]
         size = 1 if self.plan.peers is None else self.plan.peers.world_size
         for first in range(0, len(batches), size):
             yield batches[first : first + size]
@@ -148,17 +157,20 @@ class Tiles:
         peers = self.plan.peers
         if peers is None:
             return [of_windows(batches[0]).float()]
-        window = batches[0][0]
-        count, height, width = (
-            self.plan.tiles_at_once * self.batch,
-            window.bottom - window.top,
-            window.right - window.left,
-        )
+        # The tensors that are gathered have one shape: the largest of the round.
+        count = max(len(batch) for batch in batches) * self.batch
+        height, width = (max(sides) for sides in zip(*(batch[0].size for batch in batches), strict=True))
         parts = torch.zeros(count, channels, scale * height, scale * width, device=self.device)
         if peers.rank < len(batches):
             mine = batches[peers.rank]
-            parts[: len(mine) * self.batch] = of_windows(mine)
-        return peers.gather_tensors(parts)
+            parts[self._inside(mine, scale)] = of_windows(mine)
+        gathered = peers.gather_tensors(parts)
+        return [part[self._inside(batch, scale)] for part, batch in zip(gathered, batches, strict=False)]
+
+    def _inside(self, batch: list[Tile], scale: int) -> tuple[slice | EllipsisType, ...]:
+        """Place of a batch of windows in a tensor as large as the largest."""
+        height, width = batch[0].size
+        return slice(len(batch) * self.batch), ..., slice(scale * height), slice(scale * width)
 
 
 def tiled(denoise_in: Callable[[Sequence[Tile]], Denoise], tiles: Tiles) -> Denoise:

@@ -21,6 +21,17 @@ _ALIGNMENT = 8
 """Tiles start at multiples of it, as far as the network's own multiple goes: the attention windows of the first level are then
 those of the whole image."""
 
+MOST_AREA = 1.5
+"""Of a window, in areas of a tile: larger windows overlap in less of their area, and take more memory."""
+
+MOST_SIDE = 2
+"""Of a window, in sides of a tile."""
+
+
+def most_pixels(size: int) -> int:
+    """Of a window that :func:`grid_windows` makes for tiles of a size."""
+    return int(MOST_AREA * size**2)
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -30,6 +41,11 @@ class Tile:
     bottom: int
     left: int
     right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.bottom - self.top, self.right - self.left
 
     def place(self, scale: int = 1) -> tuple[EllipsisType, slice, slice]:
         """Index of the window in an image that is ``scale`` times as large."""
@@ -81,39 +97,93 @@ def whole(lq: Tensor) -> Tile:
     return Tile(0, lq.shape[-2], 0, lq.shape[-1])
 
 
-def axis_windows(length: int, tile: TileOptions, multiple: int, device: torch.device) -> dict[int, Tensor]:
-    """The tiles along one side of a padded image: where each starts, and the weights of its pixels there.
+def grid_windows(
+    height: int, width: int, tile: TileOptions, multiple: int, device: torch.device
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """The tiles along the rows and the columns of a padded image: where each starts, and the weights of its pixels there.
 
-    Equally large and evenly spread, and of what number makes the least work. The weights are a Gaussian of an eighth of the tile
-    as its standard deviation; those of all tiles at a pixel add up to 1.
+    Both sides are divided together, so that the areas of all tiles add up to the least. Along a side tiles have one or two
+    sizes, and overlap by as much as each other, at least by the tile's overlap (at most by half of the tile). They are
+    rectangles of up to :data:`MOST_AREA` times the tile's area and :data:`MOST_SIDE` times its side. The weights are a Gaussian
+    of an eighth of each tile as its standard deviation; those of all tiles at a pixel add up to 1.
 
     Args:
-        length: a multiple of ``multiple``.
-        multiple: of sizes, and of starts; of starts 8 if that is less.
+        height, width: multiples of ``multiple``.
+        multiple: of sizes, and of starts; of starts 8 if that is less. The tile's size is reduced to it.
     """
-    most = min(max(tile.size // multiple, 1) * multiple, length)
-    overlap = min(tile.overlap, most // 2)
-    fewest = max(math.ceil((length - overlap) / (most - overlap)), 1)
-
-    def size_of(count: int) -> int:
-        return math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple
-
-    count = min((n for n in range(fewest, fewest + 3) if size_of(n) <= most), key=lambda n: n * size_of(n))
-    size = size_of(count)
-    window = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2)
-    apart = (length - size) / max(count - 1, 1)
-    # Both length and size are multiples of it: the last tile ends where the image does.
+    side = max(tile.size // multiple, 1)
     alignment = math.gcd(_ALIGNMENT, multiple)
-    # Tiles of little more than their overlap may round to one place.
-    starts = sorted({round(i * apart / alignment) * alignment for i in range(count)})
-    total = _added(dict.fromkeys(starts, window), length)
-    windows = {start: (window / total[start : start + size]).astype(np.float32) for start in starts}
-    assert abs(_added(windows, length) - 1).max() < 1e-6, f"{length} pixels in tiles of {size} at {starts}"
-    return {start: torch.tensor(weights, device=device) for start, weights in windows.items()}
+    overlap = min(-(-tile.overlap // alignment), side * multiple // 2 // alignment) * alignment
+    rows, columns = _least_work(height, width, side, overlap, multiple)
+    return rows.windows(alignment, device), columns.windows(alignment, device)
+
+
+def _least_work(height: int, width: int, side: int, overlap: int, multiple: int) -> tuple[_Side, _Side]:
+    """The division of rows and columns for tiles of ``side`` multiples; of divisions of equal work, that of smaller windows."""
+
+    def in_windows(length: int, most: int) -> _Side:
+        count = max(-(-(length - overlap) // (most * multiple - overlap)), 1)
+        return _Side.of(length, count, overlap, multiple)
+
+    if max(height, width) <= side * multiple:
+        return in_windows(height, side), in_windows(width, side)
+    divisions = []
+    # Lower windows than these cannot be wider.
+    low = max(int(MOST_AREA * side // MOST_SIDE), overlap // multiple + 1)
+    for count in range(in_windows(height, MOST_SIDE * side).count, in_windows(height, low).count + 1):
+        rows = _Side.of(height, count, overlap, multiple)
+        wide = min(MOST_SIDE * side, int(MOST_AREA * side**2 // rows.largest))
+        if wide * multiple > overlap:
+            divisions.append((rows, in_windows(width, wide)))
+    return min(divisions, key=lambda d: (d[0].total * d[1].total, d[0].largest * d[1].largest, d[0].count))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A side of an image in ``count`` windows, whose sizes are one or two neighbouring multiples.
+
+    Attributes:
+        total: sum of the sizes, in multiples.
+    """
+
+    length: int
+    count: int
+    total: int
+    multiple: int
+
+    @classmethod
+    def of(cls, length: int, count: int, overlap: int, multiple: int) -> _Side:
+        """The smallest windows that cover the side and the overlaps."""
+        return cls(length, count, -(-(length + (count - 1) * overlap) // multiple), multiple)
+
+    @property
+    def largest(self) -> int:
+        """Size of the largest window, in multiples."""
+        return -(-self.total // self.count)
+
+    def windows(self, alignment: int, device: torch.device) -> dict[int, Tensor]:
+        """Starts, multiples of ``alignment``, and weights."""
+        # Whole numbers throughout: no rounding takes from an overlap, and the last window ends where the image does.
+        ends = [i * self.total // self.count * self.multiple for i in range(self.count + 1)]
+        shared = (self.total * self.multiple - self.length) // alignment
+        gaps = max(self.count - 1, 1)
+        windows = {ends[i] - i * shared // gaps * alignment: _bell(ends[i + 1] - ends[i]) for i in range(self.count)}
+        total = _added(windows, self.length)
+        weights = {
+            start: (window / total[start : start + len(window)]).astype(np.float32) for start, window in windows.items()
+        }
+        assert abs(_added(weights, self.length) - 1).max() < 1e-6, f"{self}: starts {list(windows)}"
+        return {start: torch.tensor(values, device=device) for start, values in weights.items()}
+
+
+def _bell(size: int) -> NDArray[np.float64]:
+    return np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2)
 
 
 def gaussian_windows(length: int, size: int, overlap: int, middle: float, device: torch.device) -> dict[int, Tensor]:
-    """As :func:`axis_windows`, in StableSR's form: full tiles at fixed distances, the last moved back inside.
+    """The tiles along one side in StableSR's form: full tiles at fixed distances, the last moved back inside.
+
+    Of each where it starts, and the weights of its pixels; those of all tiles at a pixel add up to 1.
 
     Args:
         middle: of the Gaussian, in the tile's pixels; its standard deviation is a tenth of the tile.

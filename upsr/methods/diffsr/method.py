@@ -152,7 +152,7 @@ class DiffSR(Method):
         y = F.interpolate(2 * lq - 1, size=size, mode="bicubic", align_corners=False)
         canvas = pad_to_size(y, self.facts.canvas_size(*lq.shape[-2:]))
         cells = canvas[..., :: self.cell, :: self.cell]
-        # With its size as their multiple, all tiles have exactly this size.
+        # With its size as their multiple, all tiles have exactly this size: twice of it is a larger area than tiles may have.
         own_tile = TileOptions(size=side, overlap=side // _OVERLAP, blend="step")
         area = Tiles(replace(plan, tile=own_tile), cells, side, passes=max(len(timesteps), 1))
 

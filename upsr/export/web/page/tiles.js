@@ -1,12 +1,20 @@
-// Windows of a photo and the weights they are blended with: axis_windows in upsr/tiling/windows.py.
+// Windows of a photo and the weights they are blended with: grid_windows in upsr/tiling/windows.py.
 
 const ALIGNMENT = 8; // windows start at multiples of it
+const MOST_AREA = 1.5; // of a window, in areas of a tile
+const MOST_SIDE = 2; // of a window, in sides of a tile
 
-/** Windows {top, left, height, width, down, across} that cover height x width; weights of all windows at a pixel add up to 1. */
+/**
+ * Windows {top, left, height, width, down, across} that cover height x width, the largest first; weights of all windows at a
+ * pixel add up to 1.
+ */
 export function windowsOf(height, width, tile, multiple) {
-  const rows = axisWindows(height, tile, multiple);
-  const columns = axisWindows(width, tile, multiple);
-  return rows.flatMap((row) =>
+  const side = Math.max(Math.floor(tile.size / multiple), 1);
+  const alignment = gcd(ALIGNMENT, multiple);
+  const half = Math.floor((side * multiple) / 2 / alignment);
+  const overlap = Math.min(Math.ceil(tile.overlap / alignment), half) * alignment;
+  const [rows, columns] = leastWork(height, width, side, overlap, multiple).map((side) => windowsAlong(side, alignment));
+  const windows = rows.flatMap((row) =>
     columns.map((column) => ({
       top: row.start,
       left: column.start,
@@ -16,32 +24,49 @@ export function windowsOf(height, width, tile, multiple) {
       across: column.weights,
     })),
   );
+  return windows.sort((a, b) => b.height - a.height || b.width - a.width);
 }
 
-function axisWindows(length, tile, multiple) {
-  const most = Math.min(Math.max(Math.floor(tile.size / multiple), 1) * multiple, length);
-  const overlap = Math.min(tile.overlap, Math.floor(most / 2));
-  const sizeOf = (count) => Math.ceil((length + (count - 1) * overlap) / count / multiple) * multiple;
-  const fewest = Math.max(Math.ceil((length - overlap) / (most - overlap)), 1);
-  const [count] = [fewest, fewest + 1, fewest + 2]
-    .filter((n) => sizeOf(n) <= most)
-    .sort((a, b) => a * sizeOf(a) - b * sizeOf(b));
-  const size = sizeOf(count);
-  const alignment = gcd(ALIGNMENT, multiple);
-  const apart = (length - size) / Math.max(count - 1, 1);
-  const places = Array.from({ length: count }, (_, i) => roundedToEven((i * apart) / alignment) * alignment);
-  const starts = [...new Set(places)].sort((a, b) => a - b);
-  const bell = Float64Array.from({ length: size }, (_, i) => Math.exp(-0.5 * ((i - (size - 1) / 2) / (size / 8)) ** 2));
-  const total = new Float64Array(length);
-  for (const start of starts) bell.forEach((value, i) => (total[start + i] += value));
-  return starts.map((start) => ({ start, weights: Float32Array.from(bell, (value, i) => value / total[start + i]) }));
+/** The division of rows and columns for tiles of `side` multiples. */
+function leastWork(height, width, side, overlap, multiple) {
+  const inCount = (length, count) => {
+    const total = Math.ceil((length + (count - 1) * overlap) / multiple);
+    return { length, count, total, largest: Math.ceil(total / count), multiple };
+  };
+  const inWindows = (length, most) =>
+    inCount(length, Math.max(Math.ceil((length - overlap) / (most * multiple - overlap)), 1));
+  if (Math.max(height, width) <= side * multiple) return [inWindows(height, side), inWindows(width, side)];
+  const divisions = [];
+  // Lower windows than these cannot be wider.
+  const low = Math.max(Math.floor((MOST_AREA * side) / MOST_SIDE), Math.floor(overlap / multiple) + 1);
+  const last = inWindows(height, low).count;
+  for (let count = inWindows(height, MOST_SIDE * side).count; count <= last; count++) {
+    const rows = inCount(height, count);
+    const wide = Math.min(MOST_SIDE * side, Math.floor((MOST_AREA * side ** 2) / rows.largest));
+    if (wide * multiple > overlap) divisions.push([rows, inWindows(width, wide)]);
+  }
+  const work = ([rows, columns]) => rows.total * columns.total;
+  const largest = ([rows, columns]) => rows.largest * columns.largest;
+  return divisions.sort((a, b) => work(a) - work(b) || largest(a) - largest(b))[0];
+}
+
+function windowsAlong({ length, count, total, multiple }, alignment) {
+  const ends = Array.from({ length: count + 1 }, (_, i) => Math.floor((i * total) / count) * multiple);
+  const shared = (total * multiple - length) / alignment;
+  const gaps = Math.max(count - 1, 1);
+  const windows = Array.from({ length: count }, (_, i) => ({
+    start: ends[i] - Math.floor((i * shared) / gaps) * alignment,
+    bell: bell(ends[i + 1] - ends[i]),
+  }));
+  const sum = new Float64Array(length);
+  for (const { start, bell } of windows) bell.forEach((value, i) => (sum[start + i] += value));
+  return windows.map(({ start, bell }) => ({ start, weights: Float32Array.from(bell, (value, i) => value / sum[start + i]) }));
+}
+
+function bell(size) {
+  return Float64Array.from({ length: size }, (_, i) => Math.exp(-0.5 * ((i - (size - 1) / 2) / (size / 8)) ** 2));
 }
 
 function gcd(a, b) {
   return b ? gcd(b, a % b) : a;
-}
-
-function roundedToEven(x) {
-  const below = Math.floor(x);
-  return x - below === 0.5 ? below + (below % 2) : Math.round(x);
 }
