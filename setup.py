@@ -90,6 +90,7 @@ setup(
         "formats": ["pillow-heif>=1.0", "pillow-jxl-plugin>=1.3"],
         "app": ["gradio>=6.31,<7"],
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        "openvino": ["openvino>=2026.4,<2027"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.25"],
         "dev": [
             "jsonschema>=4.18",

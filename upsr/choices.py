@@ -8,6 +8,10 @@ CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 """Of ``torch.compile``; with the last two a GPU replays recorded graphs."""
 COMPILE_MODES: tuple[CompileMode, ...] = get_args(CompileMode)
 
+OPENVINO = "openvino"
+COMPILERS = (*COMPILE_MODES, OPENVINO)
+"""Forms of the denoiser while restoring: as it is, by ``torch.compile``, or in OpenVINO."""
+
 DType = Literal["float32", "bfloat16", "float16", "int8", "float8"]
 """Type that the denoiser computes in while restoring; int8 and float8 are types of its weights alone."""
 DTYPES: tuple[DType, ...] = get_args(DType)

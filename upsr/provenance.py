@@ -15,7 +15,7 @@ import upsr
 from upsr.busy import cores
 from upsr.devices import device_name, is_cuda
 
-_PACKAGES = ("torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers")
+_PACKAGES = ("torchvision", "numpy", "pillow", "basicsr", "pyiqa", "spandrel", "diffusers", "openvino")
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from upsr.arguments import add_model, path
-from upsr.choices import COLOUR_FIXES, COMPILE_MODES, DTYPES, MAX_MEGAPIXELS, NOISE_SOURCES, QUALITY, SHARED
+from upsr.choices import COLOUR_FIXES, COMPILERS, DTYPES, MAX_MEGAPIXELS, NOISE_SOURCES, QUALITY, SHARED
 
 EXAMPLES = """examples:
   upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
@@ -140,8 +140,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument(
         "--compile",
-        choices=COMPILE_MODES,
-        help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many (none)",
+        choices=COMPILERS,
+        help="torch.compile for the denoiser: takes up to minutes for each of the first sizes, worth it for many; or OpenVINO "
+        "on CPUs with AMX: seconds for each size; docs/performance.md (none)",
     )
     work.add_argument(
         "--tile",

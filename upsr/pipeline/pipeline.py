@@ -15,8 +15,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from upsr.accelerate.compiled import Compiled
+from upsr.accelerate.in_openvino import InOpenVINO
 from upsr.atomic import writable_folder
-from upsr.choices import COMPILE_MODES, DEFAULT_WEIGHTS, NOISE_SOURCES
+from upsr.choices import COMPILERS, DEFAULT_WEIGHTS, NOISE_SOURCES, OPENVINO
 from upsr.config.schema import TileOptions
 from upsr.errors import UpsrError
 from upsr.images.photo import Photo
@@ -54,7 +55,7 @@ class UPSRPipeline:
         config: describes the method, as in ``config.json``.
         device: where the method's networks compute.
         dtype: the type that they compute in.
-        compile: ``torch.compile`` mode of the method's ``denoiser``, or "none".
+        compile: form of the method's ``denoiser``, one of :data:`upsr.choices.COMPILERS`.
 
     Raises:
         UpsrError: as :meth:`from_pretrained`.
@@ -68,8 +69,8 @@ class UPSRPipeline:
         dtype: torch.dtype | str = "auto",
         compile: str = "none",
     ) -> None:
-        if compile not in COMPILE_MODES:
-            raise UpsrError(f"compile is '{compile}'; there are {', '.join(COMPILE_MODES)}")
+        if compile not in COMPILERS:
+            raise UpsrError(f"compile is '{compile}'; there are {', '.join(COMPILERS)}")
         if compile != "none" and _COMPILED not in method.parts():
             raise UpsrError(f"compile: is for a part '{_COMPILED}', and this method has none")
         self.config = config
@@ -104,7 +105,7 @@ class UPSRPipeline:
             dtype: what the denoiser computes in: "auto" (the fastest that differs by less than a grey level), "float32",
                 "bfloat16", "float16"; or what it keeps its weights in, to compute in float32: "int8", "float8".
             compile: "default", "reduce-overhead" or "max-autotune" of ``torch.compile`` for the denoiser; starting takes up to
-                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.Compiled`).
+                minutes for each of the first sizes (see :func:`upsr.accelerate.compiled.Compiled`); "openvino" on CPUs.
             hub: for ``huggingface_hub.snapshot_download``: revision, token, cache_dir, local_files_only.
 
         Raises:
@@ -167,6 +168,9 @@ class UPSRPipeline:
             working = self.method.for_inference(self.dtype)
         # Converted where the weights are: of two forms only one takes memory of the device.
         working = working.to(self.device)
+        if self.compile == OPENVINO:
+            plain = self.method.parts()[_COMPILED]
+            return working.replaced(_COMPILED, InOpenVINO(plain, self.dtype, self.device))
         if self.compile != "none":
             part: Any = working.parts()[_COMPILED]
             working = working.replaced(_COMPILED, Compiled(part, mode=self.compile))
