@@ -1,14 +1,15 @@
-"""What speed costs: other precisions, fewer steps where little is left to do, beside float32 with all steps.
+"""What speed costs: other precisions, fewer steps where little is left to do, beside all steps in tiles of the same size.
 
 examples:
   python benchmarks/tradeoffs.py                                        # photos inside scikit-image, UPSR-tiny
   python benchmarks/tradeoffs.py --photos datasets/Set14/HR --tile 64 --adaptive 0.002 0.004 0.008
-  python benchmarks/tradeoffs.py --lq datasets/RealSet65 --count 65 --dtypes --adaptive 0.008
+  python benchmarks/tradeoffs.py --lq datasets/RealSet65 --count 65 --dtype bfloat16 --dtypes --adaptive 0.008
   python benchmarks/tradeoffs.py --device cuda --dtypes bfloat16 float16 --weights run_folder
 
 Photos are reduced fourfold (bicubic) and upscaled again; those of --lq are upscaled as they are. "RMS" is the difference from
-float32 with all steps, of all photos and of the worst one; --adaptive bounds it. "Within a level" is the share of values that
-differ from float32 by less than 1/255; PSNR and SSIM are against the photo, on luma, 4 pixels at the borders left out.
+the first row, of all photos and of the worst one; --adaptive bounds it. "Within a level" is the share of values that differ
+from it by less than 1/255; PSNR and SSIM are against the photo, on luma, 4 pixels at the borders left out. Small tiles make
+more work than large ones: the second row is all steps in the tiles that a photo gets when none are asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from upsr.metrics import PSNR, SSIM
 from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
 
-REFERENCE = "float32, all steps"
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
 
 
@@ -46,14 +46,18 @@ def main() -> int:
     parser.add_argument("--g", help="as for upsr upscale")
     parser.add_argument("--device", default="auto", help="cpu or cuda")
     parser.add_argument("--tile", type=int, default=64, metavar="N", help="side of tiles (64)")
+    parser.add_argument("--dtype", default="float32", help="of all rows but those of --dtypes (float32)")
     parser.add_argument("--dtypes", nargs="*", default=["bfloat16"], help="(bfloat16)")
     parser.add_argument("--adaptive", nargs="*", type=float, default=[0.004, 0.008, 0.012, 0.016], metavar="BOUND")
     given = parser.parse_args()
     make = partial(UPSRPipeline.from_pretrained, given.weights, g=given.g, device=given.device)
-    pipe = make(dtype="float32")
+    pipe = make(dtype=given.dtype)
     settings = pipe.settled(Settings(tile=given.tile))
     pairs = list(photos(given.lq or given.photos, given.count, reduced=given.lq is None))
-    forms: dict[str, Form] = {REFERENCE: (pipe, settings)}
+    forms: dict[str, Form] = {
+        f"{given.dtype}, all steps": (pipe, settings),
+        "in tiles of what fits": (pipe, pipe.settled(Settings())),
+    }
     forms |= {f"adaptive {bound:g}": (pipe, replace(settings, knobs={"adaptive": bound})) for bound in given.adaptive}
     forms |= {dtype: (make(dtype=dtype), settings) for dtype in given.dtypes}
     found = upscaled(forms, pairs)
@@ -62,8 +66,9 @@ def main() -> int:
         "| what | seconds | time saved | RMS (worst photo) | PSNR to it | largest difference | within a level | PSNR | SSIM |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    reference = next(iter(found.values()))
     for name, result in found.items():
-        print(line(name, result, found[REFERENCE], pairs))
+        print(line(name, result, reference))
     return 0
 
 
@@ -89,24 +94,57 @@ def photos(folder: Path | None, count: int, *, reduced: bool) -> Iterator[Pair]:
 
 
 Form = tuple[UPSRPipeline, Settings]
-Result = tuple[float, list[torch.Tensor]]
-"""Seconds, and the images, (C, H, W) in [0, 1], before they are rounded to bytes."""
+
+
+@dataclass
+class Result:
+    """What is known of a form after some photos.
+
+    Attributes:
+        errors: mean squares of the differences from the first form, photo by photo.
+        values: numbers of values, photo by photo.
+        within: numbers of values that are less than 1/255 away.
+        qualities: PSNR and SSIM, photo by photo, where there is a photo to compare with.
+    """
+
+    seconds: float = 0.0
+    errors: list[float] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)
+    within: list[int] = field(default_factory=list)
+    largest: float = 0.0
+    qualities: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, seconds: float, image: torch.Tensor, reference: torch.Tensor, hr: np.ndarray | None) -> None:
+        """A photo's image, (C, H, W) in [0, 1], before it is rounded to bytes."""
+        difference = (image - reference).abs()
+        self.seconds += seconds
+        self.errors.append(float(difference.square().mean()))
+        self.values.append(difference.numel())
+        self.within.append(int((difference < 1 / 255).sum()))
+        self.largest = max(self.largest, float(difference.max()))
+        if hr is not None:
+            gt = torch.from_numpy(hr.copy()).permute(2, 0, 1).float() / 255
+            psnr, ssim = (metric(image[None], gt[None]) for metric in (PSNR(crop_border=4), SSIM(crop_border=4)))
+            self.qualities.append((psnr, ssim))
 
 
 def upscaled(forms: dict[str, Form], pairs: list[Pair]) -> dict[str, Result]:
     """The photos in each form, by turns, so that what else the machine does meets all of them."""
-    seconds = dict.fromkeys(forms, 0.0)
-    images: dict[str, list[torch.Tensor]] = {name: [] for name in forms}
+    found = {name: Result() for name in forms}
     for pipe, settings in forms.values():
         pipe(pairs[0][1][:64, :64], **given_by(settings))
-    for _, lq in pairs:
-        deep = lq.astype(np.uint16) * 257
+    for number, (hr, lq) in enumerate(pairs, 1):
+        deep, reference = lq.astype(np.uint16) * 257, None
         for name, (pipe, settings) in forms.items():
             synchronise(pipe.device)
             began = time.perf_counter()
-            images[name].append(pipe(deep, output_type="pt", **given_by(settings)).images[0])
-            seconds[name] += time.perf_counter() - began
-    return {name: (seconds[name], images[name]) for name in forms}
+            image = pipe(deep, output_type="pt", **given_by(settings)).images[0]
+            seconds = time.perf_counter() - began
+            reference = image if reference is None else reference
+            found[name].add(seconds, image, reference, hr)
+        so_far = ", ".join(f"{name} {result.seconds:.1f} s" for name, result in found.items())
+        print(f"{number} of {len(pairs)} photos: {so_far}", file=sys.stderr, flush=True)
+    return found
 
 
 def given_by(settings: Settings) -> dict[str, Any]:
@@ -114,24 +152,16 @@ def given_by(settings: Settings) -> dict[str, Any]:
     return {"tile": settings.tile, **settings.knobs}
 
 
-def line(name: str, found: Result, reference: Result, pairs: list[Pair]) -> str:
+def line(name: str, result: Result, reference: Result) -> str:
     """A row of the table."""
-    seconds, images = found
-    differences = torch.cat([(a - b).abs().flatten() for a, b in zip(images, reference[1], strict=True)])
-    errors = [float((a - b).square().mean().sqrt()) for a, b in zip(images, reference[1], strict=True)]
-    overall = float(differences.square().mean())
+    overall = float(np.average(result.errors, weights=result.values))
     alike = f"{-10 * math.log10(overall):.1f} dB" if overall else "-"
-    error = f"{math.sqrt(overall):.4f} ({max(errors):.4f})"
-    within = float((differences < 1 / 255).float().mean())
-    gts = [None if hr is None else torch.from_numpy(hr.copy()).permute(2, 0, 1).float() / 255 for hr, _ in pairs]
-    known = [(image[None], gt[None]) for image, gt in zip(images, gts, strict=True) if gt is not None]
-    quality = [
-        format(np.mean([metric(*pair) for pair in known]), digits) if known else ""
-        for metric, digits in ((PSNR(crop_border=4), ".2f"), (SSIM(crop_border=4), ".4f"))
-    ]
+    error = f"{math.sqrt(overall):.4f} ({math.sqrt(max(result.errors)):.4f})"
+    psnr, ssim = map(np.mean, zip(*result.qualities, strict=True)) if result.qualities else (None, None)
     return (
-        f"| {name} | {seconds:.1f} | {1 - seconds / reference[0]:.0%} | {error} | {alike} | {float(differences.max()):.4f} "
-        f"| {within:.2%} | {quality[0]} | {quality[1]} |"
+        f"| {name} | {result.seconds:.1f} | {1 - result.seconds / reference.seconds:.0%} | {error} | {alike} "
+        f"| {result.largest:.4f} | {sum(result.within) / sum(result.values):.2%} "
+        f"| {'' if psnr is None else format(psnr, '.2f')} | {'' if ssim is None else format(ssim, '.4f')} |"
     )
 
 

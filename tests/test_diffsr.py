@@ -221,6 +221,8 @@ def folder_of(path: Path, **changes: Any) -> Path:
 def test_a_folder_of_diffusers_upscales_by_itself(tmp_path):
     folder = folder_of(tmp_path / "model", num_train_timesteps=200, prediction_type="v_prediction", clip_sample=False)
     pipe = UPSRPipeline.from_pretrained(folder, method="diffsr", device="cpu")
+    with pytest.raises(UpsrError, match=r"compile: is for a denoiser of \(x, t, lq\), and this method has none"):
+        UPSRPipeline.from_pretrained(folder, method="diffsr", device="cpu", compile="default")
     own = pipe.method
     assert isinstance(own, DiffSR)
     assert (own.process.num_timesteps, own.process.prediction, own.clip) == (200, "v_prediction", False)

@@ -50,14 +50,12 @@ class InOpenVINO(DenoisingNetwork):
         device: of the inputs.
 
     Raises:
-        UpsrError: OpenVINO is not installed, or has not this kind of network, type or device; at a call: it crashed, failed, or
+        UpsrError: OpenVINO is not installed, or has not this type or device; at a call: it crashed, failed, or
             computed something else than torch.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, network: DenoisingNetwork, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
-        if not isinstance(network, DenoisingNetwork):
-            raise UpsrError(f"compile: openvino takes denoisers of (x, t, lq), and {type(network).__name__} is none")
         if device.type != "cpu":
             raise UpsrError(f"compile: openvino computes on the CPU, and the device is {device}")
         if dtype not in _PRECISIONS:

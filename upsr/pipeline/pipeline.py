@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from upsr.accelerate.compiled import Compiled
 from upsr.accelerate.in_openvino import InOpenVINO
+from upsr.archs.contracts import DenoisingNetwork
 from upsr.atomic import writable_folder
 from upsr.choices import COMPILERS, DEFAULT_WEIGHTS, NOISE_SOURCES, OPENVINO
 from upsr.config.schema import TileOptions
@@ -71,8 +72,8 @@ class UPSRPipeline:
     ) -> None:
         if compile not in COMPILERS:
             raise UpsrError(f"compile is '{compile}'; there are {', '.join(COMPILERS)}")
-        if compile != "none" and _COMPILED not in method.parts():
-            raise UpsrError(f"compile: is for a part '{_COMPILED}', and this method has none")
+        if compile != "none" and not isinstance(method.parts().get(_COMPILED), DenoisingNetwork):
+            raise UpsrError(f"compile: is for a {_COMPILED} of (x, t, lq), and this method has none; leave it out")
         self.config = config
         self.compile = compile
         self.method = method
@@ -168,11 +169,10 @@ class UPSRPipeline:
             working = self.method.for_inference(self.dtype)
         # Converted where the weights are: of two forms only one takes memory of the device.
         working = working.to(self.device)
+        part: Any = (self.method if self.compile == OPENVINO else working).parts().get(_COMPILED)
         if self.compile == OPENVINO:
-            plain = self.method.parts()[_COMPILED]
-            return working.replaced(_COMPILED, InOpenVINO(plain, self.dtype, self.device))
+            return working.replaced(_COMPILED, InOpenVINO(part, self.dtype, self.device))
         if self.compile != "none":
-            part: Any = working.parts()[_COMPILED]
             working = working.replaced(_COMPILED, Compiled(part, mode=self.compile))
         return working
 
