@@ -28,7 +28,13 @@ def test_tradeoffs_with_and_without_ground_truth(tmp_path, monkeypatch, capsys):
     given = ("--count", 1, "--dtypes", "bfloat16", "--adaptive", 0, 1)
     for option, known in (("--photos", True), ("--lq", False)):
         rows = table(tradeoffs, monkeypatch, capsys, option, tmp_path, *given)
-        assert [row[0] for row in rows] == ["float32, all steps", "in tiles of what fits", "adaptive 0", "adaptive 1", "bfloat16"]
+        assert [row[0] for row in rows] == [
+            "float32, all steps",
+            "in tiles of what fits",
+            "adaptive 0",
+            "adaptive 1",
+            "bfloat16",
+        ]
         all_steps, in_one_tile, nothing_left_out, most_left_out, low = (float(row[5]) for row in rows)
         assert all_steps == in_one_tile == nothing_left_out == 0
         assert most_left_out > low > 0

@@ -93,6 +93,7 @@ def test_the_curves_of_a_field_are_the_golden_ones(case, tmp_path):
         assert 4 * found["low_error"][i] / low == pytest.approx(row["low_freq_rel_err"], abs=0.002)
 
 
+@pytest.mark.slow
 def test_the_level_needed_grows_with_the_scale(tmp_path):
     measured = sweep(tmp_path)
     levels = [i / 20 for i in range(9)]
@@ -352,6 +353,7 @@ def test_a_method_without_a_noise_level_is_refused(place, capsys):
     assert "Bicubic has no setting noise_level or scale" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_of_diffusers_is_calibrated_and_restores_as_the_calibration_says(place):
     pytest.importorskip("diffusers", reason="needs the extra: pip install 'upsr[latent]'")
     from tests.test_diffsr import folder_of, method

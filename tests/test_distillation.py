@@ -60,6 +60,7 @@ def test_a_teacher_that_draws_is_refused(tmp_path):
         build_training(options(tmp_path, diffusion={"sampler": {"type": "posterior"}}))
 
 
+@pytest.mark.slow
 def test_only_the_student_learns_and_it_nears_its_teacher(tmp_path):
     opt = options(tmp_path, train={"optim_g": {"lr": 2e-3}})
     model = build_training(opt).train()

@@ -240,6 +240,7 @@ def live(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_entry_restores_in_a_way_of_its_own(live):
     torch.manual_seed(0)
     lq, found = torch.rand(1, 3, 16, 16), {}

@@ -294,6 +294,7 @@ def test_an_image_that_a_metric_cannot_measure_is_left_out_of_its_mean(place):
         NIQE()(torch.zeros(1, 3, 200, 200), None)
 
 
+@pytest.mark.slow
 def test_metric_weights_come_from_a_local_folder(tmp_path):
     """Laid out as pyiqa fills torch's hub folder; NIQE's parameters are the ones that are here."""
     from scipy.io import savemat

@@ -62,6 +62,7 @@ def denoiser_inputs(batch: int, height: int, width: int) -> tuple[torch.Tensor, 
     return torch.randn(batch, 48, height, width), torch.arange(batch), torch.randn(batch, 96, height, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 16, 16), (1, 80, 32), (2, 48, 96)])
 def test_onnx_takes_sizes_that_the_exporter_did_not_see(compact, size):
     model, folder = compact
@@ -73,6 +74,7 @@ def test_onnx_takes_sizes_that_the_exporter_did_not_see(compact, size):
     torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_pt2_takes_sizes_that_the_exporter_did_not_see(compact):
     model, folder = compact
     inputs = denoiser_inputs(2, 48, 80)
@@ -81,6 +83,7 @@ def test_pt2_takes_sizes_that_the_exporter_did_not_see(compact):
         torch.testing.assert_close(loaded(*inputs), model.denoiser(*inputs), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_record_says_what_was_exported_and_measured(compact):
     model, folder = compact
     assert {f.name for f in folder.iterdir()} == {"g.onnx", "g.pt2", "denoiser.onnx", "denoiser.pt2", "export.json"}
@@ -103,6 +106,7 @@ def example() -> str:
     return re.search(r"```python\n(.+?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddim", "posterior"])
 def test_the_example_of_the_page_restores_what_the_model_restores(compact, sampler, tmp_path, monkeypatch):
     model, folder = compact
@@ -121,6 +125,7 @@ def test_the_example_of_the_page_restores_what_the_model_restores(compact, sampl
     assert expected.std() > 0.05
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_is_a_program_for_photos_of_any_size(compact, tmp_path):
     (tmp_path / "restore.py").write_text(example(), encoding="utf-8")
     Image.fromarray(tiny.picture(21, 13)).save(tmp_path / "photo.png")

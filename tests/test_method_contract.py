@@ -104,6 +104,8 @@ CASES = {
     "sinsr": Case(True, _sinsr, base=resshift.tiny_options, needs="diffusers"),
 }
 TRAINED = [name for name, case in CASES.items() if case.changes is not None]
+VARIANTS = ("upsr, posterior", "upsr in one step", "sinsr")
+"""Of methods that are here anyway: their longest test is a slow one."""
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +259,7 @@ def test_a_loss_is_a_function_of_its_generators(root, name):
     assert (total(0) != total(1)) == (CASES[name].draws or CASES[name].learns_from_draws)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x in VARIANTS else ()) for x in TRAINED])
 def test_two_iterations_and_two_more_are_four(root, name):
     def run(title: str, iterations: int) -> dict[str, Any]:
         changes = {"total_iter": iterations, "warmup_iter": 1, "ema_decay": 0.9}

@@ -113,6 +113,7 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_last_sizes_are_kept_and_others_compiled_again(network, stand_in, monkeypatch):
     monkeypatch.setattr(in_openvino, "_MOST_SIZES", 2)
     view = InOpenVINO(network, torch.bfloat16, CPU)
@@ -127,6 +128,7 @@ def test_the_last_sizes_are_kept_and_others_compiled_again(network, stand_in, mo
     assert settings == {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_leaves_no_answer_for_the_next(network, stand_in, monkeypatch):
     view = InOpenVINO(network, torch.float32, CPU)
     with torch.inference_mode(), monkeypatch.context() as patch:
@@ -142,6 +144,7 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(network, stand_in, mo
         close(view(*inputs(16, 2)), network(*inputs(16, 2)))
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_said_in_one_line_with_versions(network, stand_in):
     view = InOpenVINO(network, torch.float32, CPU)
     reasons = {
@@ -203,6 +206,7 @@ def test_a_photo_is_that_of_torch_and_says_what_made_it(stand_in, tmp_path):
     assert len(stand_in.compiled()) == 1
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_its_caller(stand_in):
     program = (
         "import torch; from tests.test_openvino import *; torch.set_grad_enabled(False)\n"

@@ -183,6 +183,7 @@ def with_value(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     data[path[-1]] = value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", FILES, ids=lambda path: path.stem)
 def test_no_value_of_a_known_key_ends_in_a_traceback(source):
     data = read_source(source).data

@@ -72,6 +72,7 @@ def test_one_command_writes_table_sheet_and_page(place, capsys):
     assert (place / "docs/quality.md").read_text() == page
 
 
+@pytest.mark.slow
 def test_a_crop_is_cut_from_the_restored_image_at_full_resolution(place):
     assert run() == 0
     restored = np.asarray(Image.open(place / "out/evaluation/images/RRDB/seed_0/Wild/photo 0.png"))

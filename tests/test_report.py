@@ -186,6 +186,7 @@ def _resshift(place: Path) -> dict[str, Any]:
     return {**options, "path": {"pretrain_network_g": "nowhere.pth", "pretrain_autoencoder": "nowhere.pth"}}
 
 
+@pytest.mark.slow
 def test_with_data_and_weights_the_cells_are_filled_and_wrong_rows_flagged(fixtures, capsys):
     pytest.importorskip("matplotlib")
     out = reproduce(capsys, "--table", "1", "4", "--no-cost", "--max-images", "2", "--figure", "2", "3", "5", "7")

@@ -65,6 +65,7 @@ def test_autoencoder_has_the_released_names(arguments, file):
     assert {key: list(value.shape) for key, value in layout.items()} == key_shapes(f"resshift/{file}.json")
 
 
+@pytest.mark.slow
 def test_full_unet_matches():
     network = filled(ResShiftUNet())
     inputs = [arr(f"in:rs.unet.{name}", (2, 3, 64, 64)) for name in ("x", "lq")]

@@ -310,6 +310,7 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
     assert sizes[1] < 0.5 * sizes[0]
 
 
+@pytest.mark.slow
 def test_compiled_denoisers_are_compiled_for_few_sizes(model, caplog, monkeypatch):
     monkeypatch.setattr("upsr.accelerate.compiled._MOST_SIZES", 2)
     network = accelerated(model.denoiser)

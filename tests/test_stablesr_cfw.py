@@ -242,6 +242,7 @@ def test_everything_else_stays_to_the_bit(root, triples):
     assert changed == {name for name in before if name.startswith(("discriminator.", "method.autoencoder.cfw."))}
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_run_restores_with_the_weights_of_both_stages(root, triples):
     data = options(root, "learning", train={"total_iter": 40, "warmup_iter": 5}, logger={"save_checkpoint_freq": 1000})
     folder = run(data)

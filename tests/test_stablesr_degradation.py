@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests import stablesr, tiny
@@ -43,6 +44,7 @@ def test_the_degradation_is_the_released_one(shared_dir):
     assert not opt.round_lq
 
 
+@pytest.mark.slow
 def test_a_training_on_it_goes_on_from_its_pairs_which_are_not_rounded(tmp_path):
     photos = tiny.save_pictures(tmp_path / "photos", 3, size=96)
     section = read_yaml(DEGRADATION)["degradation"]

@@ -206,6 +206,7 @@ def live(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_rows_are_measured_with_a_stablesr_here(live, capsys):
     pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
     shutil.rmtree(live / "datasets/DRealSR-128")

@@ -74,6 +74,7 @@ def cache(root) -> Path:
     return root / "cache"
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(root, cache, capsys, monkeypatch):
     monkeypatch.setattr(teaching, "ProcessPoolExecutor", ProcessPoolExecutor)
     assert main(["data", "teach", str(recipe(root)), "--out", str(root / "two"), "--workers", "2"]) == 0

@@ -139,6 +139,7 @@ def test_killed_five_times_it_ends_where_an_uninterrupted_one_ends(whole, tmp_pa
     assert "finished" in state
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_says_so(whole, tmp_path):
     root = recipe(tmp_path)
     with taught_here():

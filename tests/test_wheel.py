@@ -103,6 +103,7 @@ def test_the_page_of_export_comes_with_it(installed):
     assert (installed / "site/upsr/home/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.slow
 def test_it_upscales_tests_and_lists(installed):
     Image.fromarray(tiny.picture(8, 8)).save(installed / "photo.png")
     done = upsr(installed, "upscale", str(installed / "photo.png"), "-o", "large.png")

@@ -170,7 +170,7 @@ class ResShift(Method):
     def _adjusted(self, **knobs: Any) -> Self:
         low, high = self.trained
         timesteps = tuple(low + t for t in respace(high - low, int(knobs["steps"]), self.sampling.spacing))
-        return self._with(sampling=replace(self.sampling, timesteps=timesteps))
+        return self._sharing(sampling=replace(self.sampling, timesteps=timesteps))
 
     def _with(self, **changes: Any) -> Self:
         """The same method but for some arguments of the constructor."""

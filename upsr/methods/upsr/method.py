@@ -220,7 +220,7 @@ class UPSR(Method):
 
     def given(self, cond: Condition) -> Self:
         """The same method, whose denoiser is called several times under ``cond``."""
-        return self.replaced("denoiser", self.denoiser.given(cond.features))
+        return self._sharing(denoiser=self.denoiser.given(cond.features))
 
     def estimate(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The denoiser's estimate of x_0, (B, C, s*h, s*w) in about [-1, 1], from the scaled state."""
@@ -282,7 +282,7 @@ class UPSR(Method):
             timesteps = tuple(low + t for t in respace(high - low, calls, own.spacing)) if calls else ()
         skip_below = own.skip_below if adaptive is None else adaptive
         changed = replace(own, timesteps=timesteps, uncertainty=uncertainty, skip_below=skip_below, g_share=g_share)
-        return self._with(sampling=changed)
+        return self._sharing(sampling=changed)
 
     def _with(self, **changes: Any) -> Self:
         """The same method but for some arguments of the constructor."""
