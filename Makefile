@@ -17,8 +17,8 @@ TORCH_INDEX :=
 
 help:
 	@echo "make demo        install into .venv, upscale photos with UPSR-tiny, train even smaller networks to show that it runs"
-	@echo "make test        install into .venv if needed, run the test suite without the tests that take minutes"
-	@echo "make test-slow   the tests that take minutes: kills, compiled training, the rehearsal of a day with a GPU"
+	@echo "make test        install into .venv if needed, run the test suite without those that take longest"
+	@echo "make test-slow   the tests that take longest, five seconds to minutes: kills, exports, whole trainings, devices that are not there"
 	@echo "make test-all    every test"
 	@echo "make lint        ruff and mypy"
 	@echo "make docs        the documentation as a site in site/, strictly"
@@ -47,11 +47,11 @@ demo: $(STAMP)
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	@echo "running the tests, two files at a time, without those that take minutes (make test-slow runs those, make test-all every test)"
+	@echo "running the tests, two files at a time, without those that take longest (make test-slow runs those, make test-all every test)"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 test-slow: $(STAMP)
-	@echo "running the tests that take minutes, two files at a time"
+	@echo "running the tests that take longest, two files at a time"
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 test-all: $(STAMP)

@@ -23,19 +23,21 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LONGEST = (
-    "fake_device",
-    "export",
-    "training",
-    "pipeline",
-    "survival",
-    "app",
-    "report",
-    "evaluation",
-    "training_upkeep",
     "method_contract",
+    "app",
+    "survival",
+    "training",
+    "training_upkeep",
+    "evaluation",
+    "app_results",
+    "pipeline",
     "app_accessibility",
+    "upscale",
+    "export_web",
+    "vote",
+    "stablesr",
 )
-"""Files of about a minute and more: they begin first, so that workers end at about the same time."""
+"""Files of half a minute and more: they begin first, so that workers end at about the same time. Slow tests are not counted."""
 
 
 def pytest_collection_finish() -> None:
