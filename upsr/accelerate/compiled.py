@@ -19,7 +19,28 @@ _MOST_SIZES = 8
 _NO_LIMIT = 1 << 20
 
 
-class Compiled(DenoisingNetwork):
+class OtherForm(DenoisingNetwork):
+    """A network that something else than torch's eager mode computes, and that states what the network states.
+
+    Args:
+        network: stays as it is.
+    """
+
+    def __init__(self, network: DenoisingNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.scale, self.out_channels, self.cond_channels = network.scale, network.out_channels, network.cond_channels
+        self.size_multiple, self.values_per_pixel = network.size_multiple, network.values_per_pixel
+
+    @staticmethod
+    def note(x: Tensor, start: float) -> None:
+        """Tell that it was compiled for the size of ``x``, which began at ``time.perf_counter()`` of ``start``."""
+        batch, _, height, width = x.shape
+        seconds = time.perf_counter() - start
+        logging.getLogger("upsr").info("compiled for %d x %d x %d in %.1f s", batch, height, width, seconds)
+
+
+class Compiled(OtherForm):
     """A network that is compiled for the first sizes it meets, up to 8; it meets others as it is.
 
     Args:
@@ -31,10 +52,7 @@ class Compiled(DenoisingNetwork):
     """
 
     def __init__(self, network: DenoisingNetwork, **options: Any) -> None:
-        super().__init__()
-        self.network = network
-        self.scale, self.out_channels, self.cond_channels = network.scale, network.out_channels, network.cond_channels
-        self.size_multiple, self.values_per_pixel = network.size_multiple, network.values_per_pixel
+        super().__init__(network)
         self._fast = torch.compile(network.forward, dynamic=False, fullgraph=True, **options)
         self._sizes: set[tuple[torch.Size, torch.device]] = set()
 
@@ -59,7 +77,5 @@ class Compiled(DenoisingNetwork):
                 "on CPUs and Triton on GPUs; go without it (--compile none)"
             ) from error
         if first:
-            batch, _, height, width = x.shape
-            seconds = time.perf_counter() - start
-            logging.getLogger("upsr").info("compiled for %d x %d x %d in %.1f s", batch, height, width, seconds)
+            self.note(x, start)
         return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, TypeVar, cast
 
 import torch
@@ -13,7 +12,7 @@ from upsr.accelerate.networks import FastUNet, KeptBias, KeptBiasOfG
 from upsr.accelerate.norm import ExactGroupNorm
 from upsr.accelerate.packed import PackedLinear, PackedPointwise, can_pack
 from upsr.accelerate.precision import lower
-from upsr.accelerate.twin import Twin
+from upsr.accelerate.twin import Twin, shallow_copy
 from upsr.archs.atd import ATD, ShiftedWindowAttention
 from upsr.archs.layers import ConditionedConv, DoublingConv, GroupNorm32, PointwiseConv
 from upsr.archs.swin_unet import SwinUNet, WindowAttention
@@ -75,11 +74,7 @@ def _frozen_copy(network: Network) -> Network:
 
     def copied(module: nn.Module) -> Any:
         if id(module) not in copies:
-            copies[id(module)] = new = module.__new__(type(module))
-            # Hooks and settings in dictionaries are the copy's own.
-            new.__dict__ = {
-                key: copy.copy(value) if isinstance(value, dict) else value for key, value in vars(module).items()
-            }
+            copies[id(module)] = new = shallow_copy(module)
             new._parameters = {key: None if p is None else frozen[id(p)] for key, p in module._parameters.items()}
             new._modules = {key: None if part is None else copied(part) for key, part in module._modules.items()}
         return copies[id(module)]

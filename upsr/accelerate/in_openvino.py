@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import logging
 import pickle
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from upsr.accelerate.compiled import OtherForm
 from upsr.accelerate.openvino_process import Request, receive, send
 from upsr.archs.contracts import DenoisingNetwork
 from upsr.errors import MissingPackageError, UpsrError
@@ -38,7 +38,7 @@ photo). In bfloat16 UPSR-tiny has 0.015 of its own."""
 _PROGRAM = "from upsr.accelerate.openvino_process import serve; serve()"
 
 
-class InOpenVINO(DenoisingNetwork):
+class InOpenVINO(OtherForm):
     """A network that OpenVINO computes in a process of its own, compiled for each size it meets.
 
     The last 8 sizes are kept; an earlier one is compiled again, so that no result depends on the sizes before it. The first
@@ -55,7 +55,7 @@ class InOpenVINO(DenoisingNetwork):
     """
 
     def __init__(self, network: DenoisingNetwork, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__()
+        super().__init__(network)
         if device.type != "cpu":
             raise UpsrError(f"compile: openvino computes on the CPU, and the device is {device}")
         if dtype not in _PRECISIONS:
@@ -65,9 +65,6 @@ class InOpenVINO(DenoisingNetwork):
             self._release = importlib.metadata.version("openvino")
         except importlib.metadata.PackageNotFoundError:
             raise MissingPackageError("compile: openvino is not installed; pip install 'upsr[openvino]'") from None
-        self.network = network
-        self.scale, self.out_channels, self.cond_channels = network.scale, network.out_channels, network.cond_channels
-        self.size_multiple, self.values_per_pixel = network.size_multiple, network.values_per_pixel
         self._precision = _PRECISIONS[dtype]
         self._sizes: dict[Hashable, None] = {}  # the last one used is the last
         self._failed: dict[Hashable, UpsrError] = {}
@@ -99,9 +96,7 @@ class InOpenVINO(DenoisingNetwork):
         result = self._answer(Request(size, _arrays(x, t, lq), script, settings, dropped))
         self._refuse_other(result, self.network(x, t, lq))
         self._sizes[size] = None
-        batch, _, height, width = x.shape
-        seconds = time.perf_counter() - start
-        logging.getLogger("upsr").info("compiled for %d x %d x %d in %.1f s", batch, height, width, seconds)
+        self.note(x, start)
         return result
 
     def _answer(self, request: Request) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.accelerate.convolution import FirstConv
-from upsr.accelerate.twin import Twin
+from upsr.accelerate.twin import Twin, shallow_copy
 from upsr.archs.atd import ShiftedWindowAttention
 from upsr.archs.swin_unet import WindowAttention
 from upsr.archs.unet_upsr import UNetModelSwin
@@ -74,8 +73,7 @@ class FastUNet(Twin, UNetModelSwin):
 
 def _with_module(network: nn.Module, path: list[str], module: nn.Module) -> Any:
     """A shallow copy of the network with one module exchanged."""
-    view = copy.copy(network)
+    view = shallow_copy(network)
     name, *rest = path
-    part = _with_module(network.get_submodule(name), rest, module) if rest else module
-    view._modules = {**network._modules, name: part}
+    view._modules[name] = _with_module(network.get_submodule(name), rest, module) if rest else module
     return view

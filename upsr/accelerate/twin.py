@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -10,6 +11,16 @@ import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def shallow_copy(module: Module) -> Module:
+    """The module with the same parameters and parts, in dictionaries of its own, as its hooks are: either may exchange some."""
+    view = copy.copy(module)
+    for name, value in vars(module).items():
+        if isinstance(value, dict):
+            vars(view)[name] = copy.copy(value)
+    return view
 
 
 class Twin(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from upsr.accelerate import accelerated
+from upsr.accelerate.twin import shallow_copy
 from upsr.config.schema import CommonOptions, OptimizerOptions
 from upsr.diffusion.sampling import Noise
 from upsr.errors import UpsrError
@@ -203,8 +203,7 @@ class Method(nn.Module, ABC):
         The constructor and :meth:`train` walk through all modules, twice for each restoration: 8 of the 120 ms that a photo of
         64 x 64 took.
         """
-        method = copy.copy(self)
-        method._modules = dict(self._modules)
+        method = shallow_copy(self)
         for name, value in changes.items():
             setattr(method, name, value)
         return method

@@ -151,8 +151,9 @@ class ResShift(Method):
 
     def replaced(self, name: str, network: nn.Module) -> Self:
         """See :meth:`Method.replaced`."""
-        networks = {**self.parts(), name: network}
-        return self._with(denoiser=networks["denoiser"], codec=networks["autoencoder"])
+        networks: dict[str, Any] = {**self.parts(), name: network}
+        method = type(self)(networks["denoiser"], networks["autoencoder"], self.schedule, self.sampling, self.trained)
+        return method.train(self.training)
 
     def for_inference(self, dtype: torch.dtype) -> Self:
         """A denoiser that computes in ``dtype``; the autoencoder stays in float32, as its codes are sensitive to rounding."""
@@ -171,11 +172,6 @@ class ResShift(Method):
         low, high = self.trained
         timesteps = tuple(low + t for t in respace(high - low, int(knobs["steps"]), self.sampling.spacing))
         return self._sharing(sampling=replace(self.sampling, timesteps=timesteps))
-
-    def _with(self, **changes: Any) -> Self:
-        """The same method but for some arguments of the constructor."""
-        own = {name: getattr(self, name) for name in ("denoiser", "codec", "schedule", "sampling", "trained")}
-        return type(self)(**{**own, **changes}).train(self.training)
 
     def _decoded(self, z: Tensor, area: Tiles) -> Tensor:
         factor = self.codec.factor

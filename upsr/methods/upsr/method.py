@@ -231,7 +231,17 @@ class UPSR(Method):
 
     def replaced(self, name: str, network: nn.Module) -> Self:
         """See :meth:`Method.replaced`."""
-        return self._with(**{name: network})
+        networks: dict[str, Any] = {**self.parts(), name: network}
+        method = type(self)(
+            **networks,
+            schedule=self.schedule,
+            sampling=self.sampling,
+            sr_condition=self.sr_condition,
+            residual=self.residual,
+            trained=self.trained,
+            g_dtype=self.g.training_dtype,
+        )
+        return method.train(self.training)
 
     def for_inference(self, dtype: torch.dtype) -> Self:
         """A denoiser that computes in ``dtype``; g stays in float32, as its category sort is sensitive to rounding."""
@@ -283,18 +293,6 @@ class UPSR(Method):
         skip_below = own.skip_below if adaptive is None else adaptive
         changed = replace(own, timesteps=timesteps, uncertainty=uncertainty, skip_below=skip_below, g_share=g_share)
         return self._sharing(sampling=changed)
-
-    def _with(self, **changes: Any) -> Self:
-        """The same method but for some arguments of the constructor."""
-        own = {"denoiser": self.denoiser, "g": self.g.network, "schedule": self.schedule, "sampling": self.sampling}
-        method = type(self)(
-            **{**own, **changes},
-            sr_condition=self.sr_condition,
-            residual=self.residual,
-            trained=self.trained,
-            g_dtype=self.g.training_dtype,
-        )
-        return method.train(self.training)
 
     def _decoded(self, x_0: Tensor, y_hat: Tensor, area: Tiles) -> Tensor:
         """The image, with its share of g(y), in [0, 1]."""
