@@ -1,10 +1,11 @@
 """Installation. The tested versions are in requirements.txt; the ranges here are what the code is written for."""
 
+import platform
 import re
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 if sys.version_info >= (3, 13):
@@ -12,6 +13,18 @@ if sys.version_info >= (3, 13):
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "upsr/__init__.py").read_text(encoding="utf-8"))[1]
+
+
+# A plain library, loaded by upsr/accelerate/native.py; without a compiler upsr is installed all the same.
+ATTENTION = Extension(
+    "upsr.accelerate._attention",
+    sources=["upsr/accelerate/attention.cpp"],
+    depends=["upsr/accelerate/attention_unit.h"],
+    extra_compile_args=["-O2", "-ftree-vectorize", "-fopenmp"],
+    extra_link_args=["-fopenmp"],
+    optional=True,
+)
+HAS_KERNEL = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 class BuildWithOptions(build_py):
@@ -35,6 +48,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
+    ext_modules=[ATTENTION] if HAS_KERNEL else [],
     packages=find_packages(include=["upsr", "upsr.*"]),
     package_data={
         "upsr": [

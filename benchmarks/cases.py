@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import FULL_SIZE, training_options
 from harness import Case
 from limits import Traffic, traffic_of
 from plain import plain_of, plain_restore
+from textbook import textbook
 from torch import Tensor, nn
 from train_step import Ours, Plain
 
@@ -21,7 +23,7 @@ from upsr.accelerate.allocator import kept_buffers
 from upsr.accelerate.compiled import Compiled
 from upsr.archs.contracts import DenoisingNetwork, SRNetwork
 from upsr.config import CommonOptions, load_options
-from upsr.config.schema import TileOptions
+from upsr.config.schema import Component, TileOptions
 from upsr.methods import Method, build_method
 from upsr.pipeline.memory import OVERLAP
 from upsr.restoring.restore import restore
@@ -38,6 +40,8 @@ class Setting:
         channels_last: layout of the weights of ours, which a GPU's convolutions take over for the maps.
         option_file: describes the networks.
         tile: about the side of tiles in LR pixels.
+        plain: what ours is compared with: the networks of ``upsr/archs`` (``"house"``), or the same with attention as the papers
+            write it (``"textbook"``).
     """
 
     device: torch.device
@@ -48,6 +52,7 @@ class Setting:
     channels_last: bool = True
     option_file: Path = FULL_SIZE
     tile: int = 256
+    plain: str = "house"
 
     @cached_property
     def model(self) -> Method:
@@ -70,12 +75,16 @@ class Setting:
     @cached_property
     def unet(self) -> DenoisingNetwork:
         """The plain denoiser with the same weights."""
-        return plain_of(self._options.network_g, self.model.parts()["denoiser"])
+        return self._plain(self._options.network_g, "denoiser")
 
     @cached_property
     def g(self) -> SRNetwork:
         """The plain g with the same weights."""
-        return plain_of(self._options.network_aux, self.model.parts()["g"])
+        return self._plain(self._options.network_aux, "g")
+
+    def _plain(self, component: Component, part: str) -> Any:
+        network = plain_of(component, self.model.parts()[part])
+        return textbook(network) if self.plain == "textbook" else network
 
     @cached_property
     def _options(self) -> CommonOptions:

@@ -11,7 +11,8 @@ examples:
 
 Ours and plain take turns in one process; times are medians, ratios are of each turn. The limit is the time that the plain
 form's operations need at the speed of the machine's own matrix products and copies, both measured here; fewer operations than
-the plain form's can go below it. The plain form is upsr/archs, eager in float32. Weights are random, which does not change time.
+the plain form's can go below it. The plain form is upsr/archs, eager in float32; `--plain textbook` is the same with attention as
+the papers write it, by products and softmax (benchmarks/textbook.py). Weights are random, which does not change time.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", type=int, default=[64], metavar="N", help="sides of LR images (64)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images at once (1)")
     parser.add_argument("--compile", choices=COMPILE_MODES, default="none", help="the denoiser of ours (none)")
+    parser.add_argument("--plain", choices=["house", "textbook"], default="house", help="what ours is beside (house)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (5)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="runs before them (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results, for check.py")
@@ -50,7 +52,7 @@ def main() -> int:
         parser.error(f"there is no section {unknown[0]}; there are {', '.join(SECTIONS)}")
     device = torch.device(given.device)
     configure_backends(device)
-    setting = Setting(device, getattr(torch, given.dtype), given.sizes, given.batches, given.compile)
+    setting = Setting(device, getattr(torch, given.dtype), given.sizes, given.batches, given.compile, plain=given.plain)
     cases = (case for name in given.sections or DEFAULT for case in SECTIONS[name](setting))
     report = measure(cases, Limits(device), given.rounds, given.warmup)
     print(report.markdown())

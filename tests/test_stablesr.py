@@ -148,7 +148,8 @@ def test_a_part_may_be_replaced_and_the_method_stays_as_it_is(method, part):
     lq = tiny.image(16, 16)
     expected = restored(method, lq)
     same, other = (copy.deepcopy(method.parts()[part]) for _ in range(2))
-    assert torch.equal(restored(method.replaced(part, same), lq), expected)
+    # Weights at other addresses: on Zen 4 MKL's last bits depend on their alignment.
+    torch.testing.assert_close(restored(method.replaced(part, same), lq), expected, atol=1e-5, rtol=0)
     other = method.replaced(part, tiny.random_weights(other, seed=3))
     assert not torch.equal(restored(other, lq), expected)
     assert torch.equal(restored(method, lq), expected)

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from upsr.accelerate.convolution import Conv3x3, FirstConv, ImageConv, TransposedDoubling
-from upsr.accelerate.networks import FastUNet, KeptBias, KeptBiasOfG
+from upsr.accelerate.networks import FastCategoryAttention, FastUNet, FastWindowAttention, FastWindowAttentionOfG
 from upsr.accelerate.norm import ExactGroupNorm
 from upsr.accelerate.packed import PackedLinear, PackedPointwise, can_pack
 from upsr.accelerate.precision import lower
 from upsr.accelerate.twin import Twin, shallow_copy
-from upsr.archs.atd import ATD, ShiftedWindowAttention
+from upsr.archs.atd import ATD, CategoryAttention, ShiftedWindowAttention
 from upsr.archs.layers import ConditionedConv, DoublingConv, GroupNorm32, PointwiseConv
 from upsr.archs.swin_unet import SwinUNet, WindowAttention
 from upsr.archs.unet_upsr import UNetModelSwin
@@ -29,8 +29,9 @@ _TWINS: dict[type[nn.Module], type[Twin]] = {
     ConditionedConv: FirstConv,
     DoublingConv: TransposedDoubling,
     GroupNorm32: ExactGroupNorm,
-    WindowAttention: KeptBias,
-    ShiftedWindowAttention: KeptBiasOfG,
+    WindowAttention: FastWindowAttention,
+    ShiftedWindowAttention: FastWindowAttentionOfG,
+    CategoryAttention: FastCategoryAttention,
     UNetModelSwin: FastUNet,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from upsr.accelerate import native
 from upsr.accelerate.convolution import FirstConv
 from upsr.accelerate.twin import Twin, shallow_copy
-from upsr.archs.atd import ShiftedWindowAttention
+from upsr.archs.atd import CategoryAttention, ShiftedWindowAttention
 from upsr.archs.swin_unet import WindowAttention
 from upsr.archs.unet_upsr import UNetModelSwin
-from upsr.archs.window_attention import BiasGrid
+from upsr.archs.window_attention import BiasGrid, window_attention
 
 _STRIP_VALUES = 1 << 26
 """Values of an image's map at the HR size that are held at once; a larger image is upsampled strip by strip."""
@@ -23,22 +25,52 @@ _TAIL_MARGIN = 2
 """LR rows beside a strip that its HR pixels depend on."""
 
 
-class KeptBias(Twin, WindowAttention):
-    """The bias and mask of each kind of window are added once."""
+class FastWindows(Twin):
+    """Attention in windows, in the compiled kernel where it takes the tokens; bias and mask are added once for each kind."""
 
-    def bias(self) -> BiasGrid:
+    heads: int
+    window: int
+    shift: int
+
+    def attended(self, qkv: Tensor, bias: Callable[[], BiasGrid]) -> Tensor:
+        """See :func:`window_attention`."""
+        layout = {"heads": self.heads, "window": self.window, "shift": self.shift}
+        if native.takes(qkv, self.window**2, self.heads):
+            prepared = self.keep("native bias", lambda: native.kernels_bias(bias()))
+            return native.window_attention(qkv, prepared, **layout)
+        grid = bias() if torch.compiler.is_compiling() else self.keep("bias", bias)
+        return window_attention(qkv, grid, **layout)
+
+
+class FastWindowAttention(FastWindows, WindowAttention):
+    """The denoiser's."""
+
+    def forward(self, x: Tensor) -> Tensor:
         """See :class:`WindowAttention`."""
-        return super().bias() if torch.compiler.is_compiling() else self.keep("bias", super().bias)
+        return self.proj(self.attended(self.qkv(x), self.bias))
 
 
-class KeptBiasOfG(Twin, ShiftedWindowAttention):
-    """As :class:`KeptBias`, for g."""
+class FastWindowAttentionOfG(FastWindows, ShiftedWindowAttention):
+    """g's."""
 
-    def bias(self, index: Tensor) -> BiasGrid:
+    def forward(self, qkv: Tensor, index: Tensor) -> Tensor:
         """See :class:`ShiftedWindowAttention`."""
-        if torch.compiler.is_compiling():
-            return super().bias(index)
-        return self.keep("bias", lambda: super(KeptBiasOfG, self).bias(index))
+        return self.proj(self.attended(qkv, lambda: self.bias(index)))
+
+
+class FastCategoryAttention(Twin, CategoryAttention):
+    """In the compiled kernel where it takes the tokens."""
+
+    def attended(self, qkv: Tensor, order: Tensor) -> Tensor:
+        """See :class:`CategoryAttention`."""
+        (batch, n, channels), size = qkv.shape, min(qkv.shape[1], self.category_size)
+        if n % size or not native.takes(qkv, size, self.heads):
+            return super().attended(qkv, order)
+        scale = self.keep("scale", lambda: self.scale().item())
+        rows = qkv.reshape(-1, channels)
+        return native.attention(rows, order, [batch * n // size], [None], heads=self.heads, scale=scale).view(
+            batch, n, -1
+        )
 
 
 class FastUNet(Twin, UNetModelSwin):

@@ -67,20 +67,28 @@ class CategoryAttention(nn.Module):
 
         Tokens are ordered by category, ties by position: group membership, and so the result, depends on the order.
         """
-        batch, n, channels = qkv.shape
-        size = min(n, self.category_size)
+        batch, n, _ = qkv.shape
         order = similarity.max(dim=-1).indices.sort(dim=-1, stable=True).indices
         order = (order + n * torch.arange(batch, device=order.device)[:, None]).flatten()
+        return self.proj(self.attended(qkv, order))
+
+    def attended(self, qkv: Tensor, order: Tensor) -> Tensor:
+        """(B, n, 3C) -> (B, n, C), from token to token of ``order`` (B * n,), by categories of equal size."""
+        batch, n, channels = qkv.shape
+        size = min(n, self.category_size)
         back = inverse(order)
         tokens = reordered(qkv.flatten(0, 1), order, back).view_as(qkv)
         if n % size:
             tokens = torch.cat([tokens, tokens[:, n - (size - n % size) :].flip(1)], dim=1)
         q, k, v = tokens.view(batch, -1, size, 3, self.heads, channels // (3 * self.heads)).permute(3, 0, 1, 4, 2, 5)
-        scale = self.logit_scale.clamp(max=_MAX_LOGIT_SCALE).exp().to(q.dtype)
-        q, k, v = (x.flatten(0, 1) for x in (q * scale, k, v))
+        q, k, v = (x.flatten(0, 1) for x in (q * self.scale().to(q.dtype), k, v))
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         out = out.transpose(1, 2).reshape(batch, -1, channels // 3)[:, :n]
-        return self.proj(reordered(out.flatten(0, 1), back, order).view(batch, n, -1))
+        return reordered(out.flatten(0, 1), back, order).view(batch, n, -1)
+
+    def scale(self) -> Tensor:
+        """The learned factor of q k, (1, 1)."""
+        return self.logit_scale.clamp(max=_MAX_LOGIT_SCALE).exp()
 
 
 class ShiftedWindowAttention(nn.Module):

@@ -76,19 +76,21 @@ def _machine() -> dict[str, Any]:
     import psutil
     import torch
 
+    from upsr.accelerate import native
     from upsr.accelerate.processor import cpu_capabilities
     from upsr.busy import busy_cores, cores
     from upsr.devices import CPU, best_device
     from upsr.pipeline.memory import free_memory
     from upsr.provenance import processor, versions
 
-    found = cpu_capabilities()
+    found, kernel = cpu_capabilities(), native.kernel()
     return {
         "versions": versions("torchvision", "safetensors", "opencv-python", "pyvips"),
         "system": platform.platform(),
         "processor": processor(),
         "features": [name for key, name in _FEATURES.items() if found.get(key)],
         "kernels": torch.backends.cpu.get_cpu_capability(),
+        "attention": kernel if isinstance(kernel, str) else f"compiled, vectors of {kernel[1]} bits",
         "cores": cores(),
         "cores_of_machine": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -124,6 +126,7 @@ def _print_machine(machine: Mapping[str, Any]) -> None:
         f"cores: {machine['cores']} allowed of {machine['cores_of_machine']}, {machine['busy_cores']} busy with other programs; "
         f"{machine['threads']} threads of torch, kernels for {machine['kernels']}"
     )
+    print(f"attention: {machine['attention']}")
     print(f"memory: {machine['memory_gib']:.1f} GiB{_memory(machine['memory_free_gib'])}")
     if machine["environment"]:
         print("environment:", " ".join(f"{name}={value}" for name, value in machine["environment"].items()))
