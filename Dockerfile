@@ -8,6 +8,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_EXTRA_INDEX_URL=$TORCH_INDEX
 RUN python -m venv /opt/venv
 WORKDIR /src
+# For upsr/accelerate/native; the image itself holds no compiler.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 # The tested versions, in the order of the Makefile; without what only development needs, and without pyiqa, whose terms
 # forbid commercial use. The layers stay while requirements.txt does.
 COPY requirements.txt ./

@@ -29,7 +29,7 @@ help:
 venv: $(STAMP)
 
 # The stamp is written last: an interrupted installation is taken up again by the next make.
-$(STAMP): requirements.txt setup.py scripts/make_venv.sh
+$(STAMP): requirements.txt setup.py scripts/make_venv.sh $(wildcard upsr/accelerate/native/*.cpp upsr/accelerate/native/*.h)
 	@bash scripts/make_venv.sh "$(VENV)" "$(PYTHON)"
 	@echo "[1/3] torch and build tools"
 	@$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) "setuptools<82" wheel cython $$(grep -E '^(torch|torchvision|numpy)==' requirements.txt)

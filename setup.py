@@ -15,16 +15,17 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "upsr/__init__.py").read_text(encoding="utf-8"))[1]
 
 
-# A plain library, loaded by upsr/accelerate/native.py; without a compiler upsr is installed all the same.
-ATTENTION = Extension(
-    "upsr.accelerate._attention",
-    sources=["upsr/accelerate/attention.cpp"],
-    depends=["upsr/accelerate/attention_unit.h"],
+NATIVE = Path("upsr/accelerate/native")
+# A plain library, loaded by upsr/accelerate/native/library.py; without a compiler upsr is installed all the same.
+KERNELS = Extension(
+    "upsr.accelerate.native._kernels",
+    sources=[str(NATIVE / "kernels.cpp")],
+    depends=[str(NATIVE / f"{name}.h") for name in ("vectors", "attention", "winograd")],
     extra_compile_args=["-O2", "-ftree-vectorize", "-fopenmp"],
     extra_link_args=["-fopenmp"],
     optional=True,
 )
-HAS_KERNEL = sys.platform == "linux" and platform.machine() == "x86_64"
+HAS_KERNELS = sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 class BuildWithOptions(build_py):
@@ -48,7 +49,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    ext_modules=[ATTENTION] if HAS_KERNEL else [],
+    ext_modules=[KERNELS] if HAS_KERNELS else [],
     packages=find_packages(include=["upsr", "upsr.*"]),
     package_data={
         "upsr": [

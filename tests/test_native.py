@@ -1,21 +1,27 @@
-"""The compiled attention: what torch's gives, whatever the threads, the neighbours and the processor's vectors."""
+"""The compiled kernels: what torch gives, whatever the threads, the neighbours and the processor's vectors."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests import tiny
-from upsr.accelerate import accelerated, native
-from upsr.archs import ATD
+from upsr.accelerate import accelerated
+from upsr.accelerate.native import attention as native
+from upsr.accelerate.native import library
+from upsr.accelerate.native import winograd as native_winograd
+from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.atd import CategoryAttention
 from upsr.archs.window_attention import masked_bias, textbook_shift_masks, window_attention
 
-pytestmark = pytest.mark.skipif(isinstance(native.kernel(), str), reason=f"the compiled attention: {native.kernel()}")
+pytestmark = pytest.mark.skipif(isinstance(library.kernels(), str), reason=f"own kernels: {library.kernels()}")
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -95,62 +101,156 @@ def test_categories_of_each_image_of_a_batch():
         torch.testing.assert_close(fast(qkv, similarity), plain(qkv, similarity), atol=1e-4, rtol=1e-4)
 
 
-def test_neither_threads_nor_neighbours_nor_the_vectors_change_a_bit(monkeypatch):
+def whatever(monkeypatch, compute: Callable[[], Tensor]) -> Iterator[Tensor]:
+    """Results of one, two and five threads, and of the shorter vectors."""
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        yield compute()
+    found = library.kernels()
+    monkeypatch.setattr(library, "kernels", lambda: dataclasses.replace(found, width=256))
+    yield compute()
+
+
+def test_neither_threads_nor_neighbours_nor_the_vectors_change_a_bit_of_attention(monkeypatch):
     qkv, places = drawn(8 * 64, 3 * 48), torch.randperm(8 * 64, generator=torch.Generator().manual_seed(0))
     bias = prepared(drawn(2, 64, 64, seed=1))
     expected = native.attention(qkv, places, [8], bias, heads=2, scale=0.2)
-    for threads in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert torch.equal(native.attention(qkv, places, [8], bias, heads=2, scale=0.2), expected)
     assert torch.equal(native.attention(qkv, places, [3, 5], bias * 2, heads=2, scale=0.2), expected)
     alone = native.attention(qkv[places[:64]], torch.arange(64), [1], bias, heads=2, scale=0.2)
     assert torch.equal(alone, expected[places[:64]])
-    function, width = native.kernel()
-    if width == 512:
-        monkeypatch.setattr(native, "kernel", lambda: (function, 256))
-        assert torch.equal(native.attention(qkv, places, [8], bias, heads=2, scale=0.2), expected)
+    for found in whatever(monkeypatch, lambda: native.attention(qkv, places, [8], bias, heads=2, scale=0.2)):
+        assert torch.equal(found, expected)
+
+
+def test_attention_in_bfloat16_rounds_once():
+    qkv, places, bias = drawn(128, 3 * 16, dtype=torch.bfloat16), torch.randperm(128), drawn(2, 64, 64, seed=1)
+    narrow = native.attention(qkv, places, [2], prepared(bias), heads=2, scale=0.3)
+    wide = native.attention(qkv.float(), places, [2], prepared(bias), heads=2, scale=0.3)
+    assert torch.equal(narrow, wide.to(torch.bfloat16))
+
+
+def map_of(*shape: int, seed: int = 0) -> Tensor:
+    return drawn(*shape, seed=seed).contiguous(memory_format=torch.channels_last)
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return native_winograd.conv(x, native_winograd.kernels_weight(weight), bias)
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs"), [((1, 16, 16, 16), 16), ((2, 32, 18, 23), 48), ((1, 64, 40, 33), 64), ((3, 48, 17, 16), 80)]
+)
+def test_winograd_s_convolution_is_the_convolution(shape, outputs):
+    x, weight, bias = (
+        map_of(*shape),
+        drawn(outputs, shape[1], 3, 3, seed=1) / (3 * shape[1] ** 0.5),
+        drawn(outputs, seed=2),
+    )
+    assert native_winograd.takes(x, outputs)
+    out = convolved(x, weight, bias)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=1e-5)
+
+
+def test_neither_threads_nor_neighbours_nor_the_vectors_change_a_bit_of_a_convolution(monkeypatch):
+    x, weight, bias = map_of(2, 32, 44, 38), drawn(48, 32, 3, 3, seed=1), drawn(48, seed=2)
+    expected = convolved(x, weight, bias)
+    assert torch.equal(convolved(x[1:], weight, bias), expected[1:])
+    for found in whatever(monkeypatch, lambda: convolved(x, weight, bias)):
+        assert torch.equal(found, expected)
+
+
+def test_a_convolution_in_bfloat16_rounds_once():
+    x, weight, bias = map_of(1, 32, 21, 18).to(torch.bfloat16), drawn(48, 32, 3, 3, seed=1), drawn(48, seed=2)
+    assert torch.equal(convolved(x, weight, bias), convolved(x.float(), weight, bias).to(torch.bfloat16))
+
+
+def test_what_is_no_number_reaches_the_pixels_around_it_and_no_others():
+    x = map_of(1, 16, 16, 16)
+    x[0, 3, 9, 9] = math.nan
+    out = convolved(x, drawn(16, 16, 3, 3, seed=1), drawn(16, seed=2))
+    assert out[..., 8:11, 8:11].isnan().all()
+    assert not out[..., :8, :].isnan().any()  # tiles of 4 x 4 that do not touch it
+    assert not out[..., 12:, :].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("x", "outputs"),
+    [
+        (map_of(1, 24, 16, 16), 16),
+        (map_of(1, 16, 16, 16), 24),
+        (map_of(1, 16, 12, 16), 16),
+        (map_of(1, 16, 16, 16).half(), 16),
+        (map_of(1, 16, 16, 16).requires_grad_(), 16),
+    ],
+    ids=["24 channels", "24 outputs", "few tiles", "float16", "gradients"],
+)
+def test_convolutions_that_it_does_not_take(x, outputs):
+    assert native_winograd.takes(map_of(1, 16, 16, 16), 16)
+    assert not native_winograd.takes(x, outputs)
+
+
+def test_bfloat16_is_left_to_matrix_units(monkeypatch):
+    x = drawn(8).to(torch.bfloat16)
+    monkeypatch.setattr(library, "_has_matrix_units", lambda: False)
+    assert library.take(x)
+    monkeypatch.setattr(library, "_has_matrix_units", lambda: True)
+    assert not library.take(x)
+    assert library.take(x.float())
 
 
 @pytest.mark.parametrize(
     ("qkv", "tokens"),
     [
-        (drawn(64, 48, dtype=torch.bfloat16), 32),
         (drawn(64, 48, dtype=torch.float64), 32),
         (drawn(64, 36), 32),
         (drawn(64, 48), 16),
         (drawn(64, 48).requires_grad_(), 32),
         (drawn(64, 48).to("meta"), 32),
     ],
-    ids=["bfloat16", "float64", "12 channels a head", "16 tokens", "gradients", "another device"],
+    ids=["float64", "12 channels a head", "16 tokens", "gradients", "another device"],
 )
-def test_what_it_does_not_take(qkv, tokens):
+def test_tokens_that_it_does_not_take(qkv, tokens):
     assert native.takes(drawn(64, 48), 32, 1)
     assert not native.takes(qkv, tokens, 1)
 
 
-def test_without_it_torch_computes_the_same_up_to_rounding(monkeypatch):
-    network = tiny.random_weights(
-        ATD(embed_dim=32, depths=[2], num_heads=2, window_size=8, category_size=32, num_tokens=8)
-    ).eval()
-    lq, calls = tiny.image(24, 32), []
-    attention = native.attention
-    monkeypatch.setattr(native, "attention", lambda *args, **kwargs: calls.append(0) or attention(*args, **kwargs))
+@pytest.mark.parametrize(
+    ("name", "dtype", "error"),
+    [("g", torch.float32, 1e-5), ("denoiser", torch.float32, 1e-5), ("denoiser", torch.bfloat16, 0.02)],
+)
+def test_without_them_torch_computes_the_same_up_to_rounding(monkeypatch, name, dtype, error):
+    monkeypatch.setattr(library, "_has_matrix_units", lambda: False)
+    sizes = {"image_size": 32, "model_channels": 64, "swin_embed_dim": 64, "num_feat": 48, "window_size": 8}
+    g = ATD(embed_dim=32, depths=[2], num_heads=2, window_size=8, category_size=32, num_tokens=8)
+    networks = {"g": g, "denoiser": UNetModelSwin(**{**tiny.UNET, **sizes})}
+    state, timesteps = drawn(1, 48, 32, 64), torch.tensor([2])
+    inputs = {"g": (tiny.image(24, 32),), "denoiser": (state, timesteps, drawn(1, 96, 32, 64, seed=1))}
+    calls: list[str] = []
+    call = library.call
+    monkeypatch.setattr(
+        library, "call", lambda name, *args, **kwargs: calls.append(name) or call(name, *args, **kwargs)
+    )
+    network = tiny.random_weights(networks[name])
     with torch.no_grad():
-        ours = accelerated(copy.deepcopy(network))(lq)
-        assert len(calls) == 4  # windows and categories of two layers
-        monkeypatch.setattr(native, "kernel", lambda: "not built")
-        torchs = accelerated(copy.deepcopy(network))(lq)
-    assert len(calls) == 4
-    torch.testing.assert_close(ours, torchs, atol=2e-5, rtol=1e-5)
+        ours = accelerated(copy.deepcopy(network), dtype)(*inputs[name])
+        assert set(calls) == {"attention", "winograd"}
+        calls.clear()
+        monkeypatch.setattr(library, "kernels", lambda: "not built")
+        torchs = accelerated(copy.deepcopy(network), dtype)(*inputs[name])
+    assert not calls
+    difference = (ours - torchs).float().square().mean() / torchs.float().square().mean()
+    assert float(difference.sqrt()) < error
 
 
-def test_where_it_is_not_built_it_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    native.kernel.cache_clear()
+def test_where_there_are_none_they_say_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    library.kernels.cache_clear()
     try:
-        assert "C++ compiler" in native.kernel()
-        (tmp_path / f"_attention{native.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
-        native.kernel.cache_clear()
-        assert native.kernel().startswith("cannot be loaded: ")
+        assert "C++ compiler" in library.kernels()
+        (tmp_path / f"_kernels{library.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+        library.kernels.cache_clear()
+        assert library.kernels().startswith("cannot be loaded: ")
     finally:
-        native.kernel.cache_clear()
+        library.kernels.cache_clear()

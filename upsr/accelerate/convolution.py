@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from upsr.accelerate import packed
+from upsr.accelerate.native import winograd as native
 from upsr.accelerate.twin import Twin
 from upsr.accelerate.winograd import TILE, band_of, winograd, winograd_weight
 from upsr.archs.layers import ConditionedConv, DoublingConv
@@ -33,6 +34,8 @@ class Conv3x3(Twin, nn.Conv2d):
             return nn.Conv2d.forward(self, x)
         weight, stride = self.weight, self.stride[0]
         x = x.contiguous(memory_format=torch.channels_last)
+        if stride == 1 and native.takes(x, self.out_channels):
+            return native.conv(x, *self.keep("native", lambda: (native.kernels_weight(weight), self.bias.float())))
         if self._needs_fewer_products(x):
             tiles = band_of(self.in_channels, self.out_channels)
             return winograd(x, self.keep("transformed", lambda: winograd_weight(weight, tiles)), self.bias)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from upsr.accelerate import native
 from upsr.accelerate.convolution import FirstConv
+from upsr.accelerate.native import attention as native
 from upsr.accelerate.twin import Twin, shallow_copy
 from upsr.archs.atd import CategoryAttention, ShiftedWindowAttention
 from upsr.archs.swin_unet import WindowAttention

@@ -23,10 +23,14 @@ many more, which are read again for each band."""
 
 def winograd_weight(weight: Tensor, tiles: int) -> Tensor:
     """(Cout, Cin, 3, 3) transformed for :func:`winograd` and packed for about so many tiles at once."""
+    return packed.packed_stack(transformed(weight), tiles)
+
+
+def transformed(weight: Tensor) -> Tensor:
+    """(Cout, Cin, 3, 3) -> (36, Cout, Cin): the weights at each pair of points."""
     _, kernel, _ = _transforms(weight.device)
     outputs, channels = weight.shape[:2]
-    transformed = kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)
-    return packed.packed_stack(transformed.view(_SPAN**2, outputs, channels), tiles)
+    return (kernel @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(_SPAN**2, outputs, channels)
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -76,21 +76,21 @@ def _machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from upsr.accelerate import native
+    from upsr.accelerate.native.library import kernels
     from upsr.accelerate.processor import cpu_capabilities
     from upsr.busy import busy_cores, cores
     from upsr.devices import CPU, best_device
     from upsr.pipeline.memory import free_memory
     from upsr.provenance import processor, versions
 
-    found, kernel = cpu_capabilities(), native.kernel()
+    found, native = cpu_capabilities(), kernels()
     return {
         "versions": versions("torchvision", "safetensors", "opencv-python", "pyvips"),
         "system": platform.platform(),
         "processor": processor(),
         "features": [name for key, name in _FEATURES.items() if found.get(key)],
         "kernels": torch.backends.cpu.get_cpu_capability(),
-        "attention": kernel if isinstance(kernel, str) else f"compiled, vectors of {kernel[1]} bits",
+        "own_kernels": native if isinstance(native, str) else f"compiled, vectors of {native.width} bits",
         "cores": cores(),
         "cores_of_machine": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -126,7 +126,7 @@ def _print_machine(machine: Mapping[str, Any]) -> None:
         f"cores: {machine['cores']} allowed of {machine['cores_of_machine']}, {machine['busy_cores']} busy with other programs; "
         f"{machine['threads']} threads of torch, kernels for {machine['kernels']}"
     )
-    print(f"attention: {machine['attention']}")
+    print(f"own kernels: {machine['own_kernels']}")
     print(f"memory: {machine['memory_gib']:.1f} GiB{_memory(machine['memory_free_gib'])}")
     if machine["environment"]:
         print("environment:", " ".join(f"{name}={value}" for name, value in machine["environment"].items()))

@@ -1,0 +1,138 @@
+/* Kernels for x86-64 processors with AVX2 or AVX-512, which the Python modules beside this file call with addresses; no header of
+   Python or torch is needed.
+
+   A unit of work (one head of one group, some tiles) is done by one thread from beginning to end and knows no other: results
+   depend neither on the number of threads nor on the rest of a batch. Both instruction sets add in the same order and give the
+   same bits. */
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+/* The upper half of a float, rounded to the nearest, of two to the even one. */
+typedef uint16_t bfloat16;
+
+inline float widened(float x) { return x; }
+
+inline float widened(bfloat16 x) {
+    const uint32_t bits = uint32_t(x) << 16;
+    float wide;
+    memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+inline void put(float x, float *to) { *to = x; }
+
+inline void put(float x, bfloat16 *to) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    *to = bfloat16((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+struct Attention {
+    const void *qkv;       /* rows of (q | k | v) x head x dimension, float or bfloat16 */
+    const int64_t *places; /* of the tokens of each group among the rows */
+    const float *bias;     /* (heads, keys, queries) or null, in units of log2 */
+    void *out;             /* rows of head x dimension, as qkv */
+    int64_t tokens, heads, dim;
+    float scale;           /* of q k, in units of log2 */
+};
+
+struct Convolution {
+    const void *x;       /* (batch, height, width, channels), float or bfloat16 */
+    const float *weight; /* 36 x panels of PAIR outputs, the last one filled up x channels x PAIR */
+    const float *bias;   /* (outputs,) */
+    void *out;           /* (batch, height, width, outputs), as x */
+    int64_t height, width, channels, outputs;
+};
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx2,fma")
+#endif
+namespace wide {
+constexpr int VECTOR = 64, ROWS = 8;
+#include "vectors.h"
+#include "attention.h"
+#include "winograd.h"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace narrow {
+constexpr int VECTOR = 32, ROWS = 4;
+#include "vectors.h"
+#include "attention.h"
+#include "winograd.h"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+/* work(i, scratch) for i below count, each on one of the threads; false where there is no memory for their scratch space. */
+template <typename Work> bool shared_among(int threads, int64_t count, int64_t scratch_floats, const Work &work) {
+    const size_t bytes = (sizeof(float) * size_t(scratch_floats) + 63) / 64 * 64;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        float *scratch = static_cast<float *>(aligned_alloc(64, bytes));
+        failed = scratch == nullptr;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < count; i++)
+            if (scratch)
+                work(i, scratch);
+        free(scratch);
+    }
+    return !failed;
+}
+
+}
+
+/* Bits of a vector of this processor that the kernels can use: 512, 256 or, where they cannot run, 0. */
+extern "C" int upsr_width() {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return 512;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 256 : 0;
+}
+
+/* The attention of some groups of float or bfloat16; tokens are a multiple of 32, dim is one of 8. Width is at most upsr_width(). Returns 0, or 1 where
+   memory is short. */
+extern "C" int upsr_attention(const void *qkv, const int64_t *places, const float *bias, void *out, int64_t groups,
+                              int64_t tokens, int64_t heads, int64_t dim, float scale, int is_bfloat16, int threads,
+                              int width) {
+    const Attention problem = {qkv, places, bias, out, tokens, heads, dim, scale};
+    const auto of_floats = width == 512 ? wide::attend<float> : narrow::attend<float>;
+    const auto of_halves = width == 512 ? wide::attend<bfloat16> : narrow::attend<bfloat16>;
+    const auto attend = is_bfloat16 ? of_halves : of_floats;
+    /* Head by head, so that one head's bias stays in the cache. */
+    return !shared_among(threads, groups * heads, 2 * tokens * dim + 32 * (tokens + dim), [&](int64_t i, float *scratch) {
+        attend(problem, i % groups, i / groups, scratch);
+    });
+}
+
+/* A convolution of bfloat16 or float; channels and outputs are multiples of 16; each thread has `tiles` at once, a multiple of 8.
+   Otherwise as above. */
+extern "C" int upsr_winograd(const void *x, const float *weight, const float *bias, void *out, int64_t batch,
+                             int64_t height, int64_t width_of_image, int64_t channels, int64_t outputs, int64_t tiles,
+                             int is_bfloat16, int threads, int width) {
+    const Convolution problem = {x, weight, bias, out, height, width_of_image, channels, outputs};
+    const auto of_floats = width == 512 ? wide::convolve<float> : narrow::convolve<float>;
+    const auto of_halves = width == 512 ? wide::convolve<bfloat16> : narrow::convolve<bfloat16>;
+    const auto convolve = is_bfloat16 ? of_halves : of_floats;
+    const int64_t all = batch * ((height + 3) / 4) * ((width_of_image + 3) / 4);
+    const int64_t scratch = 36 * (tiles * (channels + 32) + 32) + channels;
+    return !shared_among(threads, (all + tiles - 1) / tiles, scratch, [&](int64_t i, float *scratch) {
+        convolve(problem, i * tiles, all - i * tiles < tiles ? all - i * tiles : tiles, scratch);
+    });
+}

@@ -1,0 +1,86 @@
+"""The compiled library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from upsr.accelerate.processor import cpu_capabilities
+
+_ADDRESS, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions of kernels.cpp.
+
+    Attributes:
+        attention, winograd: take what kernels.cpp says but for the last two arguments; 0 is success.
+        width: bits of the vectors that they use here, 512 or 256.
+    """
+
+    attention: Callable[..., int]
+    winograd: Callable[..., int]
+    width: int
+
+
+@cache
+def kernels() -> Kernels | str:
+    """The library's functions, or in words why there are none."""
+    paths = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return "not built: that needs Linux, x86-64 and a C++ compiler where upsr is installed"
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as e:
+        return f"cannot be loaded: {e}"
+    if not (width := library.upsr_width()):
+        return "need AVX2"
+    attention, winograd = library.upsr_attention, library.upsr_winograd
+    attention.argtypes = [_ADDRESS] * 4 + [_COUNT] * 4 + [ctypes.c_float, _INT, _INT, _INT]
+    winograd.argtypes = [_ADDRESS] * 4 + [_COUNT] * 6 + [_INT, _INT, _INT]
+    return Kernels(attention, winograd, width)
+
+
+def take(x: Tensor) -> bool:
+    """The kernels compute with tensors such as ``x``, here and now.
+
+    In bfloat16 they multiply in float32, which is faster but where there are matrix units.
+    """
+    return (
+        x.device.type == "cpu"
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and not _has_matrix_units()))
+        and not (torch.is_grad_enabled() and x.requires_grad)
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and not isinstance(kernels(), str)
+    )
+
+
+def call(name: str, *arguments: float | None, like: Tensor) -> None:
+    """Runs a kernel on torch's threads; ``like`` has the type of its tensors.
+
+    Raises:
+        MemoryError: there is none for the kernel's work.
+    """
+    found = kernels()
+    assert not isinstance(found, str)
+    with record_function(f"upsr::{name}"):
+        kernel: Callable[..., int] = getattr(found, name)
+        if kernel(*arguments, like.dtype == torch.bfloat16, torch.get_num_threads(), found.width):
+            raise MemoryError(f"no memory for the work of {name}")
+
+
+@cache
+def _has_matrix_units() -> bool:
+    return bool(cpu_capabilities().get("amx_bf16"))
