@@ -20,7 +20,7 @@ NATIVE = Path("upsr/accelerate/native")
 KERNELS = Extension(
     "upsr.accelerate.native._kernels",
     sources=[str(NATIVE / "kernels.cpp")],
-    depends=[str(NATIVE / f"{name}.h") for name in ("vectors", "attention", "winograd")],
+    depends=[str(NATIVE / f"{name}.h") for name in ("vectors", "attention", "winograd", "norm")],
     extra_compile_args=["-O2", "-ftree-vectorize", "-fopenmp"],
     extra_link_args=["-fopenmp"],
     optional=True,

@@ -16,6 +16,7 @@ from tests import tiny
 from upsr.accelerate import accelerated
 from upsr.accelerate.native import attention as native
 from upsr.accelerate.native import library
+from upsr.accelerate.native import norm as native_norm
 from upsr.accelerate.native import winograd as native_winograd
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.atd import CategoryAttention
@@ -153,6 +154,19 @@ def test_winograd_s_convolution_is_the_convolution(shape, outputs):
     torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("shape", "outputs"), [((1, 16, 16, 16), 16), ((2, 32, 18, 23), 48)])
+def test_the_convolution_of_the_doubled_map(shape, outputs):
+    x, weight, bias = (
+        map_of(*shape),
+        drawn(outputs, shape[1], 3, 3, seed=1) / (3 * shape[1] ** 0.5),
+        drawn(outputs, seed=2),
+    )
+    out = native_winograd.conv(x, native_winograd.doubling_weight(weight), bias, scale=2)
+    doubled = F.interpolate(x.double(), scale_factor=2, mode="nearest")
+    exact = F.conv2d(doubled, weight.double(), bias.double(), padding=1)
+    torch.testing.assert_close(out.double(), exact, atol=2e-5, rtol=1e-5)
+
+
 def test_neither_threads_nor_neighbours_nor_the_vectors_change_a_bit_of_a_convolution(monkeypatch):
     x, weight, bias = map_of(2, 32, 44, 38), drawn(48, 32, 3, 3, seed=1), drawn(48, seed=2)
     expected = convolved(x, weight, bias)
@@ -235,7 +249,7 @@ def test_without_them_torch_computes_the_same_up_to_rounding(monkeypatch, name, 
     network = tiny.random_weights(networks[name])
     with torch.no_grad():
         ours = accelerated(copy.deepcopy(network), dtype)(*inputs[name])
-        assert set(calls) == {"attention", "winograd"}
+        assert set(calls) == {"attention", "winograd", *(["norm"] if name == "denoiser" else [])}
         calls.clear()
         monkeypatch.setattr(library, "kernels", lambda: "not built")
         torchs = accelerated(copy.deepcopy(network), dtype)(*inputs[name])
@@ -254,3 +268,27 @@ def test_where_there_are_none_they_say_so(monkeypatch, tmp_path):
         assert library.kernels().startswith("cannot be loaded: ")
     finally:
         library.kernels.cache_clear()
+
+
+@pytest.mark.parametrize("far", [0.0, 1e4])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_norm_is_torch_s(far, scaled):
+    x, weight, bias = map_of(2, 96, 19, 23) + far, drawn(96, seed=1), drawn(96, seed=2)
+    scale, shift = (drawn(2, 96, seed=3), drawn(2, 96, seed=4)) if scaled else (None, None)
+    out = native_norm.group_norm(x, 32, weight, bias, 1e-5, scale, shift)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    exact = F.group_norm(x.double(), 32, weight.double(), bias.double(), 1e-5)
+    if scaled:
+        exact = exact * scale.double()[..., None, None] + shift.double()[..., None, None]
+    torch.testing.assert_close(out.double(), exact, atol=3e-6, rtol=1e-6)
+
+
+def test_neither_threads_nor_neighbours_nor_the_vectors_change_a_bit_of_a_norm(monkeypatch):
+    x, weight, bias = map_of(3, 64, 21, 17), drawn(64, seed=1), drawn(64, seed=2)
+    expected = native_norm.group_norm(x, 32, weight, bias, 1e-5, None, None)
+    assert torch.equal(native_norm.group_norm(x[1:2], 32, weight, bias, 1e-5, None, None), expected[1:2])
+    for found in whatever(monkeypatch, lambda: native_norm.group_norm(x, 32, weight, bias, 1e-5, None, None)):
+        assert torch.equal(found, expected)
+    narrow = native_norm.group_norm(x.to(torch.bfloat16), 32, weight, bias, 1e-5, None, None)
+    wide = native_norm.group_norm(x.to(torch.bfloat16).float(), 32, weight, bias, 1e-5, None, None)
+    assert torch.equal(narrow, wide.to(torch.bfloat16))

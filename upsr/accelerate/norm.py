@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from upsr.accelerate.native import norm as native
 from upsr.accelerate.twin import Twin
 from upsr.archs.layers import GroupNorm32
 
@@ -19,6 +20,10 @@ class ExactGroupNorm(Twin, GroupNorm32):
         """See :class:`GroupNorm32`; maps with channels last on a CPU go the other way."""
         if x.device.type != "cpu" or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
             return super().forward(x, scale, shift)
+        if native.takes(x):
+            weight, bias = self.keep("float32", lambda: (self.weight.float(), self.bias.float()))
+            both = (None, None) if scale is None or shift is None else (scale.float(), shift.float())
+            return native.group_norm(x, self.num_groups, weight, bias, self.eps, *both)
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
         # E[x^2] - E[x]^2 of a map far from 0 is the difference of two large numbers, so the mean of some of the pixels is
         # subtracted first. An odd step meets all columns.

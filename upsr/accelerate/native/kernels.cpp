@@ -5,6 +5,7 @@
    depend neither on the number of threads nor on the rest of a batch. Both instruction sets add in the same order and give the
    same bits. */
 
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -42,11 +43,57 @@ struct Attention {
 
 struct Convolution {
     const void *x;       /* (batch, height, width, channels), float or bfloat16 */
-    const float *weight; /* 36 x panels of PAIR outputs, the last one filled up x channels x PAIR */
+    const float *weight; /* phases of the result x panels of PAIR outputs, the last filled up x 36 x channels x PAIR */
     const float *bias;   /* (outputs,) */
-    void *out;           /* (batch, height, width, outputs), as x */
+    void *out;           /* (batch, scale * height, scale * width, outputs), as x */
     int64_t height, width, channels, outputs;
+    int64_t scale;       /* the result has scale x scale phases: pixels for each of x, which have weights of their own */
 };
+
+constexpr int64_t BLOCK = 64;
+
+struct Norm {
+    const void *x;                      /* (batch, pixels, channels), float or bfloat16 */
+    const float *weight, *bias;         /* (channels,) */
+    const float *scale, *shift;         /* (batch, channels), for the normed map, or null */
+    void *out;                          /* as x */
+    double *sums;                       /* (batch, blocks, 2, channels): room for sums */
+    float *coefficients;                /* (batch, 3, channels): room for mean, factor, offset */
+    int64_t pixels, channels, groups;
+    double eps;
+
+    int64_t blocks() const { return (pixels + BLOCK - 1) / BLOCK; }
+};
+
+/* Mean, factor and offset of one image's channels, from the sums of its blocks. */
+void find_coefficients(const Norm &p, int64_t image) {
+    double *total = p.sums + image * p.blocks() * 2 * p.channels; /* the first block's */
+    for (int64_t block = 1; block < p.blocks(); block++)
+        for (int64_t c = 0; c < 2 * p.channels; c++)
+            total[c] += total[block * 2 * p.channels + c];
+    float *means = p.coefficients + image * 3 * p.channels, *factors = means + p.channels, *offsets = factors + p.channels;
+    const int64_t width = p.channels / p.groups;
+    for (int64_t first = 0; first < p.channels; first += width) {
+        double sum = 0, squares = 0;
+        for (int64_t c = first; c < first + width; c++) {
+            sum += total[c];
+            squares += total[p.channels + c];
+        }
+        const double count = double(p.pixels * width), mean = sum / count, variance = squares / count - mean * mean;
+        const double inverse = 1 / std::sqrt((variance < 0 ? 0 : variance) + p.eps);
+        for (int64_t c = first; c < first + width; c++) {
+            double factor = p.weight[c] * inverse;
+            means[c] = float(mean);
+            double offset = p.bias[c] - factor * (mean - means[c]);
+            if (p.scale) {
+                factor *= p.scale[image * p.channels + c];
+                offset = offset * p.scale[image * p.channels + c] + p.shift[image * p.channels + c];
+            }
+            factors[c] = float(factor);
+            offsets[c] = float(offset);
+        }
+    }
+}
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx2,fma"))), apply_to = function)
@@ -59,6 +106,7 @@ constexpr int VECTOR = 64, ROWS = 8;
 #include "vectors.h"
 #include "attention.h"
 #include "winograd.h"
+#include "norm.h"
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -73,6 +121,7 @@ constexpr int VECTOR = 32, ROWS = 4;
 #include "vectors.h"
 #include "attention.h"
 #include "winograd.h"
+#include "norm.h"
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -124,9 +173,9 @@ extern "C" int upsr_attention(const void *qkv, const int64_t *places, const floa
 /* A convolution of bfloat16 or float; channels and outputs are multiples of 16; each thread has `tiles` at once, a multiple of 8.
    Otherwise as above. */
 extern "C" int upsr_winograd(const void *x, const float *weight, const float *bias, void *out, int64_t batch,
-                             int64_t height, int64_t width_of_image, int64_t channels, int64_t outputs, int64_t tiles,
-                             int is_bfloat16, int threads, int width) {
-    const Convolution problem = {x, weight, bias, out, height, width_of_image, channels, outputs};
+                             int64_t height, int64_t width_of_image, int64_t channels, int64_t outputs, int64_t scale,
+                             int64_t tiles, int is_bfloat16, int threads, int width) {
+    const Convolution problem = {x, weight, bias, out, height, width_of_image, channels, outputs, scale};
     const auto of_floats = width == 512 ? wide::convolve<float> : narrow::convolve<float>;
     const auto of_halves = width == 512 ? wide::convolve<bfloat16> : narrow::convolve<bfloat16>;
     const auto convolve = is_bfloat16 ? of_halves : of_floats;
@@ -135,4 +184,30 @@ extern "C" int upsr_winograd(const void *x, const float *weight, const float *bi
     return !shared_among(threads, (all + tiles - 1) / tiles, scratch, [&](int64_t i, float *scratch) {
         convolve(problem, i * tiles, all - i * tiles < tiles ? all - i * tiles : tiles, scratch);
     });
+}
+
+/* The group norm of a map of float or bfloat16; channels are a multiple of 16 and of the groups; sums are at a multiple of 64.
+   Returns 0. */
+extern "C" int upsr_norm(const void *x, const float *weight, const float *bias, const float *scale, const float *shift, void *out,
+                         double *sums, float *coefficients, int64_t batch, int64_t pixels, int64_t channels, int64_t groups,
+                         double eps, int is_bfloat16, int threads, int width) {
+    const Norm problem = {x, weight, bias, scale, shift, out, sums, coefficients, pixels, channels, groups, eps};
+    const auto add_up = width == 512 ? (is_bfloat16 ? wide::add_up<bfloat16> : wide::add_up<float>)
+                                     : (is_bfloat16 ? narrow::add_up<bfloat16> : narrow::add_up<float>);
+    const auto apply = width == 512 ? (is_bfloat16 ? wide::apply<bfloat16> : wide::apply<float>)
+                                    : (is_bfloat16 ? narrow::apply<bfloat16> : narrow::apply<float>);
+    const int64_t count = batch * problem.blocks();
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < count; i++)
+            add_up(problem, i);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < batch; i++)
+            find_coefficients(problem, i);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < count; i++)
+            apply(problem, i);
+    }
+    return 0;
 }

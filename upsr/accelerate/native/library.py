@@ -23,12 +23,13 @@ class Kernels:
     """The functions of kernels.cpp.
 
     Attributes:
-        attention, winograd: take what kernels.cpp says but for the last two arguments; 0 is success.
+        attention, winograd, norm: take what kernels.cpp says but for the last two arguments; 0 is success.
         width: bits of the vectors that they use here, 512 or 256.
     """
 
     attention: Callable[..., int]
     winograd: Callable[..., int]
+    norm: Callable[..., int]
     width: int
 
 
@@ -45,10 +46,11 @@ def kernels() -> Kernels | str:
         return f"cannot be loaded: {e}"
     if not (width := library.upsr_width()):
         return "need AVX2"
-    attention, winograd = library.upsr_attention, library.upsr_winograd
+    attention, winograd, norm = library.upsr_attention, library.upsr_winograd, library.upsr_norm
     attention.argtypes = [_ADDRESS] * 4 + [_COUNT] * 4 + [ctypes.c_float, _INT, _INT, _INT]
-    winograd.argtypes = [_ADDRESS] * 4 + [_COUNT] * 6 + [_INT, _INT, _INT]
-    return Kernels(attention, winograd, width)
+    winograd.argtypes = [_ADDRESS] * 4 + [_COUNT] * 7 + [_INT, _INT, _INT]
+    norm.argtypes = [_ADDRESS] * 8 + [_COUNT] * 4 + [ctypes.c_double, _INT, _INT, _INT]
+    return Kernels(attention, winograd, norm, width)
 
 
 def take(x: Tensor) -> bool:

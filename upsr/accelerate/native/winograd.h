@@ -97,11 +97,12 @@ template <typename T> static void convolve(const Convolution &p, int64_t first, 
     for (int64_t tile = tiles; tile < filled; tile++)
         for (int i = 0; i < 36; i++)
             memset(windows + i * step + tile * p.channels, 0, p.channels * sizeof(float));
-    const int64_t panels = (p.outputs + PAIR - 1) / PAIR;
-    for (int64_t output = 0; output < p.outputs; output += PAIR) {
+    const int64_t panels = (p.outputs + PAIR - 1) / PAIR, scale = p.scale;
+    for (int64_t panel = 0; panel < scale * scale * panels; panel++) {
+        const int64_t phase = panel / panels, output = panel % panels * PAIR;
         const int vectors = p.outputs - output < PAIR ? 1 : 2;
         for (int i = 0; i < 36; i++) {
-            const float *weights = p.weight + (i * panels + output / PAIR) * p.channels * PAIR;
+            const float *weights = p.weight + (panel * 36 + i) * p.channels * PAIR;
             for (int64_t tile = 0; tile < filled; tile += ROWS)
                 products(reinterpret_cast<Floats *>(results + i * result_step + tile * PAIR), nullptr, 0,
                          windows + i * step + tile * p.channels, p.channels, 1, reinterpret_cast<const Floats *>(weights),
@@ -109,10 +110,12 @@ template <typename T> static void convolve(const Convolution &p, int64_t first, 
         }
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t place = first + tile, top = place / columns % rows * 4, left = place % columns * 4;
-            T *image = static_cast<T *>(p.out) + place / columns / rows * p.height * p.width * p.outputs + output, *pixels[16];
+            const int64_t pixels_of_image = scale * scale * p.height * p.width;
+            T *image = static_cast<T *>(p.out) + place / columns / rows * pixels_of_image * p.outputs + output, *pixels[16];
             for (int i = 0; i < 16; i++) {
                 const int64_t y = top + i / 4, x = left + i % 4;
-                pixels[i] = y < p.height && x < p.width ? image + (y * p.width + x) * p.outputs : nullptr;
+                const int64_t pixel = (y * scale + phase / scale) * p.width * scale + x * scale + phase % scale;
+                pixels[i] = y < p.height && x < p.width ? image + pixel * p.outputs : nullptr;
             }
             transform_back(results + tile * PAIR, result_step, p.bias + output, vectors, pixels);
         }

@@ -27,32 +27,51 @@ def takes(x: Tensor, outputs: int) -> bool:
 
 
 def kernels_weight(weight: Tensor) -> Tensor:
-    """(Cout, Cin, 3, 3) as the kernel reads it: 36 points x panels of outputs x Cin x outputs of a panel, float32."""
+    """(Cout, Cin, 3, 3) as the kernel reads it: panels of outputs x 36 points x Cin x outputs of a panel, float32."""
     found = library.kernels()
     assert not isinstance(found, str)
     panel = found.width // 16
     points = F.pad(transformed(weight.float()), (0, 0, 0, -len(weight) % panel))
-    return points.unflatten(1, (-1, panel)).transpose(2, 3).contiguous()
+    return points.unflatten(1, (-1, panel)).permute(1, 0, 3, 2).contiguous()
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def doubling_weight(weight: Tensor) -> Tensor:
+    """As :func:`kernels_weight`, of the convolution of a map that was doubled by nearest neighbours.
+
+    In each direction a pixel of the doubled map has two different neighbours below the kernel: the pixel of the map that it
+    belongs to and the one before it or after it. So each of the four pixels has a convolution of the map of its own.
+    """
+    one, nothing = torch.eye(3, dtype=weight.dtype, device=weight.device), weight.new_zeros(3)
+    first = torch.stack([one[0], one[1] + one[2], nothing])
+    second = torch.stack([nothing, one[0] + one[1], one[2]])
+    phases = [
+        torch.einsum("ak,bl,oikl->oiab", rows, columns, weight)
+        for rows in (first, second)
+        for columns in (first, second)
+    ]
+    return torch.cat([kernels_weight(phase) for phase in phases])
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor, *, scale: int = 1) -> Tensor:
     """A 3 x 3 convolution with padding 1.
 
     Args:
         x: (B, Cin, H, W) float32 or bfloat16, channels last; :func:`takes` says whether it suits.
-        weight: from :func:`kernels_weight`.
+        weight: from :func:`kernels_weight`, or with scale 2 from :func:`doubling_weight`.
         bias: (Cout,) float32.
+        scale: 1, or 2 for the convolution of the doubled map.
 
     Returns:
-        (B, Cout, H, W) in the type of ``x``, channels last.
+        (B, Cout, scale * H, scale * W) in the type of ``x``, channels last.
     """
     (batch, channels, height, width), outputs = x.shape, len(bias)
-    out = torch.empty(batch, outputs, height, width, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    shape = (batch, outputs, scale * height, scale * width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     tiles, threads = batch * -(-height // TILE) * -(-width // TILE), torch.get_num_threads()
     turns = -(-tiles // (_TILES * threads)) * threads
     at_once = -(-tiles // (turns * _ROWS)) * _ROWS
     library.call(
         "winograd", x.data_ptr(), weight.data_ptr(), bias.data_ptr(), out.data_ptr(),
-        batch, height, width, channels, outputs, at_once, like=x,
+        batch, height, width, channels, outputs, scale, at_once, like=x,
     )  # fmt: skip
     return out
