@@ -59,11 +59,11 @@ def take(x: Tensor) -> bool:
     In bfloat16 they multiply in float32, which is faster but where there are matrix units.
     """
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first, as a tracer cannot take the others
+        and x.device.type == "cpu"
         and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and not _has_matrix_units()))
         and not (torch.is_grad_enabled() and x.requires_grad)
         and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and not isinstance(kernels(), str)
     )
