@@ -26,6 +26,7 @@ from cases import SECTIONS, Setting
 from harness import measure
 from limits import Limits
 
+from upsr.accelerate.native import library
 from upsr.choices import COMPILE_MODES
 from upsr.engine.setup import configure_backends
 
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--batches", nargs="+", type=int, default=[1], metavar="N", help="images at once (1)")
     parser.add_argument("--compile", choices=COMPILE_MODES, default="none", help="the denoiser of ours (none)")
     parser.add_argument("--plain", choices=["house", "textbook"], default="house", help="what ours is beside (house)")
+    parser.add_argument("--no-kernels", action="store_true", help="ours as it is where there is no compiler")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns (5)")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="runs before them (2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results, for check.py")
@@ -50,6 +52,8 @@ def main() -> int:
     unknown = [name for name in given.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"there is no section {unknown[0]}; there are {', '.join(SECTIONS)}")
+    if given.no_kernels:
+        library.kernels = lambda: "left out"  # type: ignore[assignment]
     device = torch.device(given.device)
     configure_backends(device)
     setting = Setting(device, getattr(torch, given.dtype), given.sizes, given.batches, given.compile, plain=given.plain)
