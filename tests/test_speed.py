@@ -201,8 +201,11 @@ def test_strips_join_to_the_whole(scale, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(16, 24), (19, 30)])
-def test_the_accelerated_g_is_the_plain_one(size):
-    g = tiny.random_weights(ATD(**tiny.ATD))
+@pytest.mark.parametrize(
+    "network", [ATD(**tiny.ATD), CompactSR(num_feat=16, num_block=2), CompactSR(num_feat=20, num_block=1)]
+)
+def test_the_accelerated_g_is_the_plain_one(network, size):
+    g = tiny.random_weights(network)
     lq = torch.rand(2, 3, *size)
     with torch.no_grad():
         torch.testing.assert_close(accelerated(g)(lq), g(lq), rtol=0, atol=1e-5)
@@ -230,7 +233,7 @@ def test_every_layer_with_a_twin_is_exchanged_once():
     assert not any(isinstance(m, Twin) for m in unet.modules())
     assert accelerated(twin) is twin
     assert not twin.training
-    other = CompactSR(num_feat=8, num_block=1)
+    other = nn.Sequential(conv3x3(8, 8))
     assert accelerated(other) is other
 
 

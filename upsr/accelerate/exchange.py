@@ -14,13 +14,14 @@ from upsr.accelerate.packed import PackedLinear, PackedPointwise, can_pack
 from upsr.accelerate.precision import lower
 from upsr.accelerate.twin import Twin, shallow_copy
 from upsr.archs.atd import ATD, CategoryAttention, ShiftedWindowAttention
+from upsr.archs.compact import CompactSR
 from upsr.archs.layers import ConditionedConv, DoublingConv, GroupNorm32, PointwiseConv
 from upsr.archs.swin_unet import SwinUNet, WindowAttention
 from upsr.archs.unet_upsr import UNetModelSwin
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_NETWORKS = (SwinUNet, ATD)
+_NETWORKS = (SwinUNet, ATD, CompactSR)
 """Networks whose twins are tested; others stay as they are."""
 
 _TWINS: dict[type[nn.Module], type[Twin]] = {
@@ -39,8 +40,8 @@ _TWINS: dict[type[nn.Module], type[Twin]] = {
 def accelerated(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """The network for inference: the same up to rounding, sooner.
 
-    The modules of the U-Nets and of ATD are exchanged for their twins (docs/performance.md); any network may compute in another
-    type.
+    The modules of the U-Nets, of ATD and of CompactSR are exchanged for their twins (docs/performance.md); any network may compute in
+    another type.
 
     Args:
         network: stays as it is. Its parameters are shared and must not change afterwards.
