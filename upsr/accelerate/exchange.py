@@ -40,8 +40,8 @@ _TWINS: dict[type[nn.Module], type[Twin]] = {
 def accelerated(network: Network, dtype: torch.dtype = torch.float32) -> Network:
     """The network for inference: the same up to rounding, sooner.
 
-    The modules of the U-Nets, of ATD and of CompactSR are exchanged for their twins (docs/performance.md); any network may compute
-    in another type.
+    The modules of the U-Nets, of ATD and of CompactSR are exchanged for their twins (docs/performance.md); any network may
+    compute in another type.
 
     Args:
         network: stays as it is. Its parameters are shared and must not change afterwards.
