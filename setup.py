@@ -1,5 +1,6 @@
 """Installation. The tested versions are in requirements.txt; the ranges here are what the code is written for."""
 
+import hashlib
 import platform
 import re
 import sys
@@ -16,11 +17,20 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "upsr/__init__.py").read_te
 
 
 NATIVE = Path("upsr/accelerate/native")
+
+
+def _digest(folder):
+    """As upsr/accelerate/native/library.py has it, which compares."""
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
 # A plain library, loaded by upsr/accelerate/native/library.py; without a compiler upsr is installed all the same.
 KERNELS = Extension(
     "upsr.accelerate.native._kernels",
     sources=[str(NATIVE / "kernels.cpp")],
-    depends=[str(NATIVE / f"{name}.h") for name in ("vectors", "attention", "winograd", "norm")],
+    depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
+    define_macros=[("UPSR_SOURCES", f'"{_digest(HERE / NATIVE)}"')],
     extra_compile_args=["-O2", "-ftree-vectorize", "-fopenmp"],
     extra_link_args=["-fopenmp"],
     optional=True,

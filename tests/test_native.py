@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,6 +261,7 @@ def test_without_them_torch_computes_the_same_up_to_rounding(monkeypatch, name, 
 
 
 def test_where_there_are_none_they_say_so(monkeypatch, tmp_path):
+    built = Path(library.__file__)
     monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
     library.kernels.cache_clear()
     try:
@@ -266,6 +269,16 @@ def test_where_there_are_none_they_say_so(monkeypatch, tmp_path):
         (tmp_path / f"_kernels{library.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
         library.kernels.cache_clear()
         assert library.kernels().startswith("cannot be loaded: ")
+        for path in built.parent.glob("*"):
+            if path.is_file():
+                shutil.copy(path, tmp_path)
+        (tmp_path / "kernels.cpp").write_text("// other sources")
+        library.kernels.cache_clear()
+        assert library.kernels().startswith("built of other sources")
+        for path in [*tmp_path.glob("*.cpp"), *tmp_path.glob("*.h")]:
+            path.unlink()
+        library.kernels.cache_clear()
+        assert isinstance(library.kernels(), library.Kernels)  # as a wheel has it
     finally:
         library.kernels.cache_clear()
 

@@ -99,10 +99,10 @@ class TransposedDoubling(Twin, DoublingConv):
     def forward(self, x: Tensor) -> Tensor:
         """(B, Cin, H, W) -> (B, Cout, 2H, 2W)."""
         weight = self.weight
-        if native.takes(x, self.out_channels):
-            parts = self.keep("native", lambda: (native.doubling_weight(weight.float()), self.bias.float()))
-            return native.conv(x.contiguous(memory_format=torch.channels_last), *parts, scale=2)
         if self.takes_packed(x):
+            if native.takes(x, self.out_channels):
+                parts = self.keep("native", lambda: (native.doubling_weight(weight.float()), self.bias.float()))
+                return native.conv(x.contiguous(memory_format=torch.channels_last), *parts, scale=2)
             kept = self.keep("packed", lambda: packed.packed_transposed(_of_doubled(weight), x.shape))
             return packed.conv_transposed(x, kept, self.bias)
         return F.conv_transpose2d(x, _of_doubled(weight).to(x.dtype), self.bias.to(x.dtype), stride=2, padding=1)

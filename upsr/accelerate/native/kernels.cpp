@@ -148,6 +148,9 @@ template <typename Work> bool shared_among(int threads, int64_t count, int64_t s
 
 }
 
+/* The digest of the sources: a library of older ones would take other arguments. */
+extern "C" const char *upsr_sources() { return UPSR_SOURCES; }
+
 /* Bits of a vector of this processor that the kernels can use: 512, 256 or, where they cannot run, 0. */
 extern "C" int upsr_width() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,10 @@ def kernels() -> Kernels | str:
         library = ctypes.CDLL(str(path))
     except OSError as e:
         return f"cannot be loaded: {e}"
+    library.upsr_sources.restype = ctypes.c_char_p
+    digest = _digest(path.parent)
+    if digest is not None and library.upsr_sources().decode() != digest:
+        return "built of other sources: install upsr again (make venv, or pip install)"
     if not (width := library.upsr_width()):
         return "need AVX2"
     attention, winograd, norm = library.upsr_attention, library.upsr_winograd, library.upsr_norm
@@ -51,6 +56,12 @@ def kernels() -> Kernels | str:
     winograd.argtypes = [_ADDRESS] * 4 + [_COUNT] * 7 + [_INT, _INT, _INT]
     norm.argtypes = [_ADDRESS] * 8 + [_COUNT] * 4 + [ctypes.c_double, _INT, _INT, _INT]
     return Kernels(attention, winograd, norm, width)
+
+
+def _digest(folder: Path) -> str | None:
+    """Of the sources in a folder, as setup.py told it the compiler; ``None`` where there are none, as in a wheel."""
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
+    return None if not sources else hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def take(x: Tensor) -> bool:
