@@ -13,6 +13,9 @@ from PIL import Image
 
 from upsr.config import CommonOptions, load_options
 from upsr.devices import device_name
+from upsr.methods import build_method
+from upsr.methods.saved import config_of
+from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.provenance import processor
 
 REPOSITORY = Path(__file__).parents[1]
@@ -24,6 +27,14 @@ def machine(device: torch.device) -> str:
     """Device and versions."""
     name = device_name(device) if device.type != "cpu" else f"{processor()}, {torch.get_num_threads()} threads"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def pipeline_of(weights: str, *, device: str, dtype: str, g: str | None = None) -> UPSRPipeline:
+    """As for ``upsr upscale``; weights ``"full"`` are random ones of the full size."""
+    if weights != "full":
+        return UPSRPipeline.from_pretrained(weights, g=g, device=device, dtype=dtype)
+    opt = load_options(FULL_SIZE, ["path.pretrain_network_aux=null", "path.allow_random_weights=true"])
+    return UPSRPipeline(build_method(opt).eval(), config_of(opt), device, dtype)
 
 
 def photos(folder: Path, count: int = 8) -> Path:

@@ -21,15 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from cases import Setting
-from common import FULL_SIZE
+from common import pipeline_of
 from plain import plain_restore
 
-from upsr.config import load_options
 from upsr.images.photo import Photo
 from upsr.images.writing import write_photo
-from upsr.methods import build_method
-from upsr.methods.saved import config_of
-from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
 
 
@@ -92,16 +88,9 @@ def alone(given: argparse.Namespace) -> dict[str, float]:
 
 
 def _upscaling(given: argparse.Namespace, pixels: np.ndarray, tile: int | None) -> Callable[[], None]:
-    pipe = _pipeline(given)
+    pipe = pipeline_of(given.weights, device="cpu", dtype=given.dtype)
     settings = Settings.of(tile=tile, steps=given.steps)
     return lambda: write_photo(given.folder / "memory.png", pipe.upscale(Photo((pixels,), "PNG"), settings))
-
-
-def _pipeline(given: argparse.Namespace) -> UPSRPipeline:
-    if given.weights != "full":
-        return UPSRPipeline.from_pretrained(given.weights, device="cpu", dtype=given.dtype)
-    opt = load_options(FULL_SIZE, ["path.pretrain_network_aux=null", "path.allow_random_weights=true"])
-    return UPSRPipeline(build_method(opt).eval(), config_of(opt), "cpu", given.dtype)
 
 
 def _plain(given: argparse.Namespace, pixels: np.ndarray) -> Callable[[], object]:

@@ -3,6 +3,7 @@
 examples:
   python benchmarks/scaling.py                                         # UPSR-tiny, 64 x 64 to 1024 x 1024 LR
   python benchmarks/scaling.py --weights run_folder --steps 1 --plot scaling.png
+  python benchmarks/scaling.py --weights full --dtype float32 --sizes 64 128 256 512 --batches 1
   python benchmarks/scaling.py --device cuda --batches 1 2 4 8 16 32
 
 Photos are random; tiles are what `upsr upscale` would choose. Each size is timed `--rounds` times, alternating, and the median
@@ -20,17 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine
+from common import machine, pipeline_of
 
 from upsr.images.photo import Photo
-from upsr.pipeline.pipeline import UPSRPipeline
 from upsr.pipeline.settings import Settings
 from upsr.timing import timed
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="tiny", help="as for upsr upscale (tiny)")
+    parser.add_argument("--weights", default="tiny", help="as for upsr upscale, or full, at random (tiny)")
     parser.add_argument("--g", help="as for upsr upscale")
     parser.add_argument("--device", default="auto", help="cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="as for upsr upscale")
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="timed runs of each (3)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw them")
     given = parser.parse_args()
-    pipe = UPSRPipeline.from_pretrained(given.weights, g=given.g, device=given.device, dtype=given.dtype)
+    pipe = pipeline_of(given.weights, g=given.g, device=given.device, dtype=given.dtype)
     settings = pipe.settled(Settings.of(steps=given.steps, tile=given.tile or "auto"))
 
     def of_size(side: int) -> Callable[[], Any]:
