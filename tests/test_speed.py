@@ -203,7 +203,7 @@ def test_strips_join_to_the_whole(scale, monkeypatch):
     whole = unet(*inputs)
     for rows in (8, 20):
         monkeypatch.setattr("upsr.accelerate.networks._STRIP_VALUES", rows * 32 * 64 * scale**2)
-        torch.testing.assert_close(unet(*inputs), whole, rtol=0, atol=5e-5)  # tiles of Winograd lie otherwise
+        torch.testing.assert_close(unet(*inputs), whole, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (19, 30)])
@@ -228,7 +228,7 @@ def test_a_twin_made_after_a_change_of_the_weights_has_them():
             parameter.mul_(1.1)
         after = accelerated(unet)(*inputs)
         assert not torch.allclose(after, before)
-        torch.testing.assert_close(after, unet(*inputs), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(after, unet(*inputs), rtol=0, atol=1e-4)
 
 
 def test_every_layer_with_a_twin_is_exchanged_once():
@@ -317,7 +317,7 @@ def test_weights_can_be_kept_in_eight_bits(model, dtype):
     small = model.for_inference(dtype)
     with torch.inference_mode():
         full, rounded = (m.restore(lq, lambda k: field) for m in (model, small))
-    assert 0 < (full - rounded).abs().mean() < 0.15
+    assert 0 < (full - rounded).abs().mean() < 0.1
     sizes = [sum(v.numel() * v.element_size() for v in m.denoiser.state_dict().values()) for m in (model, small)]
     assert sizes[1] < 0.5 * sizes[0]
 

@@ -13,6 +13,7 @@ from typing_extensions import Self
 from upsr.accelerate.convolution import FirstConv
 from upsr.accelerate.native import attention as native
 from upsr.accelerate.twin import Twin, shallow_copy
+from upsr.accelerate.winograd import TILE
 from upsr.archs.atd import CategoryAttention, ShiftedWindowAttention
 from upsr.archs.swin_unet import WindowAttention
 from upsr.archs.unet_upsr import UNetModelSwin
@@ -21,8 +22,8 @@ from upsr.archs.window_attention import BiasGrid, window_attention
 _STRIP_VALUES = 1 << 26
 """Values of an image's map at the HR size that are held at once; a larger image is upsampled strip by strip."""
 
-_TAIL_MARGIN = 2
-"""LR rows beside a strip that its HR pixels depend on."""
+_TAIL_MARGIN = TILE
+"""LR rows beside a strip: its HR pixels depend on two, and at multiples of a tile Winograd's tiles lie as in the whole."""
 
 
 class FastWindows(Twin):
@@ -86,7 +87,7 @@ class FastUNet(Twin, UNetModelSwin):
         """See :meth:`UNetModelSwin.tail`."""
         h = self.conv_before_upsample(h)
         height, values = h.shape[2], self.scale**2 * h.shape[1] * h.shape[3]
-        rows = max(_STRIP_VALUES // values, 4 * _TAIL_MARGIN)
+        rows = max(_STRIP_VALUES // values // TILE * TILE, 2 * _TAIL_MARGIN)
         if torch.compiler.is_compiling() or rows >= height:
             return self._upsampled(h)
         strips = []

@@ -62,7 +62,16 @@ struct Norm {
     int64_t pixels, channels, groups;
     double eps;
 
+    /* Of an image. */
     int64_t blocks() const { return (pixels + BLOCK - 1) / BLOCK; }
+
+    /* Of a block of the batch, the image, the place of the first number and how many pixels there are. */
+    int64_t image(int64_t block) const { return block / blocks(); }
+    int64_t start(int64_t block) const { return (image(block) * pixels + block % blocks() * BLOCK) * channels; }
+    int64_t count(int64_t block) const {
+        const int64_t left = pixels - block % blocks() * BLOCK;
+        return left < BLOCK ? left : BLOCK;
+    }
 };
 
 /* Mean, factor and offset of one image's channels, from the sums of its blocks. */
@@ -129,6 +138,11 @@ constexpr int VECTOR = 32, ROWS = 4;
 #pragma GCC pop_options
 #endif
 
+/* The form of a kernel for the vectors and the type that the caller names. */
+#define CHOSEN(kernel)                                                                                              \
+    (width == 512 ? (is_bfloat16 ? wide::kernel<bfloat16> : wide::kernel<float>)                                    \
+                  : (is_bfloat16 ? narrow::kernel<bfloat16> : narrow::kernel<float>))
+
 /* work(i, scratch) for i below count, each on one of the threads; false where there is no memory for their scratch space. */
 template <typename Work> bool shared_among(int threads, int64_t count, int64_t scratch_floats, const Work &work) {
     const size_t bytes = (sizeof(float) * size_t(scratch_floats) + 63) / 64 * 64;
@@ -158,15 +172,13 @@ extern "C" int upsr_width() {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 256 : 0;
 }
 
-/* The attention of some groups of float or bfloat16; tokens are a multiple of 32, dim is one of 8. Width is at most upsr_width(). Returns 0, or 1 where
-   memory is short. */
+/* The attention of some groups of float or bfloat16; tokens are a multiple of 32, dim is one of 8. Width is at most upsr_width().
+   Returns 0, or 1 where memory is short. */
 extern "C" int upsr_attention(const void *qkv, const int64_t *places, const float *bias, void *out, int64_t groups,
                               int64_t tokens, int64_t heads, int64_t dim, float scale, int is_bfloat16, int threads,
                               int width) {
     const Attention problem = {qkv, places, bias, out, tokens, heads, dim, scale};
-    const auto of_floats = width == 512 ? wide::attend<float> : narrow::attend<float>;
-    const auto of_halves = width == 512 ? wide::attend<bfloat16> : narrow::attend<bfloat16>;
-    const auto attend = is_bfloat16 ? of_halves : of_floats;
+    const auto attend = CHOSEN(attend);
     /* Head by head, so that one head's bias stays in the cache. */
     return !shared_among(threads, groups * heads, 2 * tokens * dim + 32 * (tokens + dim), [&](int64_t i, float *scratch) {
         attend(problem, i % groups, i / groups, scratch);
@@ -179,9 +191,7 @@ extern "C" int upsr_winograd(const void *x, const float *weight, const float *bi
                              int64_t height, int64_t width_of_image, int64_t channels, int64_t outputs, int64_t scale,
                              int64_t tiles, int is_bfloat16, int threads, int width) {
     const Convolution problem = {x, weight, bias, out, height, width_of_image, channels, outputs, scale};
-    const auto of_floats = width == 512 ? wide::convolve<float> : narrow::convolve<float>;
-    const auto of_halves = width == 512 ? wide::convolve<bfloat16> : narrow::convolve<bfloat16>;
-    const auto convolve = is_bfloat16 ? of_halves : of_floats;
+    const auto convolve = CHOSEN(convolve);
     const int64_t all = batch * ((height + 3) / 4) * ((width_of_image + 3) / 4);
     const int64_t scratch = 36 * (tiles * (channels + 32) + 32) + channels;
     return !shared_among(threads, (all + tiles - 1) / tiles, scratch, [&](int64_t i, float *scratch) {
@@ -195,10 +205,7 @@ extern "C" int upsr_norm(const void *x, const float *weight, const float *bias, 
                          double *sums, float *coefficients, int64_t batch, int64_t pixels, int64_t channels, int64_t groups,
                          double eps, int is_bfloat16, int threads, int width) {
     const Norm problem = {x, weight, bias, scale, shift, out, sums, coefficients, pixels, channels, groups, eps};
-    const auto add_up = width == 512 ? (is_bfloat16 ? wide::add_up<bfloat16> : wide::add_up<float>)
-                                     : (is_bfloat16 ? narrow::add_up<bfloat16> : narrow::add_up<float>);
-    const auto apply = width == 512 ? (is_bfloat16 ? wide::apply<bfloat16> : wide::apply<float>)
-                                    : (is_bfloat16 ? narrow::apply<bfloat16> : narrow::apply<float>);
+    const auto add_up = CHOSEN(add_up), apply = CHOSEN(apply);
     const int64_t count = batch * problem.blocks();
 #pragma omp parallel num_threads(threads)
     {

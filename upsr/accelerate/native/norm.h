@@ -23,9 +23,8 @@ static inline Doubles exact(const bfloat16 *from) {
 
 /* Sums of one block's pixels and of their squares, by channel. */
 template <typename T> static void add_up(const Norm &p, int64_t block) {
-    const int64_t blocks = p.blocks(), image = block / blocks, first = block % blocks * BLOCK;
-    const int64_t count = p.pixels - first < BLOCK ? p.pixels - first : BLOCK;
-    const T *x = static_cast<const T *>(p.x) + (image * p.pixels + first) * p.channels;
+    const int64_t count = p.count(block);
+    const T *x = static_cast<const T *>(p.x) + p.start(block);
     double *sums = p.sums + block * 2 * p.channels, *squares = sums + p.channels;
     memset(sums, 0, 2 * p.channels * sizeof(double));
     for (int64_t pixel = 0; pixel < count; pixel++)
@@ -38,12 +37,10 @@ template <typename T> static void add_up(const Norm &p, int64_t block) {
 
 /* One block's pixels, less the mean, times the factor, plus the offset. */
 template <typename T> static void apply(const Norm &p, int64_t block) {
-    const int64_t blocks = p.blocks(), image = block / blocks, first = block % blocks * BLOCK;
-    const int64_t count = p.pixels - first < BLOCK ? p.pixels - first : BLOCK;
-    const int64_t start = (image * p.pixels + first) * p.channels;
+    const int64_t count = p.count(block), start = p.start(block);
     const T *x = static_cast<const T *>(p.x) + start;
     T *out = static_cast<T *>(p.out) + start;
-    const float *means = p.coefficients + image * 3 * p.channels, *factors = means + p.channels, *offsets = factors + p.channels;
+    const float *means = p.coefficients + p.image(block) * 3 * p.channels, *factors = means + p.channels, *offsets = factors + p.channels;
     for (int64_t pixel = 0; pixel < count; pixel++)
         for (int64_t c = 0; c < p.channels; c += W)
             store((loaded(x + pixel * p.channels + c) - loaded(means + c)) * loaded(factors + c) + loaded(offsets + c),
