@@ -145,9 +145,28 @@ def upload(page, path: Path) -> None:
     page.set_input_files("#photo input[type=file]", path)
 
 
+def open_section(page, section: str) -> None:
+    """Open a closed section. Gradio fills it then, and for some 60 ms drops what a program, faster than people, types there."""
+    page.click(f"{section} > button")
+    idle = "new Promise((done) => requestIdleCallback(done))"
+    page.evaluate(f"async () => {{ await {idle}; await new Promise(requestAnimationFrame); await {idle}; }}")
+
+
+def type_into(page, fields: dict[str, str]) -> None:
+    """Type into fields of text, named by their ids, and see that it stays there."""
+    for name, value in fields.items():
+        page.fill(f"#{name} textarea, #{name} input", value)
+        page.keyboard.press("Tab")
+    assert {name: page.locator(f"#{name} textarea, #{name} input").input_value() for name in fields} == fields
+
+
 def wait_for_status(page, text: str) -> str:
-    page.wait_for_function("text => document.querySelector('.upsr-status')?.innerText.includes(text)", arg=text)
-    return page.locator(".upsr-status").inner_text()
+    status = page.locator(".upsr-status")
+    try:
+        page.wait_for_function("text => document.querySelector('.upsr-status')?.innerText.includes(text)", arg=text)
+    except Exception as error:
+        raise AssertionError(f"the status is not {text!r} but {status.inner_text()!r}") from error
+    return status.inner_text()
 
 
 def upscale(page, expected: str = "Done in") -> str:
@@ -182,6 +201,6 @@ def zipped(page) -> dict[str, bytes]:
 
 def choose_several(page, selector: str, chosen: Path | list[Path], count: int) -> None:
     if not page.locator(selector).is_visible():
-        page.click("#several > button")
+        open_section(page, "#several")
     page.set_input_files(f"{selector} input[type=file]", chosen)
     page.wait_for_function("n => document.querySelectorAll('#photos tr.file').length === n", arg=count)

@@ -33,9 +33,11 @@ from tests.page import (
     choose_several,
     downloaded,
     free_port,
+    open_section,
     opened,
     photo,
     served,
+    type_into,
     upload,
     upscale,
     wait_for_image,
@@ -126,18 +128,17 @@ def test_the_settings_are_the_knobs_of_the_method(page, fake, tmp_path):
     upscale(page)
     given = {"steps": 4, "fidelity": 0.5, "prompt": "", "colour": "adain", "eta": None, "start": None, "level": None}
     assert fake.given == Settings(seed=0, outscale=4, tile=64, knobs=given)
-    page.fill("#prompt textarea, #prompt input", "a red barn")
+    type_into(page, {"prompt": "a red barn"})
     page.locator("#colour input").click()
     page.get_by_role("option", name="wavelet").click()
     page.get_by_label("number input for Steps").fill("2")
     page.keyboard.press("Tab")
     page.get_by_label("number input for Fidelity").fill("0.75")
     page.keyboard.press("Tab")
-    page.fill("#level textarea, #level input", "2")
-    page.keyboard.press("Tab")
-    page.click("#more > button")
+    type_into(page, {"level": "2"})
+    open_section(page, "#more")
     assert page.locator("#scale").count() == 1
-    page.fill("#eta textarea, #eta input", "0.5")
+    type_into(page, {"eta": "0.5"})
     page.locator("#start input").click()
     page.get_by_role("option", name="noise").click()
     page.get_by_label("Consistent").check()
@@ -153,9 +154,8 @@ def test_size_format_quality_and_tile_are_chosen(page, fake, tmp_path):
     Image.fromarray(np.full((30, 40), 30_000, np.uint16)).save(tmp_path / "photo.png")
     upload(page, tmp_path / "photo.png")
     wait_for_status(page, "40 x 30 pixels")
-    page.click("#more > button")
-    for name, value in {"width": "100", "tile": "32"}.items():
-        page.fill(f"#{name} textarea, #{name} input", value)
+    open_section(page, "#more")
+    type_into(page, {"width": "100", "tile": "32"})
     page.get_by_label("number input for Quality").fill("60")
     page.keyboard.press("Tab")
     lost = "; more than 8 bits left out"
@@ -181,8 +181,7 @@ def test_size_format_quality_and_tile_are_chosen(page, fake, tmp_path):
         ("height", "wide", "Height: wide is no number of pixels, 1 to 1000000."),
         ("height", "9000", "The result would have 0.9 megapixels, more than the 0.4 allowed"),
     ):
-        page.fill(f"#{name} textarea, #{name} input", value)
-        page.keyboard.press("Tab")
+        type_into(page, {name: value})
         upscale(page, message)
     assert fake.given.tile == 64
 
@@ -677,7 +676,7 @@ def test_a_folder_is_taken_whole(page, tmp_path):
     (tmp_path / "folder").mkdir()
     for name in ("one.png", "two.png"):
         photo(tmp_path / "folder" / name, 16, 16)
-    page.click("#several > button")
+    open_section(page, "#several")
     with page.expect_file_chooser() as choosing:
         page.click("#folder")
     choosing.value.set_files(tmp_path / "folder")
@@ -709,7 +708,7 @@ def test_the_page_fits_a_phone(page, tmp_path):
     upload(page, photo(tmp_path / "photo.png", 60, 40))
     wait_for_status(page, "60 x 40 pixels")
     upscale(page)
-    page.click("#several > button")
+    open_section(page, "#several")
     page.wait_for_selector("#run_all", state="visible")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for button in ("#run", "#cancel", "#download", "#run_all", "#zip"):

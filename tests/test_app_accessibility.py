@@ -17,9 +17,11 @@ from tests.page import (
     PATIENCE,
     FakePipeline,
     choose_several,
+    open_section,
     opened,
     photo,
     served,
+    type_into,
     upload,
     upscale,
     wait_for_image,
@@ -87,10 +89,10 @@ def test_axe_finds_nothing_grave(page, axe, fake, tmp_path, scheme):
     upload(page, picture)
     wait_for_status(page, "120 x 80 pixels")
     page.get_by_label("Square crop").check()
-    page.click("#mask > button")
+    open_section(page, "#mask")
     wait_for_image(page, "#painting img")
     page.locator("#painting canvas").focus()
-    page.click("#more > button")
+    open_section(page, "#more")
     choose_several(page, "#photos", [picture], 1)
     page.set_input_files("#mask_file input[type=file]", picture)
     page.wait_for_selector("#mask_file [aria-label=Clear]")
@@ -117,7 +119,7 @@ def test_axe_finds_nothing_grave(page, axe, fake, tmp_path, scheme):
         page.get_by_role("tab", name=tab).click()
         wait_for_image(page, "[role=tabpanel] img")
         assert violations(page, axe) == [], tab
-    page.fill("#level textarea, #level input", "much")
+    type_into(page, {"level": "much"})
     upscale(page, "is no number")
     assert violations(page, axe) == []
     assert brightness(page) < 60 if scheme == "dark" else brightness(page) > 200

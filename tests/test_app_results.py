@@ -18,9 +18,11 @@ from PIL import Image
 from tests.page import (
     FakePipeline,
     choose_several,
+    open_section,
     opened,
     photo,
     served,
+    type_into,
     upload,
     upscale,
     wait_for_image,
@@ -94,7 +96,7 @@ def repeated(folder: Path, source: Path, settings: Path, *more: str) -> bytes:
 
 
 def open_mask(page) -> None:
-    page.click("#mask > button")
+    open_section(page, "#mask")
     wait_for_image(page, "#painting img")
 
 
@@ -132,7 +134,7 @@ def test_the_page_s_settings_give_the_command_the_same_bytes(page, work, tmp_pat
     page.keyboard.press("Tab")
     page.fill("#seed input", "5")
     page.press("#seed input", "Tab")
-    page.click("#more > button")
+    open_section(page, "#more")
     page.locator("#colour_fix input").click()
     page.get_by_role("option", name="wavelet").click()
     page.get_by_label("Consistent").check()
@@ -152,9 +154,8 @@ def test_file_and_size_are_those_of_the_command_too(page, work, tmp_path):
     picture = photo(tmp_path / "photo.png", 60, 40)
     upload(page, picture)
     wait_for_status(page, "60 x 40 pixels")
-    page.click("#more > button")
-    for name, value in {"width": "150", "height": "90", "tile": "32"}.items():
-        page.fill(f"#{name} textarea, #{name} input", value)
+    open_section(page, "#more")
+    type_into(page, {"width": "150", "height": "90", "tile": "32"})
     page.locator("#format input").click()
     page.get_by_role("option", name="JPEG").click()
     page.get_by_label("number input for Quality").fill("70")
@@ -407,7 +408,7 @@ def test_what_is_no_number_is_said(fake_page, tmp_path):
     page = fake_page
     upload(page, photo(tmp_path / "photo.png", 40, 30))
     wait_for_status(page, "40 x 30 pixels")
-    page.fill("#level textarea, #level input", "much")
+    type_into(page, {"level": "much"})
     assert upscale(page, "Level") == "Level: much is no number."
 
 
