@@ -19,10 +19,15 @@ from upsr.accelerate import accelerated
 from upsr.accelerate.native import attention as native
 from upsr.accelerate.native import library
 from upsr.accelerate.native import norm as native_norm
+from upsr.accelerate.native import normal as native_normal
 from upsr.accelerate.native import winograd as native_winograd
 from upsr.archs import ATD, UNetModelSwin
 from upsr.archs.atd import CategoryAttention
 from upsr.archs.window_attention import masked_bias, textbook_shift_masks, window_attention
+from upsr.devices import CPU
+from upsr.philox import normal_field
+from upsr.restoring.noise import CounterNoise
+from upsr.tiling.scratch import Scratch
 
 pytestmark = pytest.mark.skipif(isinstance(library.kernels(), str), reason=f"own kernels: {library.kernels()}")
 
@@ -312,3 +317,31 @@ def test_neither_threads_nor_neighbours_nor_the_vectors_change_a_bit_of_a_norm(m
     narrow = native_norm.group_norm(x.to(torch.bfloat16), 32, weight, bias, 1e-5, None, None)
     wide = native_norm.group_norm(x.to(torch.bfloat16).float(), 32, weight, bias, 1e-5, None, None)
     assert torch.equal(narrow, wide.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(13, 40)])
+@pytest.mark.parametrize("columns", [slice(0, 4), slice(3, 5), slice(5, 46), slice(1000, 1101)])
+def test_numbers_by_counters_are_those_of_torch_s_operators(rows, columns, monkeypatch):
+    keys = [0, 2**64 - 1, 0x9E3779B97F4A7C15]
+    expected = normal_field(keys, 5, rows, columns, CPU)
+    assert torch.equal(native_normal.normal_field(keys, 5, rows, columns), expected)
+    for found in whatever(monkeypatch, lambda: native_normal.normal_field(keys, 5, rows, columns)):
+        assert torch.equal(found, expected)
+
+
+def test_millions_of_numbers_by_counters_are_those_of_torch_s_operators():
+    window = (3, slice(7, 1007), slice(0, 500))
+    assert torch.equal(native_normal.normal_field([1, 2], *window), normal_field([1, 2], *window, CPU))
+
+
+def test_a_restoration_draws_with_the_kernel(monkeypatch):
+    drawn = []
+    kernel = native_normal.normal_field
+    monkeypatch.setattr(native_normal, "normal_field", lambda *window: drawn.append(window) or kernel(*window))
+    field = CounterNoise(3, ["a"], (3, 9, 14), Scratch(CPU))(0)
+    whole = field[...]
+    assert torch.equal(field[..., 2:5, 3:9], whole[..., 2:5, 3:9])
+    assert [window[1:] for window in drawn] == [(3, slice(0, 9), slice(0, 14)), (3, slice(2, 5), slice(3, 9))]
+    monkeypatch.setattr(native_normal, "takes", lambda device: False)
+    assert torch.equal(field[...], whole)
+    assert len(drawn) == 2

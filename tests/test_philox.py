@@ -24,6 +24,13 @@ ALL = (slice(0, SHAPE[1]), slice(0, SHAPE[2]))
 WORDS = 0xFFFFFFFF
 
 
+@pytest.fixture(params=["kernel", "operators"])
+def drawn_by(request, monkeypatch):
+    """Fields are drawn by the compiled kernel where there is one, or by torch's operators."""
+    if request.param == "operators":
+        monkeypatch.setattr("upsr.accelerate.native.normal.takes", lambda device: False)
+
+
 def words(text):
     return [torch.tensor(int(word, 16)) for word in text.split()]
 
@@ -63,7 +70,7 @@ def test_a_field_is_what_its_formula_says():
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(13, 40), slice(60, 61)])
 @pytest.mark.parametrize("columns", [slice(0, 4), slice(3, 5), slice(5, 46), slice(45, 46)])
-def test_a_window_is_cut_from_the_field(rows, columns, monkeypatch):
+def test_a_window_is_cut_from_the_field(rows, columns, drawn_by, monkeypatch):
     field = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(0)
     whole = field[...]
     assert whole.shape == field.shape == (2, *SHAPE)
@@ -72,7 +79,7 @@ def test_a_window_is_cut_from_the_field(rows, columns, monkeypatch):
     assert torch.equal(field[..., :, columns], whole[..., columns])
 
 
-def test_an_image_s_field_does_not_depend_on_its_batch():
+def test_an_image_s_field_does_not_depend_on_its_batch(drawn_by):
     both = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(1)[...]
     for name, own in zip("ab", both, strict=True):
         assert torch.equal(CounterNoise(3, [name], SHAPE, Scratch(CPU))(1)[...][0], own)

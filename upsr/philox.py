@@ -18,8 +18,12 @@ _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
-_AT_ONCE = 1 << 20
-"""Counters that are worked on together: a counter takes some 200 bytes on the way."""
+_AT_ONCE = 1 << 16
+"""Counters that are worked on together on a CPU: a counter takes some 200 bytes on the way, which should stay in its cache. With
+sixteen times as many a field takes three times as long, with an eighth of them too."""
+
+_AT_ONCE_ELSEWHERE = 1 << 20
+"""On other devices, which want much work in a call."""
 
 
 def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -35,18 +39,12 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Te
     a, b, c, d = counter
     k_0, k_1 = key
     for _ in range(_ROUNDS):
-        high_0, low_0 = _product(a, _MULTIPLIERS[0])
-        high_1, low_1 = _product(c, _MULTIPLIERS[1])
-        a, b, c, d = high_1 ^ b ^ k_0, low_1, high_0 ^ d ^ k_1, low_0
+        # 64 bits of a product, whose highest is the sign: int64 wraps around, on CPUs as on GPUs, and the shift is masked.
+        product_0, product_1 = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, c = (product_1 >> 32 & _WORD) ^ (b ^ k_0), (product_0 >> 32 & _WORD) ^ (d ^ k_1)
+        b, d = product_1 & _WORD, product_0 & _WORD
         k_0, k_1 = (k_0 + _WEYL[0]) & _WORD, (k_1 + _WEYL[1]) & _WORD
     return a, b, c, d
-
-
-def _product(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """The high and the low word of a product of 64 bits, by halves of x: int64 has no room for the whole."""
-    low = (x & 0xFFFF) * factor
-    middle = (x >> 16) * factor + (low >> 16)
-    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
 def normal_field(
@@ -72,7 +70,8 @@ def normal_field(
     first, last = columns.start // 4, -(-columns.stop // 4)
     across = torch.arange(first, last, device=place)
     plane = torch.arange(channels, device=place)[:, None, None]
-    height = max(1, _AT_ONCE // max(1, len(keys) * channels * len(across)))
+    at_once = _AT_ONCE if place.type == "cpu" else _AT_ONCE_ELSEWHERE
+    height = max(1, at_once // max(1, len(keys) * channels * len(across)))
     for top in range(rows.start, rows.stop, height):
         down = torch.arange(top, min(top + height, rows.stop), device=place)[:, None]
         counter = across, down, plane, torch.zeros((), dtype=torch.int64, device=place)

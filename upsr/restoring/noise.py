@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from upsr.accelerate.native import normal as native
 from upsr.choices import NoiseSource
 from upsr.diffusion.sampling import Noise
 from upsr.philox import normal_field
@@ -82,6 +83,8 @@ class CounterField:
         height, width = self.shape[-2:]
         _, rows, columns = (..., slice(None), slice(None)) if place is Ellipsis else place
         rows, columns = (slice(*side.indices(length)[:2]) for side, length in ((rows, height), (columns, width)))
+        if native.takes(self.device):
+            return native.normal_field(self.keys, self.shape[1], rows, columns)
         return normal_field(self.keys, self.shape[1], rows, columns, self.device)
 
 

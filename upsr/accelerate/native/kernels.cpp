@@ -74,6 +74,18 @@ struct Norm {
     }
 };
 
+struct Field {
+    const int64_t *keys;              /* of the images */
+    float *out;                       /* (images, channels, rows, last - first) */
+    int64_t channels, top, rows;      /* of the window: its first row, and how many */
+    int64_t first, last;              /* columns */
+};
+
+constexpr double LN_2 = 0.693147180559945309417, PI = 3.14159265358979323846;
+
+/* Half of pi in two parts. */
+constexpr double PI_2 = PI / 2, REST_OF_PI_2 = 6.123233995736766e-17;
+
 /* Mean, factor and offset of one image's channels, from the sums of its blocks. */
 void find_coefficients(const Norm &p, int64_t image) {
     double *total = p.sums + image * p.blocks() * 2 * p.channels; /* the first block's */
@@ -116,6 +128,7 @@ constexpr int VECTOR = 64, ROWS = 8;
 #include "attention.h"
 #include "winograd.h"
 #include "norm.h"
+#include "normal.h"
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -131,6 +144,7 @@ constexpr int VECTOR = 32, ROWS = 4;
 #include "attention.h"
 #include "winograd.h"
 #include "norm.h"
+#include "normal.h"
 }
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -220,4 +234,14 @@ extern "C" int upsr_norm(const void *x, const float *weight, const float *bias, 
             apply(problem, i);
     }
     return 0;
+}
+
+/* A window of fields of standard normal numbers, float. Returns 0, or 1 where memory is short. */
+extern "C" int upsr_normal(const int64_t *keys, float *out, int64_t images, int64_t channels, int64_t top, int64_t rows,
+                           int64_t first, int64_t last, int, int threads, int width) {
+    const Field problem = {keys, out, channels, top, rows, first, last};
+    const auto draw_row = width == 512 ? wide::draw_row : narrow::draw_row;
+    return !shared_among(threads, images * channels * rows, 2 * wide::DOUBLES * 4, [&](int64_t i, float *scratch) {
+        draw_row(problem, i / (channels * rows), i / rows % channels, i % rows, scratch);
+    });
 }

@@ -24,13 +24,14 @@ class Kernels:
     """The functions of kernels.cpp.
 
     Attributes:
-        attention, winograd, norm: take what kernels.cpp says but for the last two arguments; 0 is success.
+        attention, winograd, norm, normal: take what kernels.cpp says but for the last two arguments; 0 is success.
         width: bits of the vectors that they use here, 512 or 256.
     """
 
     attention: Callable[..., int]
     winograd: Callable[..., int]
     norm: Callable[..., int]
+    normal: Callable[..., int]
     width: int
 
 
@@ -51,11 +52,14 @@ def kernels() -> Kernels | str:
         return "built of other sources: install upsr again (make venv, or pip install)"
     if not (width := library.upsr_width()):
         return "need AVX2"
-    attention, winograd, norm = library.upsr_attention, library.upsr_winograd, library.upsr_norm
+    attention, winograd, norm, normal = (
+        library.upsr_attention, library.upsr_winograd, library.upsr_norm, library.upsr_normal
+    )  # fmt: skip
     attention.argtypes = [_ADDRESS] * 4 + [_COUNT] * 4 + [ctypes.c_float, _INT, _INT, _INT]
     winograd.argtypes = [_ADDRESS] * 4 + [_COUNT] * 7 + [_INT, _INT, _INT]
     norm.argtypes = [_ADDRESS] * 8 + [_COUNT] * 4 + [ctypes.c_double, _INT, _INT, _INT]
-    return Kernels(attention, winograd, norm, width)
+    normal.argtypes = [_ADDRESS] * 2 + [_COUNT] * 6 + [_INT, _INT, _INT]
+    return Kernels(attention, winograd, norm, normal, width)
 
 
 def _digest(folder: Path) -> str | None:
