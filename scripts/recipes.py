@@ -37,7 +37,7 @@ from upsr.methods.upsr.method import UPSR, Condition
 from upsr.metrics import LPIPS, NIQE, PSNR, Grid
 from upsr.provenance import machine, versions
 from upsr.restoring import ModelRestorer
-from upsr.restoring.noise import SequentialNoise
+from upsr.restoring.noise import CounterNoise
 from upsr.tiling.scratch import Scratch
 
 EXAMPLES = """examples:
@@ -258,7 +258,7 @@ class GivenNoise:
         gt = torch.stack([self.pairs[self.pairs.keys.index(name)]["gt"] for name in names])
         cond = self.method.condition(lq)
         weighted = replace(cond, weight=self.noise(self.method, cond, 2 * gt - 1))
-        field = SequentialNoise(0, names, self.method.facts.noise_shape(*lq.shape[-2:]), Scratch(lq.device))
+        field = CounterNoise(0, names, self.method.facts.noise_shape(*lq.shape[-2:]), Scratch(lq.device))
         return (self.method.generate(weighted, field).clamp(-1, 1) + 1) / 2
 
 

@@ -55,7 +55,7 @@ from upsr.rng import stacked
 SCHEDULE = {"diffusion/coefficients.py __call__: cpu -> cuda": 1}
 """The schedule is computed on the host; each process takes it to a device once."""
 
-NOISE = "restoring/noise.py __call__: cpu -> cuda"
+NOISE = "philox.py normal_field: cpu -> cuda"  # its keys
 """A noise field is drawn on the host, so that it is the same on every device, and goes there image by image."""
 
 WINDOWS = "tiling/windows.py windows: cpu -> cuda"
@@ -103,16 +103,16 @@ def restoring(model, allowed, tile=None, watch=None):
 
 
 @pytest.mark.parametrize(("step", "draws"), [("ddim", 1), ("posterior", 2)])
-def test_restoring_copies_its_noise_to_the_device_and_nothing_else(step, draws):
+def test_restoring_copies_the_keys_of_its_noise_to_the_device_and_nothing_else(step, draws):
     restoring(upsr(step), {**SCHEDULE, WINDOWS: 2, NOISE: draws})
 
 
-def test_noise_by_counters_is_drawn_on_the_device():
+def test_noise_of_the_cpu_s_generator_is_copied_there():
     model = on_cuda(upsr("posterior")).eval()
     lq = torch.empty(2, 3, 20, 12, device="cuda")
-    keys = {"philox.py normal_field: cpu -> cuda": 2}
+    fields = {"restoring/noise.py __call__: cpu -> cuda": 2 * 2}  # steps and images
     stays_on_the_device(
-        lambda: restore(model, lq, seed=0, names=["one", "two"], noise="counter"), {**SCHEDULE, WINDOWS: 2, **keys}
+        lambda: restore(model, lq, seed=0, names=["one", "two"], noise="sequential"), {**SCHEDULE, WINDOWS: 2, **fields}
     )
 
 
@@ -124,7 +124,7 @@ def test_restoring_in_tiles_that_meet_at_every_step_does_so_too(step, draws):
 
 
 def test_restoring_tile_after_tile_does_so_too():
-    restoring(upsr(), {**SCHEDULE, WINDOWS: 4, NOISE: 1}, TileOptions(size=16, overlap=4))
+    restoring(upsr(), {**SCHEDULE, WINDOWS: 4, NOISE: 2}, TileOptions(size=16, overlap=4))  # for each of two tiles
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.float8_e4m3fn])

@@ -143,7 +143,7 @@ def test_the_page_s_settings_give_the_command_the_same_bytes(page, work, tmp_pat
     assert (result.name, settings.name) == ("photo_x3_seed5.png", "photo_x3_seed5.json")
     options = json.loads(settings.read_text())["options"]
     assert options == {
-        "weights": "least", "outscale": 3, "seed": 5, "steps": options["steps"], "fidelity": 0.25,
+        "weights": "least", "outscale": 3, "seed": 5, "noise": "counter", "steps": options["steps"], "fidelity": 0.25,
         "colour_fix": "wavelet", "consistent": True, "dtype": options["dtype"], "tile": options["tile"], "format": "png",
     }  # fmt: skip
     assert repeated(work, picture, settings) == result.read_bytes()

@@ -20,18 +20,20 @@ from PIL import Image
 from tests import resshift, tiny
 from tests.evaluations import CPU, describe_dataset, largest_difference, means, run, save_rrdb, values, workplace, write
 from tests.processes import Fork, run_fork, run_two
+from upsr.choices import NOISE, NOISE_SOURCES
 from upsr.cli import main
 from upsr.config.load import parse_options
 from upsr.data.image_io import decode_image, to_tensor
 from upsr.errors import UpsrError
 from upsr.evaluation import statistics
-from upsr.evaluation.entries import ENTRIES, MissingWeightsError, WrongWeightsError, make_ready
+from upsr.evaluation.entries import ENTRIES, MissingWeightsError, WrongWeightsError, describe, make_ready
 from upsr.evaluation.protocols import PROTOCOLS, build_instruments, differences
 from upsr.evaluation.results import Journal, Measured, read_rows, read_summary
 from upsr.methods import build_method
 from upsr.metrics import NIQE, PSNR, SSIM, MetricUnavailableError, PyIQA
 from upsr.provenance import file_digest
 from upsr.report.numbers import head, tables_of_means
+from upsr.restoring.restore import restore
 
 REPOSITORY = Path(__file__).parents[1]
 pytest.importorskip("pyiqa", reason="needs the extra: pip install 'upsr[metrics]'")
@@ -545,6 +547,20 @@ def test_latent_diffusion_is_measured_from_its_option_file(place):
     write(place / "ldm.yml", {"name": "x", "datasets": {}, **tiny.ldm_options(place / "ldm")})
     first = means(run(place, methods=("ldm.yml",), datasets=("Tiny",), folder=place / "a"))
     assert means(run(place, methods=("ldm.yml",), datasets=("Tiny",), folder=place / "b", batch_size=4)) == first
+
+
+def test_the_noise_of_an_option_file_is_that_of_its_images(place):
+    options = {"name": "x", "datasets": {}, **tiny.ldm_options(place / "ldm")}
+    for noise, named in ((None, NOISE), ("counter", "counter"), ("sequential", "sequential")):
+        write(place / "ldm.yml", options if noise is None else {**options, "val": {"noise": noise}})
+        entry = make_ready(describe("ldm.yml"), CPU.device, None)
+        assert entry.facts["noise"] == named
+        lq = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        method = entry.restorer(0, "Tiny", ["a"]).method
+        expected = restore(method, lq, seed=0, names=["a"], noise=named)
+        assert torch.equal(entry.restorer(0, "Tiny", ["a"])(lq, ["a"]), expected)
+        other = next(source for source in NOISE_SOURCES if source != named)
+        assert not torch.equal(restore(method, lq, seed=0, names=["a"], noise=other), expected)
 
 
 def test_decoded_pictures_are_those_that_were_measured(finished):

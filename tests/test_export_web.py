@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tests import tiny
+from tests.philox_vectors import VECTORS
 from upsr import cli
 from upsr.archs import CompactSR
 from upsr.config.schema import TileOptions
@@ -38,7 +39,7 @@ from upsr.export.web import folder, runtime
 from upsr.export.web.compact import store_weights
 from upsr.export.web.folder import MANIFEST, SERVICE_WORKER, TILE
 from upsr.export.web.licences import write_licences
-from upsr.restoring.noise import SequentialNoise
+from upsr.restoring.noise import CounterNoise
 from upsr.restoring.restore import restore
 from upsr.tiling.padding import pad_to_multiple
 from upsr.tiling.scratch import Scratch
@@ -114,10 +115,16 @@ def test_digests_are_those_of_blake2b(modules, length):
 
 @pytest.mark.parametrize("seed", [0, 7, 2**53 - 1])
 def test_noise_is_that_of_the_command(modules, seed):
-    function = "({noiseField}, seed) => Array.from(noiseField(BigInt(seed), 'a photo', 2, 48, 8 * 24))"
+    function = "({noiseField}, seed) => Array.from(noiseField(BigInt(seed), 'a photo', 2, 48, 8, 22))"
     found = np.array(modules("noise.js", function, str(seed)), dtype=np.float32)
-    expected = SequentialNoise(seed, ["a photo"], (48, 8, 24), Scratch(torch.device("cpu")))(2)
-    np.testing.assert_allclose(found, expected.flatten().numpy(), atol=2e-6)
+    expected = CounterNoise(seed, ["a photo"], (48, 8, 22), Scratch(torch.device("cpu")))(2)
+    np.testing.assert_allclose(found, expected.flatten().numpy(), rtol=2e-7, atol=0)
+
+
+def test_its_generator_gives_the_vectors_of_its_authors(modules):
+    for counter, key, expected in VECTORS:
+        function = "({philox}, [counter, key]) => philox(counter, key)"
+        assert modules("noise.js", function, [counter, key]) == expected
 
 
 def test_a_photo_has_the_identity_that_the_command_gives_it(modules):

@@ -109,7 +109,8 @@ def test_no_tile_changes_the_noise_of_another(folder, monkeypatch):
     monkeypatch.setattr(
         SequentialNoise, "__call__", lambda self, k: fields.append((call(self, k), self, k)) or fields[-1][0]
     )
-    restore(method(folder), lr_image(48, 40), seed=0, names=["a"], tile=TileOptions(size=32, overlap=16, blend="end"))
+    tile = TileOptions(size=32, overlap=16, blend="end")
+    restore(method(folder), lr_image(48, 40), seed=0, names=["a"], noise="sequential", tile=tile)
     assert fields
     assert all(torch.equal(field, call(noise, k)) for field, noise, k in fields)
 

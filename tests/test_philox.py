@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from tests import tiny
+from tests.philox_vectors import VECTORS
 from upsr.archs import ATD
 from upsr.config.schema import TileOptions
 from upsr.devices import CPU
@@ -31,20 +32,10 @@ def drawn_by(request, monkeypatch):
         monkeypatch.setattr("upsr.accelerate.native.normal.takes", lambda device: False)
 
 
-def words(text):
-    return [torch.tensor(int(word, 16)) for word in text.split()]
-
-
-@pytest.mark.parametrize(
-    ("counter", "key", "expected"),
-    [
-        ("0 0 0 0", "0 0", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
-    ],
-)
+@pytest.mark.parametrize(("counter", "key", "expected"), VECTORS)
 def test_the_vectors_of_its_authors_come_out(counter, key, expected):
-    assert [f"{int(word):08x}" for word in philox(words(counter), words(key))] == expected.split()
+    found = philox([torch.tensor(word) for word in counter], [torch.tensor(word) for word in key])
+    assert [int(word) for word in found] == expected
 
 
 def independent(key, channels, rows, columns):
@@ -83,6 +74,30 @@ def test_an_image_s_field_does_not_depend_on_its_batch(drawn_by):
     both = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(1)[...]
     for name, own in zip("ab", both, strict=True):
         assert torch.equal(CounterNoise(3, [name], SHAPE, Scratch(CPU))(1)[...][0], own)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_field_is_a_tensor_like_others(mode, drawn_by):
+    """Methods of one's own compute with it as it comes."""
+    with mode():
+        field = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(0)
+        whole = field[...]
+        assert (field.shape, field.dtype, field.device, type(whole)) == (
+            whole.shape,
+            whole.dtype,
+            whole.device,
+            torch.Tensor,
+        )
+        for operation in (
+            lambda x: 0.5 * x, lambda x: whole - x, lambda x: torch.cat([whole, x]), lambda x: x.double(), lambda x: x[1],
+            lambda x: x[:, :1, ::2], lambda x: x.unbind(1)[2], lambda x: torch.zeros_like(whole).copy_(x),
+        ):  # fmt: skip
+            result = operation(field)
+            assert type(result) is torch.Tensor
+            assert torch.equal(result, operation(whole))
+        with pytest.raises(TypeError, match="in place"):
+            field.mul_(2)
+        assert torch.equal(field[...], whole)
 
 
 def test_fields_are_normal_and_independent():

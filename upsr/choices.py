@@ -34,9 +34,10 @@ Prediction = Literal["epsilon", "sample", "v_prediction"]
 VPSampler = Literal["ddim", "ddpm"]
 """Reverse step of a variance-preserving process."""
 
-NoiseSource = Literal["sequential", "counter"]
+NoiseSource = Literal["counter", "sequential"]
 """Generator of a restoration's noise, see :mod:`upsr.restoring.noise`."""
 NOISE_SOURCES: tuple[NoiseSource, ...] = get_args(NoiseSource)
+NOISE: NoiseSource = "counter"
 
 ColourFix = Literal["none", "adain", "wavelet"]
 COLOUR_FIXES: tuple[ColourFix, ...] = get_args(ColourFix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from upsr.arguments import add_model, path
-from upsr.choices import COLOUR_FIXES, COMPILERS, DTYPES, MAX_MEGAPIXELS, NOISE_SOURCES, QUALITY, SHARED
+from upsr.choices import COLOUR_FIXES, COMPILERS, DTYPES, MAX_MEGAPIXELS, NOISE, NOISE_SOURCES, QUALITY, SHARED
 
 EXAMPLES = """examples:
   upsr upscale photo.jpg -o large/                        large/photo.jpg, four times as wide and high
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     look.add_argument(
         "--noise",
         choices=NOISE_SOURCES,
-        help="its generator (sequential); counter: other noise, which needs no room",
+        help=f"its generator ({NOISE}); sequential: torch's for CPUs, which is other noise",
     )
     look.add_argument(
         "--steps", type=int, metavar="N", help="network calls (the model's own number); UPSR: 0 for g alone"

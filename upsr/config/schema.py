@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_seriali
 from pydantic_core import core_schema
 
 from upsr import choices
-from upsr.choices import RUNS_ROOT, CompileMode, NoiseSource
+from upsr.choices import NOISE, RUNS_ROOT, CompileMode, NoiseSource
 from upsr.config.schema_data import DegradationOptions
 
 
@@ -249,9 +249,9 @@ class ValOptions(Section):
     max_images: int | None = Field(None, ge=1, description="Use only the first images of each set.")
     tile: TileOptions | None = TileOptions()
     noise: NoiseSource = Field(
-        "sequential",
-        description="Generator of the noise: torch's for CPUs, whose numbers come one after another, or one by counters, which "
-        "draws on the device. Another generator is other noise; upsr evaluate takes the first.",
+        NOISE,
+        description="Generator of the noise, in upsr evaluate too: one by counters, which draws on the device, or torch's for "
+        "CPUs, whose numbers come one after another. Another generator is other noise.",
     )
     metrics: Annotated[dict[str, MetricComponent], WithoutNulls()] = Field(
         default_factory=dict, description="Name in the table: registered metric; null leaves one of the base file out."

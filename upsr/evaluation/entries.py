@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upsr.archs import ncnn
 from upsr.archs.spandrel import SpandrelSR
-from upsr.choices import RUNS_ROOT
+from upsr.choices import NOISE, RUNS_ROOT, NoiseSource
 from upsr.compat import ENTRY_REGISTRY
 from upsr.config.components import build, component_problems
 from upsr.config.load import RUN_OPTIONS, read_yaml, refuse
@@ -231,7 +231,9 @@ class OptionFile:
         options = opt.model_dump(mode="json", exclude={"datasets", "train", "logger", "distributed", "val"})
         facts: dict[str, Any] = {"seed_of_random_weights": opt.manual_seed} if unset else {}
         facts |= {"option_file": self.opt, "options_sha256": digest_of(options), "random_weights": bool(unset)}
-        return of_model(method, device, tile or opt.val.tile, weights=list(files.values()), facts=facts)
+        return of_model(
+            method, device, tile or opt.val.tile, noise=opt.val.noise, weights=list(files.values()), facts=facts
+        )
 
 
 @ENTRY_REGISTRY.register()
@@ -346,6 +348,7 @@ def of_model(
     device: torch.device,
     tile: TileOptions | None,
     *,
+    noise: NoiseSource = NOISE,
     weights: Sequence[Path] = (),
     facts: Mapping[str, Any] | None = None,
 ) -> Entry:
@@ -354,12 +357,13 @@ def of_model(
     own, *others = [sum(p.numel() for p in network.parameters()) for network in method.parts().values()] or [0]
     described = {
         **(facts or {}),
+        **({"noise": noise} if method.facts.draws else {}),
         "parameters": own,
         "aux_parameters": sum(others),
         "tile": tile.model_dump() if tile else None,
     }
     return Entry(
-        lambda seed, dataset, keys: ModelRestorer(method, seed, tile),
+        lambda seed, dataset, keys: ModelRestorer(method, seed, tile, noise),
         scale=method.facts.scale,
         channels=method.facts.channels,
         draws=method.facts.draws,

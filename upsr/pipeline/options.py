@@ -48,7 +48,7 @@ def options_of(pipe: Described, model: Mapping[str, Any], settings: Settings, **
         "width": width,
         "height": height,
         "seed": settings.seed if pipe.draws else None,
-        "noise": settings.noise if pipe.draws and settings.noise != Settings.noise else None,
+        "noise": settings.noise if pipe.draws else None,
         **{name: knobs.pop(name, None) for name in _OWN},
         "knob": [f"{name}={value}" for name, value in knobs.items()],
         "colour_fix": settings.colour_fix,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from upsr.choices import ColourFix, NoiseSource
+from upsr.choices import NOISE, ColourFix, NoiseSource
 from upsr.errors import UpsrError
 from upsr.pipeline.checks import is_number, whole
 
@@ -20,8 +20,8 @@ class Settings:
 
     Attributes:
         seed: of the noise; a photo's noise is a function of the seed and its pixels. Without effect on a method without noise.
-        noise: generator of the noise: "sequential" is torch's for CPUs; "counter" draws any part of a field by itself, on the
-            device, so that a large photo's noise needs no room. Another generator is other noise.
+        noise: generator of the noise: "counter" draws any part of a field by itself, on the device, so that a large photo's
+            noise needs no room; "sequential" is torch's for CPUs. Another generator is other noise.
         outscale: size of the result over that of the photo; ``None`` for the method's scale. A method with a knob ``scale``
             restores at it; what other methods give is resized.
         size: (width, height) of the result instead, of which one may be ``None`` to keep the proportions.
@@ -38,7 +38,7 @@ class Settings:
     """
 
     seed: int = 0
-    noise: NoiseSource = "sequential"
+    noise: NoiseSource = NOISE
     outscale: float | None = None
     size: tuple[int | None, int | None] | None = None
     tile: int | Literal["auto"] | None = "auto"

@@ -86,7 +86,9 @@ def restored_values(method: Method) -> list[float]:
     steps = method.knobs().get("steps")
     if isinstance(steps, Knob):
         method = method.adjusted(steps=min(steps.default or steps.high, _STEPS))
-    result = ModelRestorer(method.eval(), seed=0)(_picture(method.facts.channels), ["verification"])
+    # The noise of the values that are recorded.
+    restorer = ModelRestorer(method.eval(), seed=0, noise="sequential")
+    result = restorer(_picture(method.facts.channels), ["verification"])
     if not result.isfinite().all():
         raise UpsrError("its restoration is not finite; fetch it again")
     return [round(value, 2) for value in (255 * F.adaptive_avg_pool2d(result, _CELLS)).flatten().tolist()]

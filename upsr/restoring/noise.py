@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from upsr.accelerate.native import normal as native
 from upsr.choices import NoiseSource
@@ -70,25 +72,57 @@ class CounterNoise:
         )
 
 
-class CounterField:
-    """A field of standard normal numbers, (B, channels, height, width), that is not there until a part of it is asked for."""
+class CounterField(Tensor):
+    """A field of standard normal numbers, (B, C, H, W) float32, none of which is there.
 
-    def __init__(self, keys: Sequence[int], shape: Shape, device: torch.device) -> None:
-        self.keys = keys
-        self.shape = torch.Size((len(keys), *shape))
-        self.device = device
+    Windows are drawn when they are cut out. For any other operation all of it is, each time anew.
+
+    Args:
+        keys: of the images, see :func:`upsr.philox.normal_field`.
+        shape: see :data:`Shape`.
+    """
+
+    keys: Sequence[int]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # results are plain tensors
+
+    @staticmethod
+    def __new__(cls, keys: Sequence[int], shape: Shape, device: torch.device) -> CounterField:
+        field = Tensor._make_wrapper_subclass(cls, (len(keys), *shape), dtype=torch.float32, device=device)
+        field.keys = keys
+        return field
 
     def __getitem__(self, place: Any) -> Tensor:
         """The part at ``(..., rows, columns)``, slices of step 1; ``field[...]`` is all of it."""
-        height, width = self.shape[-2:]
-        _, rows, columns = (..., slice(None), slice(None)) if place is Ellipsis else place
-        rows, columns = (slice(*side.indices(length)[:2]) for side, length in ((rows, height), (columns, width)))
+        match place:
+            case builtins.Ellipsis:
+                return self._window(slice(None), slice(None))
+            case (builtins.Ellipsis, slice(step=None) as rows, slice(step=None) as columns):
+                return self._window(rows, columns)
+            case _:
+                return self[...][place]
+
+    def _window(self, *sides: slice) -> Tensor:
+        rows, columns = (slice(*side.indices(length)[:2]) for side, length in zip(sides, self.shape[-2:], strict=True))
         if native.takes(self.device):
             return native.normal_field(self.keys, self.shape[1], rows, columns)
         return normal_field(self.keys, self.shape[1], rows, columns, self.device)
 
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # fmt: skip
+        """Runs an operation with all of the field.
 
-NOISE: dict[NoiseSource, Callable[[int, Sequence[str], Shape, Scratch], Noise]] = {
-    "sequential": SequentialNoise,
+        Raises:
+            TypeError: it changes the field, whose numbers are not kept.
+        """
+        if func._schema.is_mutable and isinstance(args[0], cls):
+            raise TypeError("a field of noise cannot be changed in place; take field[...]")
+        args, kwargs = tree_map(lambda x: x[...] if isinstance(x, cls) else x, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+SOURCES: dict[NoiseSource, Callable[[int, Sequence[str], Shape, Scratch], Noise]] = {
     "counter": CounterNoise,
+    "sequential": SequentialNoise,
 }

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from upsr.accelerate.allocator import kept_buffers
-from upsr.choices import NoiseSource
+from upsr.choices import NOISE, NoiseSource
 from upsr.config.schema import TileOptions
 from upsr.diffusion.sampling import Noise
 from upsr.methods.base import Method, Seen, Watch
-from upsr.restoring.noise import NOISE, Shape
+from upsr.restoring.noise import SOURCES, Shape
 from upsr.tiling.padding import pad_to_multiple, padded_size
 from upsr.tiling.scratch import Scratch
 from upsr.tiling.tiles import TilePlan
@@ -56,7 +56,7 @@ class ModelRestorer:
     method: Method
     seed: int
     tile: TileOptions | None = None
-    noise: NoiseSource = "sequential"
+    noise: NoiseSource = NOISE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", self.method.for_inference(torch.float32))
@@ -89,7 +89,7 @@ def restore(
     *,
     seed: int,
     names: Sequence[str],
-    noise: NoiseSource = "sequential",
+    noise: NoiseSource = NOISE,
     tile: TileOptions | None = None,
     watch: Watch | None = None,
 ) -> Tensor:
@@ -114,7 +114,7 @@ def restore(
     plan = TilePlan(tile if in_steps else None, Scratch(lq.device, _ROOM))
     if tile is None or in_steps or max(lq.shape[-2:]) <= tile.size:
         return restore_planned(method, lq, plan, seed=seed, names=names, noise=noise, watch=watch)
-    return _restore_apart(method, lq, tile, lambda shape: NOISE[noise](seed, names, shape, Scratch(lq.device)), watch)
+    return _restore_apart(method, lq, tile, lambda shape: SOURCES[noise](seed, names, shape, Scratch(lq.device)), watch)
 
 
 @torch.inference_mode()
@@ -125,13 +125,13 @@ def restore_planned(
     *,
     seed: int,
     names: Sequence[str],
-    noise: NoiseSource = "sequential",
+    noise: NoiseSource = NOISE,
     watch: Watch | None = None,
 ) -> Tensor:
     """As :func:`restore`, with the work divided as ``plan`` says; the result may be in a file of its scratch."""
     facts = method.facts
     padded = pad_to_multiple(lq, facts.multiple)
-    fields = NOISE[noise](seed, names, facts.noise_shape(*padded.shape[-2:]), plan.scratch)
+    fields = SOURCES[noise](seed, names, facts.noise_shape(*padded.shape[-2:]), plan.scratch)
     height, width = facts.output_size(*lq.shape[-2:])
     inside = (..., slice(height), slice(width))
     shown = None if watch is None else lambda seen: watch(replace(seen, image=seen.image[inside]))

@@ -39,7 +39,7 @@ export async function restore(photo, plan, { tile, timesteps, seed }, networks, 
   if (!timesteps.length) return finished(yHat);
 
   const identity = await identityOf(rgbOf(photo), photo.height, photo.width);
-  const noise = (k) => noiseField(seed, identity, k, y.length / size, size);
+  const noise = (k) => noiseField(seed, identity, k, y.length / size, height, width);
   // Computed where it is needed: as an array it would be as large as the result.
   const weight = (i) => plan.b_u + (1 - plan.b_u) * Math.min(Math.abs(yHat[i] - y[i]) / 4 / plan.psi_max, 1);
   const shown = plan.sr_condition ? [yHat, y] : [y];
