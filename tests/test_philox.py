@@ -90,7 +90,8 @@ def test_a_field_is_a_tensor_like_others(mode, drawn_by):
         )
         for operation in (
             lambda x: 0.5 * x, lambda x: whole - x, lambda x: torch.cat([whole, x]), lambda x: x.double(), lambda x: x[1],
-            lambda x: x[:, :1, ::2], lambda x: x.unbind(1)[2], lambda x: torch.zeros_like(whole).copy_(x),
+            lambda x: x[:, :1, ::2], lambda x: x[..., 5:3, -9:], lambda x: x[..., -7:5000, 45:45],
+            lambda x: x.unbind(1)[2], lambda x: torch.zeros_like(whole).copy_(x),
         ):  # fmt: skip
             result = operation(field)
             assert type(result) is torch.Tensor

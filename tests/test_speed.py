@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import check
@@ -17,6 +18,7 @@ from cases import SECTIONS, Setting
 from harness import Case, measure
 from limits import Limits, traffic_of
 from plain import plain_restore
+from safetensors.torch import save_file
 from torch import nn
 
 from tests import tiny
@@ -26,7 +28,7 @@ from upsr.accelerate.compiled import Compiled
 from upsr.accelerate.convolution import GivenFirstConv
 from upsr.accelerate.twin import Twin
 from upsr.accelerate.winograd import winograd, winograd_weight
-from upsr.archs import ATD, CompactSR, UNetModelSwin
+from upsr.archs import ATD, CompactSR, SpandrelSR, UNetModelSwin
 from upsr.archs.layers import ConditionedConv, DoublingConv, GroupNorm32, PointwiseConv
 from upsr.archs.reorder import inverse, reordered
 from upsr.archs.swin_unet import SwinUNet
@@ -215,6 +217,57 @@ def test_the_accelerated_g_is_the_plain_one(network, size):
     lq = torch.rand(2, 3, *size)
     with torch.no_grad():
         torch.testing.assert_close(accelerated(g)(lq), g(lq), rtol=0, atol=1e-5)
+
+
+def foreign(architecture, **arguments):
+    """A network of spandrel with random weights, as it is read from a file."""
+    module = pytest.importorskip(f"spandrel.architectures.{architecture}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.safetensors"
+        network = tiny.random_weights(getattr(module, architecture)(**arguments))
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, path)
+        return SpandrelSR(str(path)).eval()
+
+
+@pytest.mark.parametrize("size", [(32, 40), (19, 30)])
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "exchanged"),
+    [
+        ("ESRGAN", {"num_filters": 32, "num_blocks": 1}, 21),
+        ("Compact", {"num_feat": 32, "num_conv": 2}, 4),
+        ("SPAN", {"num_in_ch": 3, "num_out_ch": 3, "upscale": 2, "feature_channels": 32, "norm": False}, 21),
+        ("PLKSR", {"dim": 32, "n_blocks": 2, "kernel_size": 5, "split_ratio": 0.5}, 6),
+        ("MoSR", {"dim": 32, "n_block": 2}, 10),
+    ],
+)
+def test_convolutions_of_networks_that_spandrel_reads_are_exchanged(architecture, arguments, exchanged, size):
+    g = foreign(architecture, **arguments)
+    lq = torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        before = g(lq.clone())
+        fast = accelerated(g)
+        torch.testing.assert_close(fast(lq.clone()), before, rtol=0, atol=1e-5)
+        assert torch.equal(torch.cat([fast(one) for one in lq.clone().split(1)]), fast(lq.clone()))
+        assert torch.equal(g(lq.clone()), before)
+    assert sum(isinstance(module, Twin) for module in fast.modules()) == exchanged
+    assert not any(isinstance(module, Twin) for module in g.modules())
+
+
+def test_other_networks_that_spandrel_reads_stay_as_they_are():
+    g = foreign("OmniSR", num_feat=16, res_num=1, block_num=1, window_size=8)
+    assert any(type(module) is nn.Conv2d and module.kernel_size == (3, 3) for module in g.modules())
+    assert accelerated(g) is g
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"padding_mode": "reflect"}, {"dilation": 2, "padding": 1}, {"bias": False}, {"stride": (1, 2)}, {"groups": 2}],
+)
+def test_convolutions_of_other_forms_are_not_exchanged(changes):
+    g = foreign("Compact", num_feat=32, num_conv=2)
+    odd = nn.Conv2d(32, 32, 3, **{"padding": 1, **changes})
+    g.network.body[2] = odd
+    assert type(accelerated(g).network.body[2]) is nn.Conv2d
 
 
 def test_a_twin_made_after_a_change_of_the_weights_has_them():

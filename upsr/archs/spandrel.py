@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zipfile
 from pathlib import Path
 
@@ -77,7 +78,10 @@ class SpandrelSR(SRNetwork):
 
     def forward(self, lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] -> (B, C, scale*h, scale*w) in [0, 1]."""
-        return self._descriptor(lq)
+        # spandrel pads and crops around its own network: here that of this copy, whose modules may have been exchanged.
+        descriptor = copy.copy(self._descriptor)
+        descriptor._model = self.network
+        return descriptor(lq)
 
 
 def _read(path: str) -> dict[str, Tensor]:

@@ -102,7 +102,7 @@ class CounterField(Tensor):
                 return self[...][place]
 
     def _window(self, *sides: slice) -> Tensor:
-        rows, columns = (slice(*side.indices(length)[:2]) for side, length in zip(sides, self.shape[-2:], strict=True))
+        rows, columns = (_bounds(side, length) for side, length in zip(sides, self.shape[-2:], strict=True))
         if native.takes(self.device):
             return native.normal_field(self.keys, self.shape[1], rows, columns)
         return normal_field(self.keys, self.shape[1], rows, columns, self.device)
@@ -120,6 +120,11 @@ class CounterField(Tensor):
             raise TypeError("a field of noise cannot be changed in place; take field[...]")
         args, kwargs = tree_map(lambda x: x[...] if isinstance(x, cls) else x, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _bounds(side: slice, length: int) -> slice:
+    start, stop, _ = side.indices(length)
+    return slice(start, max(start, stop))
 
 
 SOURCES: dict[NoiseSource, Callable[[int, Sequence[str], Shape, Scratch], Noise]] = {
