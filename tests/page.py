@@ -145,11 +145,15 @@ def upload(page, path: Path) -> None:
     page.set_input_files("#photo input[type=file]", path)
 
 
-def open_section(page, section: str) -> None:
-    """Open a closed section. Gradio fills it then, and for some 60 ms drops what a program, faster than people, types there."""
-    page.click(f"{section} > button")
+def wait_until_filled(page) -> None:
+    """Gradio fills a section when it is opened, and for some 60 ms drops what a program, faster than people, enters there."""
     idle = "new Promise((done) => requestIdleCallback(done))"
     page.evaluate(f"async () => {{ await {idle}; await new Promise(requestAnimationFrame); await {idle}; }}")
+
+
+def open_section(page, section: str) -> None:
+    page.click(f"{section} > button")
+    wait_until_filled(page)
 
 
 def type_into(page, fields: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ from tests.page import (
     upscale,
     wait_for_image,
     wait_for_status,
+    wait_until_filled,
 )
 from upsr.methods.base import Knob
 
@@ -168,6 +169,7 @@ def test_a_whole_upscaling_by_keyboard(page, fake, tmp_path):
     tab_to(page, "#mask > button")
     page.keyboard.press("Enter")
     wait_for_image(page, "#painting img")
+    wait_until_filled(page)
     tab_to(page, "#painting canvas")
     page.keyboard.press("Space")
     tab_to(page, "[aria-label='number input for Steps']")
@@ -206,6 +208,7 @@ def test_several_photos_by_keyboard(page, tmp_path):
     tab_to(page, "#several > button")
     page.keyboard.press("Enter")
     page.wait_for_selector("#photos button", state="visible")
+    wait_until_filled(page)
     choose_by_key(page, "#photos button", photo(tmp_path / "a.png", 20, 20))
     page.wait_for_function("document.querySelectorAll('#photos tr.file').length === 1")
     choose_by_key(page, "[aria-label='Add photos']", photo(tmp_path / "b.png", 20, 20))
