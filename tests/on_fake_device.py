@@ -55,8 +55,8 @@ from upsr.rng import stacked
 SCHEDULE = {"diffusion/coefficients.py __call__: cpu -> cuda": 1}
 """The schedule is computed on the host; each process takes it to a device once."""
 
-NOISE = "philox.py normal_field: cpu -> cuda"  # its keys
-"""A noise field is drawn on the host, so that it is the same on every device, and goes there image by image."""
+NOISE = "philox.py normal_field: cpu -> cuda"
+"""A noise field, or a window of it, is drawn on the device; the keys of its images go there."""
 
 WINDOWS = "tiling/windows.py windows: cpu -> cuda"
 """The weights of tiles along each side, at the start of a restoration."""

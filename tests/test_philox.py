@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -96,9 +97,48 @@ def test_a_field_is_a_tensor_like_others(mode, drawn_by):
             result = operation(field)
             assert type(result) is torch.Tensor
             assert torch.equal(result, operation(whole))
-        with pytest.raises(TypeError, match="in place"):
-            field.mul_(2)
+        np.testing.assert_array_equal(np.asarray(field), whole.numpy())
+        assert field.tolist() == whole.tolist()
+        assert torch.equal(copy.deepcopy(field)[..., 3:9, 5:20], whole[..., 3:9, 5:20])
+        for change in (
+            lambda x: x.mul_(2), lambda x: x.__setitem__((..., slice(2), slice(2)), 0), lambda x: torch.add(whole, 1, out=x),
+            lambda x: torch._foreach_mul_([x], 2),
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match="cannot be changed"):
+                change(field)
         assert torch.equal(field[...], whole)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_field_is_drawn_in_compiled_code(mode, drawn_by):
+    @torch.compile(backend="eager")
+    def compiled(x):
+        return x * 2, x[..., 3:9, 5:20] + 1
+
+    for seed in (3, 4):
+        with mode():
+            field = CounterNoise(seed, ["a", "b"], SHAPE, Scratch(CPU))(0)
+            whole = field[...]
+            doubled, window = compiled(field)
+            assert torch.equal(doubled, 2 * whole)
+            assert torch.equal(window, whole[..., 3:9, 5:20] + 1)
+
+
+def test_torch_s_defaults_do_not_matter(drawn_by):
+    field = CounterNoise(3, ["a", "b"], SHAPE, Scratch(CPU))(0)
+    whole = field[...]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            again = field[...]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again.dtype == torch.float32
+    assert torch.equal(again, whole)
+
+
+def test_no_image_has_an_empty_field(drawn_by):
+    assert CounterNoise(3, [], SHAPE, Scratch(CPU))(0)[...].shape == (0, *SHAPE)
 
 
 def test_fields_are_normal_and_independent():

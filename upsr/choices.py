@@ -38,6 +38,7 @@ NoiseSource = Literal["counter", "sequential"]
 """Generator of a restoration's noise, see :mod:`upsr.restoring.noise`."""
 NOISE_SOURCES: tuple[NoiseSource, ...] = get_args(NoiseSource)
 NOISE: NoiseSource = "counter"
+"""The default; results that an earlier version recorded are of the other."""
 
 ColourFix = Literal["none", "adain", "wavelet"]
 COLOUR_FIXES: tuple[ColourFix, ...] = get_args(ColourFix)

@@ -64,9 +64,11 @@ def normal_field(
         (len(keys), channels, rows, columns) float32 on ``device``.
     """
     place = device if has_float64(device) else CPU
-    words = torch.tensor([[key & _WORD, (key >> 32) & _WORD] for key in keys], device=place)
+    words = torch.tensor([[key & _WORD, (key >> 32) & _WORD] for key in keys], dtype=torch.int64, device=place).view(
+        -1, 2
+    )
     size = len(keys), channels, rows.stop - rows.start, columns.stop - columns.start
-    field = torch.empty(size, device=place)
+    field = torch.empty(size, dtype=torch.float32, device=place)
     first, last = columns.start // 4, -(-columns.stop // 4)
     across = torch.arange(first, last, device=place)
     plane = torch.arange(channels, device=place)[:, None, None]

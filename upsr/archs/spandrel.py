@@ -78,10 +78,10 @@ class SpandrelSR(SRNetwork):
 
     def forward(self, lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] -> (B, C, scale*h, scale*w) in [0, 1]."""
-        # spandrel pads and crops around its own network: here that of this copy, whose modules may have been exchanged.
-        descriptor = copy.copy(self._descriptor)
-        descriptor._model = self.network
-        return descriptor(lq)
+        if self._descriptor.model is not self.network:  # this is a copy, whose modules may have been exchanged
+            self._descriptor = copy.copy(self._descriptor)
+            self._descriptor._model = self.network
+        return self._descriptor(lq)
 
 
 def _read(path: str) -> dict[str, Tensor]:

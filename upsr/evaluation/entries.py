@@ -357,7 +357,8 @@ def of_model(
     own, *others = [sum(p.numel() for p in network.parameters()) for network in method.parts().values()] or [0]
     described = {
         **(facts or {}),
-        **({"noise": noise} if method.facts.draws else {}),
+        # Without it results of earlier versions, which knew no other noise, and teachers of unfinished caches stay what they are.
+        **({"noise": noise} if method.facts.draws and noise != "sequential" else {}),
         "parameters": own,
         "aux_parameters": sum(others),
         "tile": tile.model_dump() if tile else None,

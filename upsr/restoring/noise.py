@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from upsr.accelerate.native import normal as native
 from upsr.choices import NoiseSource
+from upsr.devices import CPU, has_float64
 from upsr.diffusion.sampling import Noise
 from upsr.philox import normal_field
 from upsr.rng import derive_seed, torch_generator
@@ -75,7 +76,8 @@ class CounterNoise:
 class CounterField(Tensor):
     """A field of standard normal numbers, (B, C, H, W) float32, none of which is there.
 
-    Windows are drawn when they are cut out. For any other operation all of it is, each time anew.
+    Windows are drawn when they are cut out. For other operations all of it is, each time anew, so what they give are copies,
+    views too. It has no memory to share, and cannot be changed.
 
     Args:
         keys: of the images, see :func:`upsr.philox.normal_field`.
@@ -91,6 +93,10 @@ class CounterField(Tensor):
         field.keys = keys
         return field
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CounterField:
+        _, channels, height, width = self.shape
+        return CounterField(self.keys, (channels, height, width), self.device)
+
     def __getitem__(self, place: Any) -> Tensor:
         """The part at ``(..., rows, columns)``, slices of step 1; ``field[...]`` is all of it."""
         match place:
@@ -101,10 +107,21 @@ class CounterField(Tensor):
             case _:
                 return self[...][place]
 
+    def __setitem__(self, place: Any, values: Any) -> None:
+        raise TypeError(_FIXED)
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """All of it as an array."""
+        return self[...].numpy(force=force)
+
+    def tolist(self) -> Any:
+        """All of it as lists."""
+        return self[...].tolist()
+
     def _window(self, *sides: slice) -> Tensor:
         rows, columns = (_bounds(side, length) for side, length in zip(sides, self.shape[-2:], strict=True))
-        if native.takes(self.device):
-            return native.normal_field(self.keys, self.shape[1], rows, columns)
+        if native.takes(self.device if has_float64(self.device) else CPU):
+            return native.normal_field(self.keys, self.shape[1], rows, columns).to(self.device)
         return normal_field(self.keys, self.shape[1], rows, columns, self.device)
 
     @classmethod
@@ -114,12 +131,23 @@ class CounterField(Tensor):
         """Runs an operation with all of the field.
 
         Raises:
-            TypeError: it changes the field, whose numbers are not kept.
+            TypeError: it would change the field.
         """
-        if func._schema.is_mutable and isinstance(args[0], cls):
-            raise TypeError("a field of noise cannot be changed in place; take field[...]")
-        args, kwargs = tree_map(lambda x: x[...] if isinstance(x, cls) else x, (args, kwargs or {}))
+        kwargs = kwargs or {}
+        if any(isinstance(x, cls) for x in tree_leaves(list(_written(func, args, kwargs)))):
+            raise TypeError(_FIXED)
+        args, kwargs = tree_map(lambda x: x[...] if isinstance(x, cls) else x, (args, kwargs))
         return func(*args, **kwargs)
+
+
+_FIXED = "a field of noise cannot be changed; take field[...]"
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """Arguments that an operation changes."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield args[i] if i < len(args) else kwargs.get(argument.name)
 
 
 def _bounds(side: slice, length: int) -> slice:

@@ -241,7 +241,7 @@ extern "C" int upsr_normal(const int64_t *keys, float *out, int64_t images, int6
                            int64_t first, int64_t last, int, int threads, int width) {
     const Field problem = {keys, out, channels, top, rows, first, last};
     const auto draw_row = width == 512 ? wide::draw_row : narrow::draw_row;
-    return !shared_among(threads, images * channels * rows, 2 * wide::DOUBLES * 4, [&](int64_t i, float *scratch) {
+    return !shared_among(threads, images * channels * rows, 4 * wide::DOUBLES, [&](int64_t i, float *scratch) {
         draw_row(problem, i / (channels * rows), i / rows % channels, i % rows, scratch);
     });
 }
