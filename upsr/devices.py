@@ -48,6 +48,11 @@ def device_name(device: torch.device) -> str:
     return str(device) if name is None else str(name(device))
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one without float64."""
+    return device if has_float64(device) else CPU
+
+
 def has_float64(device: torch.device) -> bool:
     """Whether the device computes in float64; Apple's do not, nor do all of Intel's."""
     if device.type in ("cpu", "cuda", "mps"):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from upsr.devices import CPU, has_float64
+from upsr.devices import float64_device
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -63,10 +63,9 @@ def normal_field(
     Returns:
         (len(keys), channels, rows, columns) float32 on ``device``.
     """
-    place = device if has_float64(device) else CPU
-    words = torch.tensor([[key & _WORD, (key >> 32) & _WORD] for key in keys], dtype=torch.int64, device=place).view(
-        -1, 2
-    )
+    place = float64_device(device)
+    halves = [[key & _WORD for key in keys], [key >> 32 & _WORD for key in keys]]
+    words = torch.tensor(halves, dtype=torch.int64, device=place)
     size = len(keys), channels, rows.stop - rows.start, columns.stop - columns.start
     field = torch.empty(size, dtype=torch.float32, device=place)
     first, last = columns.start // 4, -(-columns.stop // 4)
@@ -77,7 +76,7 @@ def normal_field(
     for top in range(rows.start, rows.stop, height):
         down = torch.arange(top, min(top + height, rows.stop), device=place)[:, None]
         counter = across, down, plane, torch.zeros((), dtype=torch.int64, device=place)
-        key = [word[:, None, None, None] for word in words.unbind(1)]
+        key = [word[:, None, None, None] for word in words.unbind()]
         numbers = _normal(*philox(counter, key)).flatten(-2)
         inside = numbers[..., columns.start - 4 * first : columns.stop - 4 * first]
         field[..., top - rows.start : top - rows.start + len(down), :] = inside

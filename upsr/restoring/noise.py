@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from upsr.accelerate.native import normal as native
 from upsr.choices import NoiseSource
-from upsr.devices import CPU, has_float64
+from upsr.devices import float64_device
 from upsr.diffusion.sampling import Noise
 from upsr.philox import normal_field
 from upsr.rng import derive_seed, torch_generator
@@ -120,7 +120,7 @@ class CounterField(Tensor):
 
     def _window(self, *sides: slice) -> Tensor:
         rows, columns = (_bounds(side, length) for side, length in zip(sides, self.shape[-2:], strict=True))
-        if native.takes(self.device if has_float64(self.device) else CPU):
+        if native.takes(float64_device(self.device)):
             return native.normal_field(self.keys, self.shape[1], rows, columns).to(self.device)
         return normal_field(self.keys, self.shape[1], rows, columns, self.device)
 
